@@ -1,0 +1,217 @@
+"""The Rust core, as Python sees it.
+
+Arrays cross the border through the buffer protocol: keys are C-contiguous ``uint8`` arrays of shape (n, 32), row
+numbers are ``int64`` arrays of shape (n,) in which -1 stands for "no row". Every call works on a whole batch with the
+GIL released. Errors are those of :mod:`dejavec.errors`; each call may raise ``StorageError`` and ``CorruptCacheError``.
+"""
+
+from typing import Any, Literal, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+"""The version of the package, from the Rust workspace."""
+
+debug_build: bool
+"""Whether the extension was built without optimisation."""
+
+def hash_texts(texts: tuple[str, ...], out: NDArray[np.uint8]) -> None:
+    """Write the key of each text, SHA-256 of its UTF-8 bytes, into ``out`` (n, 32).
+
+    Lone surrogates are encoded with ``surrogatepass``.
+
+    Raises:
+        ItemError: an item is not a ``str``; the message names its position and type.
+    """
+
+def hash_arrow(
+    data: object,
+    offsets: NDArray[np.int32] | NDArray[np.int64],
+    indices: NDArray[np.int64] | None,
+    out: NDArray[np.uint8],
+) -> None:
+    """Write the keys of texts that lie in Arrow buffers into ``out`` (n, 32), without making Python strings.
+
+    Args:
+        data: the value buffer (any object with the buffer protocol).
+        offsets: text ``i`` is ``data[offsets[i]:offsets[i + 1]]``.
+        indices: which texts to hash, in order; None for all ``len(offsets) - 1``.
+        out: uint8 array of shape (n, 32).
+
+    Raises:
+        ValueError: an offset or index points outside its buffer, or ``out`` has another length.
+    """
+
+def hash_fields(
+    fields: list[tuple[str, NDArray[np.int64], NDArray[np.uint8]]],
+    out: NDArray[np.uint8],
+) -> None:
+    """Write the keys of items with several fields into ``out`` (n, 32).
+
+    An item whose only field is ``text`` keeps the digest of the text as its key; any other is SHA-256 over a tag byte
+    0xFF, the scheme version, then (name, length, digest) of each present field, in the order given.
+
+    Args:
+        fields: (name, lengths of shape (n,) in bytes with -1 for "absent", digests of shape (n, 32)).
+        out: uint8 array of shape (n, 32).
+    """
+
+def after_fork_in_child() -> None:
+    """Close the lock files that the parent process held open; called by ``os.register_at_fork``."""
+
+def repair(path: str, lock_timeout: float) -> dict[str, Any]:
+    """Make a damaged cache openable again, under its writers' lock.
+
+    Rebuilds ``commit`` from the row checksums if neither slot is valid, restores a damaged vectors header from
+    ``meta.json``, zeroes the key record of each damaged row (it becomes a miss) and removes damaged index snapshots.
+
+    Returns:
+        What ``Store.verify`` returns, for the state before the repair.
+    """
+
+@final
+class Rows:
+    """Rows of the vectors file as a buffer: read-only, or private to the caller (copy-on-write)."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __len__(self) -> int:
+        """The length in bytes."""
+
+@final
+class Store:
+    """One cache directory, open. Safe to use from many threads; not across ``fork``."""
+
+    @staticmethod
+    def open(path: str, mode: Literal["r", "a"], durability: Literal["commit", "close"], lock_timeout: float) -> Store:
+        """Open the cache in the directory ``path``.
+
+        Raises:
+            CacheNotFoundError: the directory is missing or has no ``meta.json``.
+            ForeignDirectoryError: it has none and holds files that are not ours, or is a file.
+            UnsupportedVersionError: the cache has a newer format version.
+        """
+
+    @staticmethod
+    def create(
+        path: str,
+        dim: int,
+        dtype: str,
+        identity: str,
+        output: str,
+        durability: Literal["commit", "close"],
+        lock_timeout: float,
+    ) -> Store:
+        """Create a cache in the directory ``path`` (made if missing), or open the one that is there for appending.
+
+        Args:
+            path: the directory.
+            dim: numbers in a vector, 1 to 65,536.
+            dtype: NumPy descriptor of a number: ``<f2 <f4 <f8 |i1 |u1 <i2 <u2 <i4 <u4 <i8 <u8 |b1``.
+            identity: JSON object: which model and settings make the vectors. The caller compares it with
+                ``Store.identity`` afterwards: an existing cache keeps its own.
+            output: JSON object: which kind of array and dtype the model returns.
+            durability: ``"commit"`` syncs each append group, ``"close"`` only ``sync`` and ``close``.
+            lock_timeout: seconds to wait for the writers' lock.
+
+        Raises:
+            ForeignDirectoryError: the directory holds files that are not ours.
+            VectorsError: the existing cache has another dimension or dtype.
+            LockTimeoutError: the lock was held for longer than ``lock_timeout``.
+        """
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def uuid(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def identity(self) -> str: ...
+    @property
+    def output(self) -> str: ...
+    @property
+    def rows(self) -> int:
+        """Committed rows that this handle knows of, replaced and dead ones included."""
+
+    def __len__(self) -> int:
+        """How many different keys the cache holds."""
+
+    def read_keys(self, out: NDArray[np.uint8]) -> None:
+        """Copy the keys of the committed rows into ``out`` (rows, 32); the keys of dead rows are zeros."""
+
+    def lookup(self, keys: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
+        """Write the newest row of each key, or -1, into ``rows`` (n,)."""
+
+    def partition(self, keys: NDArray[np.uint8], rows: NDArray[np.int64], first: NDArray[np.int64]) -> None:
+        """Look up and collapse duplicates.
+
+        ``rows`` is as of ``lookup``. ``first[i]`` is the position of the first item of this call with the key of item
+        ``i`` if that key is a miss, else ``i``. So misses to encode are ``(rows < 0) & (first == arange(n))``, and
+        duplicates are ``first != arange(n)``.
+        """
+
+    def append(self, keys: NDArray[np.uint8], vectors: NDArray[Any], seen: NDArray[np.int64] | None) -> int:
+        """Append one group of rows and commit it.
+
+        A key is dropped only if its newest row is now another than the one in ``seen`` (None: no row was seen).
+        ``vectors`` is C-contiguous, (n, dim), of the store's dtype. Keys must differ from each other.
+
+        Returns:
+            How many rows were appended.
+
+        Raises:
+            ReadOnlyCacheError, LockTimeoutError, PoisonedWriterError: see there.
+        """
+
+    def put(self, keys: NDArray[np.uint8], vectors: NDArray[Any]) -> int:
+        """Append the vectors that are not stored byte for byte already; the last of equal keys wins.
+
+        Returns:
+            How many rows were appended.
+        """
+
+    def gather(self, keys: NDArray[np.uint8], rows: NDArray[np.int64], out: NDArray[Any], verify: bool) -> list[int]:
+        """Copy the rows that ``lookup`` gave for ``keys`` into ``out`` (C-contiguous, (n, dim), the store's dtype).
+
+        Row -1 gives zeros. With ``verify=False`` the checksums of rows that are known to be durable are not checked;
+        that each row has its key is checked always.
+
+        Returns:
+            The positions whose row is not committed, has another key or breaks its checksum. What lies in ``out``
+            there is undefined.
+        """
+
+    def map_rows(self, keys: NDArray[np.uint8], first: int, verify: bool) -> tuple[Rows, list[int]] | None:
+        """The rows of ``keys``, which lie one behind the other from row ``first`` on, as a private, writable mapping.
+
+        No copy is made and the file is untouched.
+
+        Returns:
+            The mapping and the positions that failed, as of ``gather``; None where the system cannot map.
+        """
+
+    def map_all(self) -> Rows:
+        """All committed rows as a read-only mapping."""
+
+    def refresh(self) -> int:
+        """Learn what other handles have committed; returns ``rows``."""
+
+    def sync(self) -> None:
+        """Make every committed row durable, whoever wrote it."""
+
+    def verify(self) -> dict[str, Any]:
+        """Check every row and file.
+
+        Returns:
+            ``rows``, ``keys`` (different ones), ``dead`` (rows), ``replaced`` (rows), ``damaged`` (list of row
+            numbers) and ``problems`` (list of sentences, one for each damaged file).
+        """
+
+    def stats(self) -> dict[str, int]:
+        """``rows``, ``keys``, ``synced``, ``epoch``, ``row_bytes``, ``bytes_on_disk``, ``snapshot_rows``, ``delta_rows``."""
+
+    def close(self) -> None:
+        """Sync what is not durable, write the header, release everything. Later calls raise ``ClosedCacheError``."""

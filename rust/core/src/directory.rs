@@ -1,0 +1,297 @@
+//! The files of one cache directory: making them, opening them, and the commit record that says what counts.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::atomic;
+use crate::error::{Error, Result};
+use crate::format::commit::{FILE_BYTES, Slot, Slots, fresh_file};
+use crate::format::meta::{MAX_BYTES, Meta, Refusal};
+use crate::format::npy::Dtype;
+use crate::format::{Defect, MAX_DIM, VERSION, keys, name, npy};
+use crate::lock::{HeldLock, Patience};
+use crate::records::RecordsFile;
+use crate::recovery::{self, Recovered};
+use crate::storage::{Access, Storage, StorageFile};
+
+/// How often a commit record is read before it is called damaged: a reader may meet a writer in the middle of a write.
+const COMMIT_READS: usize = 100;
+
+/// Files that only mteb's own cache has.
+const MTEB_FILES: [&str; 2] = ["index.json", "dimension"];
+
+/// What a new cache will hold.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Numbers in a vector.
+    pub dim: u32,
+    /// NumPy's descriptor of a number.
+    pub dtype: String,
+    /// Which model and settings make the vectors.
+    pub identity: Value,
+    /// What kind of array the model returns.
+    pub output: Value,
+}
+
+/// Reads and checks `meta.json`.
+pub fn read_meta(storage: &dyn Storage, directory: &Path) -> Result<Meta> {
+    let path = directory.join(name::META);
+    let file = match storage.open(&path, Access::Read) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Err(Error::NotFound { path: directory.to_path_buf() });
+        }
+        opened => opened.map_err(Error::io("open", &path))?,
+    };
+    let len = file.metadata().map_err(Error::io("examine", &path))?.len;
+    if len > MAX_BYTES {
+        return Err(Error::corrupt(&path, format!("at most {MAX_BYTES} bytes"), format!("{len} bytes")));
+    }
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+    file.read_at(&mut bytes, 0).map_err(Error::io("read", &path))?;
+    Meta::parse(&bytes).map_err(|refusal| match refusal {
+        Refusal::Newer(found) => Error::Version { path: path.clone(), expected: VERSION.into(), found },
+        Refusal::Defect(defect) => defect.at(&path),
+    })
+}
+
+/// Refuses a directory without `meta.json` that holds anything but our own files without rows; gives their names.
+pub(crate) fn check_unclaimed(storage: &dyn Storage, directory: &Path) -> Result<Vec<String>> {
+    match storage.metadata(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io("examine", directory)(error)),
+        Ok(metadata) if !metadata.is_directory => {
+            return Err(Error::Foreign { path: directory.to_path_buf(), found: "a file".into(), mteb: false });
+        }
+        Ok(_) => {}
+    }
+    let names = storage.list(directory).map_err(Error::io("list", directory))?;
+    let files: Vec<String> =
+        names.into_iter().filter(|(_, is_directory)| !is_directory).map(|(name, _)| name).collect();
+    let mteb = files.iter().find(|name| MTEB_FILES.contains(&name.as_str()));
+    let foreign = |found: &str, mteb| Error::Foreign { path: directory.to_path_buf(), found: found.to_owned(), mteb };
+    if let Some(found) = mteb {
+        return Err(foreign(found, true));
+    }
+    for file in &files {
+        let plain = file.split_once(name::TEMPORARY).map_or(file.as_str(), |(finished, _)| finished);
+        let longest = match plain {
+            name::LOCK | name::INDEX_LOCK | name::META => u64::MAX,
+            name::VECTORS => npy::HEADER_BYTES as u64,
+            name::KEYS => keys::HEADER_BYTES as u64,
+            name::COMMIT => FILE_BYTES as u64,
+            _ => return Err(foreign(file, false)),
+        };
+        let path = directory.join(file);
+        if storage.metadata(&path).map_err(Error::io("examine", &path))?.len > longest {
+            return Err(foreign(&format!("{file} with rows but no {}", name::META), false));
+        }
+    }
+    Ok(files)
+}
+
+/// Makes the cache unless the directory has one; either way it has one afterwards.
+pub fn create(storage: &dyn Storage, directory: &Path, spec: &Spec, patience: Patience) -> Result<()> {
+    let (meta_path, lock_path) = (directory.join(name::META), directory.join(name::LOCK));
+    if storage.metadata(&meta_path).is_ok() {
+        return Ok(());
+    }
+    let dtype = check_spec(spec)?;
+    check_unclaimed(storage, directory)?;
+    atomic::create_directories(storage, directory)?;
+    let _lock = HeldLock::acquire(storage, &lock_path, patience)?;
+    if storage.metadata(&meta_path).is_ok() {
+        return Ok(());
+    }
+    let unfinished = check_unclaimed(storage, directory)?;
+    for file in unfinished.iter().filter(|file| ![name::LOCK, name::INDEX_LOCK].contains(&file.as_str())) {
+        let path = directory.join(file);
+        storage.remove(&path).map_err(Error::io("remove the unfinished file", &path))?;
+    }
+    let mut random = [0; 24];
+    getrandom::fill(&mut random).map_err(|error| {
+        Error::io("draw random bytes for a cache", directory)(std::io::Error::other(error.to_string()))
+    })?;
+    let mut meta = Meta {
+        uuid: [0; 16],
+        dim: spec.dim,
+        dtype,
+        seed: 0,
+        identity: spec.identity.clone(),
+        output: spec.output.clone(),
+        made_by: concat!("dejavec ", env!("CARGO_PKG_VERSION")).to_owned(),
+    };
+    let (uuid, seed) = random.split_at(16);
+    meta.uuid.copy_from_slice(uuid);
+    meta.seed = seed.first_chunk().copied().map_or(0, u64::from_le_bytes);
+    let meta_bytes = meta.to_bytes();
+    if meta_bytes.len() as u64 > MAX_BYTES {
+        return Err(Error::Argument {
+            expected: format!("an identity that fits {MAX_BYTES} bytes of meta.json"),
+            found: format!("{} bytes", meta_bytes.len()),
+        });
+    }
+    let header = npy::Header { dtype, rows: 0, dim: spec.dim };
+    create_file(storage, &directory.join(name::VECTORS), &header.to_bytes())?;
+    create_file(storage, &directory.join(name::KEYS), &keys::header(&meta.uuid))?;
+    create_file(storage, &directory.join(name::COMMIT), &fresh_file(&meta.uuid))?;
+    atomic::write(storage, &meta_path, &[&meta_bytes])?;
+    match directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => storage.sync_dir(parent).map_err(Error::io("sync the directory", parent)),
+        None => Ok(()),
+    }
+}
+
+fn check_spec(spec: &Spec) -> Result<Dtype> {
+    if !(1..=MAX_DIM).contains(&spec.dim) {
+        return Err(Error::Argument {
+            expected: format!("a dimension of 1 to {MAX_DIM}"),
+            found: spec.dim.to_string(),
+        });
+    }
+    Dtype::parse(&spec.dtype).ok_or_else(|| Error::Argument {
+        expected: format!("a dtype among {}", Dtype::all()),
+        found: spec.dtype.clone(),
+    })
+}
+
+pub(crate) fn create_file(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Result<()> {
+    let file = storage.open(path, Access::Create).map_err(Error::io("create", path))?;
+    file.write_at(bytes, 0).map_err(Error::io("write", path))?;
+    file.sync().map_err(Error::io("sync", path))
+}
+
+/// The open files of a cache.
+#[derive(Debug)]
+pub struct CacheFiles {
+    /// What the cache is.
+    pub meta: Meta,
+    /// `keys.bin`.
+    pub keys: RecordsFile,
+    /// `vectors.npy`.
+    pub vectors: RecordsFile,
+    commit: Box<dyn StorageFile>,
+    commit_path: PathBuf,
+}
+
+impl CacheFiles {
+    /// Opens the files without looking into them, except `meta.json`.
+    pub fn open_unchecked(storage: &dyn Storage, directory: &Path, writable: bool) -> Result<CacheFiles> {
+        let meta = read_meta(storage, directory)?;
+        let records = |file, header_bytes, record_bytes| {
+            RecordsFile::open(storage, directory.join(file), writable, header_bytes, record_bytes)
+        };
+        let keys = records(name::KEYS, keys::HEADER_BYTES, keys::RECORD_BYTES as u64)?;
+        let vectors = records(name::VECTORS, npy::HEADER_BYTES, meta.row_bytes())?;
+        let commit_path = directory.join(name::COMMIT);
+        let access = if writable { Access::Write } else { Access::Read };
+        let commit = storage.open(&commit_path, access).map_err(Error::io("open", &commit_path))?;
+        Ok(CacheFiles { meta, keys, vectors, commit, commit_path })
+    }
+
+    /// Opens the files and checks their headers. For appending they are opened for writing where that is allowed.
+    pub fn open(storage: &dyn Storage, directory: &Path, writable: bool) -> Result<CacheFiles> {
+        let files = match CacheFiles::open_unchecked(storage, directory, writable) {
+            Err(Error::Io { source, .. })
+                if writable && matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) =>
+            {
+                // What is cached can still be read; an append will say what is wrong.
+                CacheFiles::open_unchecked(storage, directory, false)?
+            }
+            opened => opened?,
+        };
+        files.check_keys_header().map_err(|defect| defect.at(files.keys.path()))?;
+        files.check_vectors_header().map_err(|defect| defect.at(files.vectors.path()))?;
+        Ok(files)
+    }
+
+    /// Checks the header of `keys.bin`.
+    pub fn check_keys_header(&self) -> std::result::Result<(), Defect> {
+        let bytes = self.keys.read_header().map_err(unreadable)?;
+        keys::check(&bytes, &self.meta.uuid)
+    }
+
+    /// Checks the header of `vectors.npy` against `meta.json`. Its row count is for other programs; ours is the commit's.
+    pub fn check_vectors_header(&self) -> std::result::Result<(), Defect> {
+        let header = npy::Header::parse(&self.vectors.read_header().map_err(unreadable)?)?;
+        if (header.dtype, header.dim) == (self.meta.dtype, self.meta.dim) {
+            Ok(())
+        } else {
+            let shape = |dtype: Dtype, dim| format!("rows of {dim} × {}", dtype.descr);
+            Err(Defect::new(shape(self.meta.dtype, self.meta.dim), shape(header.dtype, header.dim)))
+        }
+    }
+
+    /// Writes the header of `vectors.npy`: what other programs see of it. `rows` are durable.
+    pub fn write_vectors_header(&self, rows: u64) -> Result<()> {
+        let header = npy::Header { dtype: self.meta.dtype, rows, dim: self.meta.dim };
+        self.vectors.write_header(&header.to_bytes())
+    }
+
+    /// The commit that counts.
+    pub fn recover(&self) -> Result<Recovered> {
+        let mut refused = Defect::new("a commit record", "none");
+        for _ in 0..COMMIT_READS {
+            match self.read_slots()? {
+                Err(defect) => refused = defect,
+                Ok(slots) => {
+                    let whole_rows = self.whole_rows()?;
+                    if let Some(recovered) = recovery::choose(&slots, whole_rows) {
+                        return Ok(recovered);
+                    }
+                    refused = Defect::new(
+                        format!("files that hold the {} rows of the last commit", slots.newest.rows),
+                        format!("{whole_rows} whole rows"),
+                    );
+                }
+            }
+            std::thread::yield_now();
+        }
+        Err(refused.at(&self.commit_path))
+    }
+
+    /// Whole rows that both files hold, committed or not.
+    pub fn whole_rows(&self) -> Result<u64> {
+        Ok(self.keys.whole_records()?.min(self.vectors.whole_records()?))
+    }
+
+    fn read_slots(&self) -> Result<std::result::Result<Slots, Defect>> {
+        let len = self.commit.metadata().map_err(Error::io("examine", &self.commit_path))?.len;
+        let mut bytes = [0; FILE_BYTES];
+        if len < FILE_BYTES as u64 {
+            return Ok(Err(Defect::new(format!("{FILE_BYTES} bytes"), format!("{len} bytes"))));
+        }
+        self.commit.read_at(&mut bytes, 0).map_err(Error::io("read", &self.commit_path))?;
+        Ok(Slots::parse(&bytes, &self.meta.uuid))
+    }
+
+    /// Writes a commit into its slot; the other slot stays.
+    pub fn write_slot(&self, slot: Slot) -> Result<()> {
+        let bytes = slot.to_bytes(&self.meta.uuid);
+        self.commit.write_at(&bytes, slot.offset()).map_err(Error::io("write", &self.commit_path))
+    }
+
+    /// Gives a commit file that was cut its full length again.
+    pub fn restore_commit_length(&self) -> Result<()> {
+        let len = self.commit.metadata().map_err(Error::io("examine", &self.commit_path))?.len;
+        let missing = (FILE_BYTES as u64).saturating_sub(len);
+        let zeros = vec![0; usize::try_from(missing).unwrap_or(FILE_BYTES)];
+        self.commit.write_at(&zeros, len).map_err(Error::io("write", &self.commit_path))
+    }
+
+    /// Makes the commit record durable.
+    pub fn sync_commit(&self) -> Result<()> {
+        self.commit.sync().map_err(Error::io("sync", &self.commit_path))
+    }
+
+    /// Makes the rows durable.
+    pub fn sync_rows(&self) -> Result<()> {
+        self.vectors.sync()?;
+        self.keys.sync()
+    }
+}
+
+fn unreadable(error: Error) -> Defect {
+    Defect::new("a readable header", error.to_string())
+}

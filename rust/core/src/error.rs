@@ -1,0 +1,222 @@
+//! What can go wrong, with what was expected, what was found, where, and what to do.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The result of every fallible call of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of the engine. `Display` is one sentence for the user.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused an operation.
+    Io {
+        /// What was tried, as a verb phrase: "write the vectors".
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's own answer.
+        source: io::Error,
+    },
+    /// A file does not hold what the format demands. `verify --repair` is the way out.
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What the format demands there.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// The directory has no `meta.json`.
+    NotFound {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory without `meta.json` holds files of somebody else.
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// The name of the first foreign file.
+        found: String,
+        /// Whether the files are those of mteb's own cache, which can be imported.
+        mteb: bool,
+    },
+    /// The cache was written by a newer format version; a newer dejavec opens it.
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The newest version that this build reads.
+        expected: u64,
+        /// The version in the file.
+        found: u64,
+    },
+    /// Dimension or dtype differ from what the cache holds.
+    Mismatch {
+        /// The cache's directory.
+        path: PathBuf,
+        /// "dimension" or "dtype".
+        what: &'static str,
+        /// What the cache holds.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+    /// An argument is outside its documented range.
+    Argument {
+        /// What was expected.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+    /// The writers' lock was not free in time.
+    LockTimeout {
+        /// The lock file.
+        path: PathBuf,
+        /// The process that holds it, as far as the file tells.
+        holder: Option<u32>,
+        /// How long was waited, in seconds.
+        seconds: f64,
+    },
+    /// The cache was opened for reading.
+    ReadOnly {
+        /// The cache's directory.
+        path: PathBuf,
+    },
+    /// An earlier sync failed, so what is on disk is unknown to this handle. Open the cache again.
+    Poisoned {
+        /// The cache's directory.
+        path: PathBuf,
+    },
+    /// The handle was closed.
+    Closed {
+        /// The cache's directory.
+        path: PathBuf,
+    },
+    /// Waiting for the lock was interrupted by the caller's `Interrupt`.
+    Interrupted,
+}
+
+impl Error {
+    /// Wraps a failed operation on `path`; for `map_err`.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_path_buf();
+        move |source| Error::Io { action, path, source }
+    }
+
+    /// A file that breaks its format.
+    pub fn corrupt(path: &Path, expected: impl Into<String>, found: impl Into<String>) -> Error {
+        Error::Corrupt { path: path.to_path_buf(), expected: expected.into(), found: found.into() }
+    }
+
+    /// The file or directory concerned.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Error::Io { path, .. }
+            | Error::Corrupt { path, .. }
+            | Error::NotFound { path }
+            | Error::Foreign { path, .. }
+            | Error::Version { path, .. }
+            | Error::Mismatch { path, .. }
+            | Error::LockTimeout { path, .. }
+            | Error::ReadOnly { path }
+            | Error::Poisoned { path }
+            | Error::Closed { path } => Some(path),
+            Error::Argument { .. } | Error::Interrupted => None,
+        }
+    }
+
+    /// What was expected, where that can be said in a word.
+    pub fn expected(&self) -> Option<String> {
+        match self {
+            Error::Corrupt { expected, .. } | Error::Mismatch { expected, .. } | Error::Argument { expected, .. } => {
+                Some(expected.clone())
+            }
+            Error::Version { expected, .. } => Some(expected.to_string()),
+            _ => None,
+        }
+    }
+
+    /// What was found instead.
+    pub fn found(&self) -> Option<String> {
+        match self {
+            Error::Corrupt { found, .. }
+            | Error::Mismatch { found, .. }
+            | Error::Argument { found, .. }
+            | Error::Foreign { found, .. } => Some(found.clone()),
+            Error::Version { found, .. } => Some(found.to_string()),
+            Error::Io { source, .. } => Some(source.to_string()),
+            _ => None,
+        }
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Error::Io { .. } => "free space or mend the permissions, then run again: what was committed is kept",
+            Error::Corrupt { .. } => {
+                "run `dejavec verify --repair` on the cache; rows that cannot be saved become misses"
+            }
+            Error::NotFound { .. } => "check the path, or open it for appending and put vectors in",
+            Error::Foreign { mteb: true, .. } => "import it with `dejavec import OLD NEW`, or choose another directory",
+            Error::Foreign { mteb: false, .. } => "choose an empty or a new directory",
+            Error::Version { .. } => "install a newer dejavec",
+            Error::Mismatch { .. } => "choose another directory for these vectors",
+            Error::Argument { .. } => "correct the argument",
+            Error::LockTimeout { .. } => "wait for that process or raise lock_timeout",
+            Error::ReadOnly { .. } => "open the cache with mode=\"a\"",
+            Error::Poisoned { .. } | Error::Closed { .. } => "open the cache again",
+            Error::Interrupted => "run again",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Io { action, path, source } => write!(f, "could not {action} at {}: {source}", path.display())?,
+            Error::Corrupt { path, expected, found } => {
+                write!(f, "{} is damaged: expected {expected}, found {found}", path.display())?;
+            }
+            Error::NotFound { path } => write!(f, "no cache at {}: expected a meta.json, found none", path.display())?,
+            Error::Foreign { path, found, mteb: true } => {
+                write!(f, "{} holds a cache written by mteb itself (found {found})", path.display())?;
+            }
+            Error::Foreign { path, found, mteb: false } => {
+                write!(f, "no cache can be made in {}: expected an empty directory, found {found}", path.display())?
+            }
+            Error::Version { path, expected, found } => write!(
+                f,
+                "{} has format version {found}; this dejavec reads versions up to {expected}",
+                path.display()
+            )?,
+            Error::Mismatch { path, what, expected, found } => {
+                write!(f, "the cache at {} holds {what} {expected}, but {found} was given", path.display())?;
+            }
+            Error::Argument { expected, found } => write!(f, "expected {expected}, found {found}")?,
+            Error::LockTimeout { path, holder, seconds } => {
+                write!(f, "the writers' lock {} was not free within {seconds} s", path.display())?;
+                if let Some(pid) = holder {
+                    write!(f, " (held by process {pid})")?;
+                }
+            }
+            Error::ReadOnly { path } => write!(f, "the cache at {} was opened for reading only", path.display())?,
+            Error::Poisoned { path } => {
+                write!(f, "an earlier sync of the cache at {} failed, so this handle writes no more", path.display())?;
+            }
+            Error::Closed { path } => write!(f, "the cache at {} was closed", path.display())?,
+            Error::Interrupted => write!(f, "interrupted while waiting for the writers' lock")?,
+        }
+        write!(f, "; {}", self.remedy())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}

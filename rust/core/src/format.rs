@@ -1,0 +1,115 @@
+//! The bytes on disk, and nothing else: every structure is built and parsed here, none of it touches a file.
+//!
+//! `docs/format.md` draws each structure. Parsers are total: any bytes give a value or a [`Defect`], never a panic.
+
+pub mod commit;
+pub mod keys;
+pub mod meta;
+pub mod npy;
+pub mod snapshot;
+
+use std::path::Path;
+
+use crate::error::Error;
+
+/// The format version that this build writes, and the newest that it reads.
+pub const VERSION: u32 = 1;
+
+/// Largest dimension of a vector.
+pub const MAX_DIM: u32 = 65_536;
+
+/// Most rows that a cache holds: row + 1 must fit the 40 bits of an index slot.
+pub const MAX_ROWS: u64 = (1 << 40) - 2;
+
+/// Names of the files of a cache directory.
+pub mod name {
+    /// What the cache is; renamed in last at creation.
+    pub const META: &str = "meta.json";
+    /// The writers' lock.
+    pub const LOCK: &str = "LOCK";
+    /// The lock of whoever writes an index snapshot.
+    pub const INDEX_LOCK: &str = "INDEX.LOCK";
+    /// The rows.
+    pub const VECTORS: &str = "vectors.npy";
+    /// The key records.
+    pub const KEYS: &str = "keys.bin";
+    /// The two commit slots.
+    pub const COMMIT: &str = "commit";
+    /// What stands in the name of a temporary file.
+    pub const TEMPORARY: &str = ".tmp-";
+}
+
+/// Identifies one cache; all its files carry it.
+pub type Uuid = [u8; 16];
+
+/// Bytes that break the format: what was expected, what was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Defect {
+    /// What the format demands.
+    pub expected: String,
+    /// What the bytes say.
+    pub found: String,
+}
+
+impl Defect {
+    /// A defect from its two halves.
+    pub fn new(expected: impl Into<String>, found: impl Into<String>) -> Self {
+        Defect { expected: expected.into(), found: found.into() }
+    }
+
+    /// The error of a file with this defect.
+    pub fn at(self, path: &Path) -> Error {
+        Error::Corrupt { path: path.to_path_buf(), expected: self.expected, found: self.found }
+    }
+}
+
+/// Hexadecimal digits of some bytes, for messages and `meta.json`.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Copies `N` bytes at `offset`; zeros where the slice is shorter, so callers check its length first.
+fn bytes_at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
+    let mut out = [0; N];
+    if let Some(slice) = bytes.get(offset..).and_then(|rest| rest.get(..N)) {
+        out.copy_from_slice(slice);
+    }
+    out
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(bytes_at(bytes, offset))
+}
+
+fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(bytes_at(bytes, offset))
+}
+
+fn put(bytes: &mut [u8], offset: usize, value: &[u8]) {
+    bytes[offset..offset + value.len()].copy_from_slice(value);
+}
+
+/// Checks what all binary headers share: length, magic, version and the checksum in the last eight bytes.
+fn check_header(bytes: &[u8], length: usize, magic: &[u8; 8], what: &str) -> Result<(), Defect> {
+    if bytes.len() != length {
+        return Err(Defect::new(format!("{what} of {length} bytes"), format!("{} bytes", bytes.len())));
+    }
+    if bytes[..8] != *magic {
+        return Err(Defect::new(format!("the magic bytes {} of {what}", hex(magic)), hex(&bytes[..8])));
+    }
+    let version = u32_at(bytes, 8);
+    if version != VERSION {
+        return Err(Defect::new(format!("{what} of format version {VERSION}"), format!("version {version}")));
+    }
+    let (stored, computed) = (u64_at(bytes, length - 8), crate::checksum::block(&bytes[..length - 8]));
+    if stored != computed {
+        return Err(Defect::new(format!("{what} with checksum {computed:016x}"), format!("{stored:016x}")));
+    }
+    Ok(())
+}
+
+fn seal(bytes: &mut [u8]) {
+    let at = bytes.len() - 8;
+    let sum = crate::checksum::block(&bytes[..at]).to_le_bytes();
+    put(bytes, at, &sum);
+}

@@ -1,0 +1,112 @@
+//! `keys.bin`: a header, then one record a row.
+
+use super::{Defect, Uuid, VERSION, bytes_at, check_header, put, seal, u32_at, u64_at};
+use crate::checksum;
+use crate::key::{DEAD, Key};
+
+/// Bytes before the first record.
+pub const HEADER_BYTES: usize = 64;
+
+/// Bytes of a record: the key, then the row checksum.
+pub const RECORD_BYTES: usize = KEY_BYTES + 8;
+
+const KEY_BYTES: usize = 32;
+const MAGIC: &[u8; 8] = b"\x89dvk\r\n\x1a\n";
+const RECORD_BYTES_OFFSET: usize = 12;
+const UUID_OFFSET: usize = 16;
+
+/// The 64 bytes before the records.
+pub fn header(uuid: &Uuid) -> [u8; HEADER_BYTES] {
+    let mut bytes = [0; HEADER_BYTES];
+    put(&mut bytes, 0, MAGIC);
+    put(&mut bytes, 8, &VERSION.to_le_bytes());
+    put(&mut bytes, RECORD_BYTES_OFFSET, &(RECORD_BYTES as u32).to_le_bytes());
+    put(&mut bytes, UUID_OFFSET, uuid);
+    seal(&mut bytes);
+    bytes
+}
+
+/// Checks the header: ours, of this version, of this cache.
+pub fn check(bytes: &[u8], uuid: &Uuid) -> Result<(), Defect> {
+    check_header(bytes, HEADER_BYTES, MAGIC, "a key file header")?;
+    let record_bytes = u32_at(bytes, RECORD_BYTES_OFFSET);
+    if record_bytes != RECORD_BYTES as u32 {
+        return Err(Defect::new(format!("records of {RECORD_BYTES} bytes"), format!("{record_bytes} bytes")));
+    }
+    check_uuid(bytes_at(bytes, UUID_OFFSET), uuid)
+}
+
+/// Checks that a file belongs to the cache with `uuid`.
+pub(super) fn check_uuid(found: Uuid, uuid: &Uuid) -> Result<(), Defect> {
+    if found == *uuid {
+        Ok(())
+    } else {
+        Err(Defect::new(format!("a file of the cache {}", super::hex(uuid)), format!("one of {}", super::hex(&found))))
+    }
+}
+
+/// One row's record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    /// The key of the item; all zeros if the row is dead.
+    pub key: Key,
+    /// The row checksum.
+    pub checksum: u64,
+}
+
+impl Record {
+    /// The record of a row.
+    pub fn of_row(key: &Key, row: u64, vector: &[u8]) -> Record {
+        Record { key: *key, checksum: checksum::row(key, row, vector) }
+    }
+
+    /// Whether the row is this vector under this key, unharmed. A dead row never is.
+    pub fn holds(&self, row: u64, vector: &[u8]) -> bool {
+        self.key != DEAD && self.checksum == checksum::row(&self.key, row, vector)
+    }
+
+    /// The 40 bytes.
+    pub fn to_bytes(self) -> [u8; RECORD_BYTES] {
+        let mut bytes = [0; RECORD_BYTES];
+        put(&mut bytes, 0, &self.key);
+        put(&mut bytes, KEY_BYTES, &self.checksum.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the 40 bytes; any bytes are a record.
+    pub fn from_bytes(bytes: &[u8; RECORD_BYTES]) -> Record {
+        Record { key: bytes_at(bytes, 0), checksum: u64_at(bytes, KEY_BYTES) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_header_byte_another_cache_and_a_cut_are_noticed() {
+        let uuid = [3; 16];
+        let good = header(&uuid);
+        assert_eq!(check(&good, &uuid), Ok(()));
+        assert!(check(&good, &[4; 16]).is_err());
+        for i in 0..HEADER_BYTES {
+            let mut bad = good;
+            bad[i] ^= 1;
+            assert!(check(&bad, &uuid).is_err(), "byte {i}");
+            assert!(check(&good[..i], &uuid).is_err(), "cut at {i}");
+        }
+    }
+
+    #[test]
+    fn a_dead_record_holds_nothing() {
+        let record = Record { key: DEAD, checksum: checksum::row(&DEAD, 0, b"") };
+        assert!(!record.holds(0, b""));
+    }
+
+    #[test]
+    fn records_survive_the_way_to_disk_and_back() {
+        let record = Record::of_row(&[9; 32], 77, b"bytes");
+        assert_eq!(Record::from_bytes(&record.to_bytes()), record);
+        assert!(record.holds(77, b"bytes") && !record.holds(78, b"bytes") && !record.holds(77, b"bytez"));
+    }
+}

@@ -1,0 +1,153 @@
+//! `meta.json`: what the cache is. Written once, readable by people.
+
+use serde_json::{Map, Value, json};
+
+use super::npy::Dtype;
+use super::{Defect, MAX_DIM, Uuid, VERSION, hex};
+use crate::checksum;
+
+/// Largest `meta.json` that is read.
+pub const MAX_BYTES: u64 = 64 * 1024;
+
+const BEFORE_CHECKSUM: &str = "{\n  \"checksum\": \"";
+const AFTER_CHECKSUM: &str = "\",\n";
+const CHECKSUM_DIGITS: usize = 16;
+
+/// Which cache this is and what its rows are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Meta {
+    /// Identifies the cache in all its files.
+    pub uuid: Uuid,
+    /// Numbers in a row.
+    pub dim: u32,
+    /// Their type.
+    pub dtype: Dtype,
+    /// Places the keys in the index.
+    pub seed: u64,
+    /// Which model and settings made the vectors; opaque here.
+    pub identity: Value,
+    /// What kind of array the model returned; opaque here.
+    pub output: Value,
+    /// The version of dejavec that made the cache.
+    pub made_by: String,
+}
+
+/// Why a `meta.json` is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// A newer format version.
+    Newer(u64),
+    /// Not what the format demands.
+    Defect(Defect),
+}
+
+impl Meta {
+    /// Bytes of a row.
+    pub fn row_bytes(&self) -> u64 {
+        u64::from(self.dim) * u64::from(self.dtype.item_bytes)
+    }
+
+    /// The file. The first line holds the checksum of all that follows it.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let body = json!({
+            "format_version": VERSION,
+            "uuid": hex(&self.uuid),
+            "dim": self.dim,
+            "dtype": self.dtype.descr,
+            "hash_seed": format!("{:016x}", self.seed),
+            "identity": self.identity,
+            "output": self.output,
+            "made_by": self.made_by,
+        });
+        let body = format!("{body:#}\n");
+        // The opening "{\n" of the body moves in front of the checksum line.
+        let rest = &body[2..];
+        format!("{BEFORE_CHECKSUM}{:016x}{AFTER_CHECKSUM}{rest}", checksum::block(rest.as_bytes())).into_bytes()
+    }
+
+    /// Parses the file.
+    pub fn parse(bytes: &[u8]) -> Result<Meta, Refusal> {
+        let defect = |expected: &str, found: String| Refusal::Defect(Defect::new(expected, found));
+        let object: Map<String, Value> =
+            serde_json::from_slice(bytes).map_err(|error| defect("a JSON object", error.to_string()))?;
+        match object.get("format_version").and_then(Value::as_u64) {
+            Some(version) if version == u64::from(VERSION) => {}
+            Some(version) if version > u64::from(VERSION) => return Err(Refusal::Newer(version)),
+            _ => return Err(defect("a format_version", format!("{:?}", object.get("format_version")))),
+        }
+        let (stored, rest) = split_checksum(bytes).ok_or_else(|| defect("a checksum line", "none".into()))?;
+        let computed = format!("{:016x}", checksum::block(rest));
+        if stored != computed.as_bytes() {
+            return Err(defect(&format!("checksum {computed}"), String::from_utf8_lossy(stored).into_owned()));
+        }
+        Self::read(&object).ok_or_else(|| defect("uuid, dim, dtype, hash_seed, identity, output", "others".into()))
+    }
+
+    fn read(object: &Map<String, Value>) -> Option<Meta> {
+        let text = |name: &str| object.get(name).and_then(Value::as_str);
+        let dim = u32::try_from(object.get("dim")?.as_u64()?).ok()?;
+        Some(Meta {
+            uuid: u128::from_str_radix(text("uuid")?, 16).ok().map(swap_to_bytes)?,
+            dim: (1..=MAX_DIM).contains(&dim).then_some(dim)?,
+            dtype: Dtype::parse(text("dtype")?)?,
+            seed: u64::from_str_radix(text("hash_seed")?, 16).ok()?,
+            identity: object.get("identity")?.clone(),
+            output: object.get("output")?.clone(),
+            made_by: text("made_by")?.to_owned(),
+        })
+    }
+}
+
+/// The bytes whose hexadecimal digits, read as one number, are `number`.
+fn swap_to_bytes(number: u128) -> Uuid {
+    number.swap_bytes().to_le_bytes()
+}
+
+fn split_checksum(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let bytes = bytes.strip_prefix(BEFORE_CHECKSUM.as_bytes())?;
+    let (stored, bytes) = bytes.split_at_checked(CHECKSUM_DIGITS)?;
+    Some((stored, bytes.strip_prefix(AFTER_CHECKSUM.as_bytes())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta() -> Meta {
+        Meta {
+            uuid: [0xab; 16],
+            dim: 384,
+            dtype: Dtype::parse("<f4").unwrap(),
+            seed: u64::MAX,
+            identity: json!({"model": {"name": "größe", "revision": "r"}}),
+            output: json!({"library": "numpy", "dtype": "float32"}),
+            made_by: "dejavec 0.1.0".into(),
+        }
+    }
+
+    #[test]
+    fn meta_survives_the_way_to_disk_and_back() {
+        let mut meta = meta();
+        assert_eq!(Meta::parse(&meta.to_bytes()), Ok(meta.clone()));
+        meta.uuid = std::array::from_fn(|i| i as u8);
+        assert_eq!(Meta::parse(&meta.to_bytes()), Ok(meta));
+    }
+
+    #[test]
+    fn every_changed_byte_is_noticed() {
+        let good = meta().to_bytes();
+        for i in 0..good.len() {
+            let mut bad = good.clone();
+            bad[i] ^= 1;
+            assert!(Meta::parse(&bad) != Ok(meta()), "byte {i}");
+            assert!(Meta::parse(&good[..i]).is_err() || i == good.len() - 1, "cut at {i}");
+        }
+    }
+
+    #[test]
+    fn a_newer_version_is_told_from_damage() {
+        let text = String::from_utf8(meta().to_bytes()).unwrap();
+        let newer = text.replace("\"format_version\": 1", "\"format_version\": 7");
+        assert_eq!(Meta::parse(newer.as_bytes()), Err(Refusal::Newer(7)));
+    }
+}

@@ -1,0 +1,176 @@
+//! An index snapshot: key → row for the first rows of a cache, immutable, derivable from `keys.bin` at any time.
+
+use super::keys::{RECORD_BYTES, check_uuid};
+use super::{Defect, MAX_ROWS, Uuid, VERSION, bytes_at, check_header, put, seal, u64_at};
+
+/// Bytes of the header; the slots begin at the next page.
+pub const HEADER_BYTES: usize = 128;
+
+/// Where the slots begin.
+pub const SLOTS_OFFSET: usize = 4096;
+
+/// Bytes of a slot, and of an entry of the list of replaced rows.
+pub const SLOT_BYTES: usize = 8;
+
+/// Bytes that share a block checksum, counted from [`SLOTS_OFFSET`].
+pub const BLOCK_BYTES: usize = 1 << 20;
+
+const MAGIC: &[u8; 8] = b"\x89dvi\r\n\x1a\n";
+const UUID_OFFSET: usize = 16;
+const SEED_OFFSET: usize = UUID_OFFSET + 16;
+const EPOCH_OFFSET: usize = SEED_OFFSET + 8;
+const ROWS_OFFSET: usize = EPOCH_OFFSET + 8;
+const CAPACITY_OFFSET: usize = ROWS_OFFSET + 8;
+const KEYS_OFFSET: usize = CAPACITY_OFFSET + 8;
+const REPLACED_OFFSET: usize = KEYS_OFFSET + 8;
+const LAST_RECORD_OFFSET: usize = REPLACED_OFFSET + 8;
+
+const PREFIX: &str = "index-";
+const SUFFIX: &str = ".idx";
+
+/// The header of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// The cache.
+    pub uuid: Uuid,
+    /// Its hash seed.
+    pub seed: u64,
+    /// The commit at which the snapshot was taken.
+    pub epoch: u64,
+    /// Rows that it covers.
+    pub rows: u64,
+    /// Slots of its table.
+    pub capacity: u64,
+    /// Keys in its table.
+    pub keys: u64,
+    /// Entries of its list of replaced rows.
+    pub replaced: u64,
+    /// The record of the last row that it covers; zeros if it covers none.
+    pub last_record: [u8; RECORD_BYTES],
+}
+
+/// Where the parts of a snapshot file lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Bytes of slots and list together: what the block checksums cover.
+    pub body_bytes: usize,
+    /// Bytes of the slots alone.
+    pub slots_bytes: usize,
+    /// Bytes of the file.
+    pub file_bytes: usize,
+}
+
+impl Header {
+    /// The 128 bytes.
+    pub fn to_bytes(self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        put(&mut bytes, 0, MAGIC);
+        put(&mut bytes, 8, &VERSION.to_le_bytes());
+        put(&mut bytes, UUID_OFFSET, &self.uuid);
+        put(&mut bytes, SEED_OFFSET, &self.seed.to_le_bytes());
+        put(&mut bytes, EPOCH_OFFSET, &self.epoch.to_le_bytes());
+        put(&mut bytes, ROWS_OFFSET, &self.rows.to_le_bytes());
+        put(&mut bytes, CAPACITY_OFFSET, &self.capacity.to_le_bytes());
+        put(&mut bytes, KEYS_OFFSET, &self.keys.to_le_bytes());
+        put(&mut bytes, REPLACED_OFFSET, &self.replaced.to_le_bytes());
+        put(&mut bytes, LAST_RECORD_OFFSET, &self.last_record);
+        seal(&mut bytes);
+        bytes
+    }
+
+    /// Parses the header of a snapshot of the cache with this uuid and seed.
+    pub fn parse(bytes: &[u8], uuid: &Uuid, seed: u64) -> Result<Header, Defect> {
+        check_header(bytes, HEADER_BYTES, MAGIC, "an index header")?;
+        let header = Header {
+            uuid: bytes_at(bytes, UUID_OFFSET),
+            seed: u64_at(bytes, SEED_OFFSET),
+            epoch: u64_at(bytes, EPOCH_OFFSET),
+            rows: u64_at(bytes, ROWS_OFFSET),
+            capacity: u64_at(bytes, CAPACITY_OFFSET),
+            keys: u64_at(bytes, KEYS_OFFSET),
+            replaced: u64_at(bytes, REPLACED_OFFSET),
+            last_record: bytes_at(bytes, LAST_RECORD_OFFSET),
+        };
+        check_uuid(header.uuid, uuid)?;
+        if header.seed != seed {
+            return Err(Defect::new(format!("hash seed {seed:016x}"), format!("{:016x}", header.seed)));
+        }
+        let counts = header.keys.checked_add(header.replaced);
+        let possible = header.rows <= MAX_ROWS
+            && header.keys < header.capacity
+            && counts.is_some_and(|counts| counts <= header.rows);
+        if possible { Ok(header) } else { Err(Defect::new("possible counts", format!("{header:?}"))) }
+    }
+
+    /// Where the parts lie; None if the counts do not fit this machine's memory.
+    pub fn layout(&self) -> Option<Layout> {
+        let slots_bytes = usize::try_from(self.capacity).ok()?.checked_mul(SLOT_BYTES)?;
+        let list_bytes = usize::try_from(self.replaced).ok()?.checked_mul(SLOT_BYTES)?;
+        let body_bytes = slots_bytes.checked_add(list_bytes)?;
+        let checksums_bytes = body_bytes.div_ceil(BLOCK_BYTES).checked_mul(8)?;
+        let file_bytes = SLOTS_OFFSET.checked_add(body_bytes)?.checked_add(checksums_bytes)?;
+        Some(Layout { body_bytes, slots_bytes, file_bytes })
+    }
+
+    /// The name of the snapshot's file.
+    pub fn file_name(&self) -> String {
+        format!("{PREFIX}{}-{}{SUFFIX}", self.epoch, self.rows)
+    }
+}
+
+/// The epoch and rows in a snapshot's file name; None if it is no such name.
+pub fn parse_name(name: &str) -> Option<(u64, u64)> {
+    let (epoch, rows) = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.split_once('-')?;
+    Some((epoch.parse().ok()?, rows.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        Header {
+            uuid: [1; 16],
+            seed: 2,
+            epoch: 3,
+            rows: 100,
+            capacity: 200,
+            keys: 90,
+            replaced: 10,
+            last_record: [4; 40],
+        }
+    }
+
+    #[test]
+    fn every_changed_byte_and_every_difference_is_noticed() {
+        let good = header().to_bytes();
+        assert_eq!(Header::parse(&good, &[1; 16], 2), Ok(header()));
+        assert!(Header::parse(&good, &[2; 16], 2).is_err());
+        assert!(Header::parse(&good, &[1; 16], 3).is_err());
+        for i in 0..HEADER_BYTES {
+            let mut bad = good;
+            bad[i] ^= 1;
+            assert!(Header::parse(&bad, &[1; 16], 2).is_err(), "byte {i}");
+        }
+    }
+
+    #[test]
+    fn counts_that_would_overflow_or_spin_are_refused() {
+        for bad in [
+            Header { keys: 200, ..header() },
+            Header { replaced: u64::MAX, ..header() },
+            Header { rows: u64::MAX, ..header() },
+        ] {
+            assert!(Header::parse(&bad.to_bytes(), &[1; 16], 2).is_err(), "{bad:?}");
+        }
+        assert_eq!(Header { capacity: u64::MAX, ..header() }.layout(), None);
+    }
+
+    #[test]
+    fn names_are_read_back_and_others_are_not_ours() {
+        assert_eq!(parse_name(&header().file_name()), Some((3, 100)));
+        for name in ["index-3.idx", "index-a-b.idx", "index-3-100.idx.tmp-1", "meta.json"] {
+            assert_eq!(parse_name(name), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Items to keys: SHA-256 of what a model reads.
+
+use sha2::block_api::compress256;
+
+use crate::parallel;
+
+/// The key of an item: a full SHA-256 digest.
+pub type Key = [u8; 32];
+
+/// The key of a dead row: no item has it, for want of a preimage.
+pub const DEAD: Key = [0; 32];
+
+/// First byte of the message of an item with more than text. No UTF-8 text starts with it.
+pub const FIELDS_TAG: u8 = 0xFF;
+
+/// Version of the scheme that combines fields.
+pub const FIELDS_VERSION: u8 = 1;
+
+const BLOCK: usize = 64;
+const INITIAL: [u32; 8] =
+    [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
+
+/// Texts a piece of parallel work holds, and the fewest that are worth a second thread.
+const PIECE: usize = 512;
+const TEXTS_PER_THREAD: usize = 256;
+
+/// Block counts that have a waiting place of their own when messages are paired.
+const PAIRED_BLOCKS: usize = 64;
+
+/// A padded message: whole blocks of the text, then one or two blocks of rest, padding and length.
+struct Message<'a> {
+    blocks: &'a [[u8; BLOCK]],
+    tail: [[u8; BLOCK]; 2],
+    tail_blocks: usize,
+}
+
+impl<'a> Message<'a> {
+    fn new(text: &'a [u8]) -> Self {
+        let (blocks, rest) = text.as_chunks::<BLOCK>();
+        let tail_blocks = if rest.len() + 9 <= BLOCK { 1 } else { 2 };
+        let mut tail = [[0_u8; BLOCK]; 2];
+        let flat = tail.as_flattened_mut();
+        flat[..rest.len()].copy_from_slice(rest);
+        flat[rest.len()] = 0x80;
+        #[expect(clippy::big_endian_bytes, reason = "SHA-256 counts in big-endian")]
+        let bits = (text.len() as u64).wrapping_mul(8).to_be_bytes();
+        flat[tail_blocks * BLOCK - 8..tail_blocks * BLOCK].copy_from_slice(&bits);
+        Message { blocks, tail, tail_blocks }
+    }
+
+    fn len(&self) -> usize {
+        self.blocks.len() + self.tail_blocks
+    }
+
+    fn block(&self, i: usize) -> &[u8; BLOCK] {
+        self.blocks.get(i).unwrap_or_else(|| &self.tail[i - self.blocks.len()])
+    }
+}
+
+/// The key that a state stands for: SHA-256 writes its words in big-endian.
+fn digest(state: &[u32; 8]) -> Key {
+    let mut key = DEAD;
+    for (bytes, word) in key.as_chunks_mut::<4>().0.iter_mut().zip(state) {
+        *bytes = word.to_be_bytes();
+    }
+    key
+}
+
+/// SHA-256 of one text.
+pub fn of_text(text: &[u8]) -> Key {
+    let message = Message::new(text);
+    let mut state = INITIAL;
+    compress256(&mut state, message.blocks);
+    compress256(&mut state, &message.tail[..message.tail_blocks]);
+    digest(&state)
+}
+
+/// SHA-256 of two texts at once.
+///
+/// With hardware support one message is bound by the latency of its chain of rounds; alternating the blocks of two lets
+/// the processor overlap the chains (260 → 186 ns for 377 bytes, measured).
+fn of_two_texts(left: &[u8], right: &[u8]) -> (Key, Key) {
+    let (left, right) = (Message::new(left), Message::new(right));
+    let (mut left_state, mut right_state) = (INITIAL, INITIAL);
+    let common = left.len().min(right.len());
+    for i in 0..common {
+        compress256(&mut left_state, std::slice::from_ref(left.block(i)));
+        compress256(&mut right_state, std::slice::from_ref(right.block(i)));
+    }
+    for i in common..left.len() {
+        compress256(&mut left_state, std::slice::from_ref(left.block(i)));
+    }
+    for i in common..right.len() {
+        compress256(&mut right_state, std::slice::from_ref(right.block(i)));
+    }
+    (digest(&left_state), digest(&right_state))
+}
+
+/// Keys of a piece of the batch, texts of equal block count paired.
+fn of_piece<'a>(first: usize, text: &impl Fn(usize) -> &'a [u8], keys: &mut [Key]) {
+    let mut waiting = [None::<usize>; PAIRED_BLOCKS];
+    let pair = |i: usize, j: usize, keys: &mut [Key]| {
+        (keys[i], keys[j]) = of_two_texts(text(first + i), text(first + j));
+    };
+    for i in 0..keys.len() {
+        let blocks = (text(first + i).len() + 8) / BLOCK;
+        match waiting.get_mut(blocks) {
+            None => keys[i] = of_text(text(first + i)),
+            Some(place) => match place.take() {
+                None => *place = Some(i),
+                Some(j) => pair(j, i, keys),
+            },
+        }
+    }
+    let mut left_over = waiting.into_iter().flatten();
+    while let Some(i) = left_over.next() {
+        match left_over.next() {
+            Some(j) => pair(i, j, keys),
+            None => keys[i] = of_text(text(first + i)),
+        }
+    }
+}
+
+/// Writes the key of `text(i)` into `keys[i]`, on all cores.
+pub fn of_texts<'a>(text: impl Fn(usize) -> &'a [u8] + Sync, keys: &mut [Key]) {
+    let items = keys.len();
+    let pieces: Vec<_> = keys.chunks_mut(PIECE).enumerate().collect();
+    parallel::for_each(pieces, items, TEXTS_PER_THREAD, |(i, keys)| of_piece(i * PIECE, &text, keys));
+}
+
+/// One field of a batch of items.
+pub struct Field<'a> {
+    /// Its name, at most 255 bytes.
+    pub name: &'a str,
+    /// Its length in each item, in bytes; negative where the item has no such field.
+    pub lengths: &'a [i64],
+    /// The SHA-256 of its content in each item.
+    pub digests: &'a [Key],
+}
+
+/// Writes the keys of items with several fields into `keys`.
+///
+/// An item whose only field is `text` keeps the digest of the text. Any other has SHA-256 over: tag, version, then for
+/// each present field the length of its name (1 byte), its name, its length (8) and its digest (32).
+///
+/// All slices must have one length; the caller checks.
+pub fn of_fields(fields: &[Field<'_>], keys: &mut [Key]) {
+    let mut message = Vec::new();
+    for (i, key) in keys.iter_mut().enumerate() {
+        message.clear();
+        message.extend_from_slice(&[FIELDS_TAG, FIELDS_VERSION]);
+        let mut present = 0;
+        let mut plain_text = None;
+        for field in fields {
+            let Ok(length) = u64::try_from(field.lengths[i]) else { continue };
+            present += 1;
+            plain_text = (field.name == "text").then_some(field.digests[i]);
+            message.push(u8::try_from(field.name.len()).unwrap_or(u8::MAX));
+            message.extend_from_slice(field.name.as_bytes());
+            message.extend_from_slice(&length.to_le_bytes());
+            message.extend_from_slice(&field.digests[i]);
+        }
+        *key = match plain_text {
+            Some(digest) if present == 1 => digest,
+            _ => of_text(&message),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sha2::{Digest, Sha256};
+
+    fn reference(text: &[u8]) -> Key {
+        Sha256::digest(text).into()
+    }
+
+    #[test]
+    fn keys_are_sha256_at_every_length_around_the_block_borders() {
+        let texts: Vec<Vec<u8>> = (0..700_usize).map(|n| (0..n).map(|i| (i * 7 + n) as u8).collect()).collect();
+        let mut keys = vec![DEAD; texts.len()];
+        of_texts(|i| &texts[i], &mut keys);
+        for (text, key) in texts.iter().zip(&keys) {
+            assert_eq!(*key, reference(text), "length {}", text.len());
+            assert_eq!(of_text(text), reference(text));
+        }
+    }
+
+    #[test]
+    fn long_and_short_texts_mix_in_one_batch() {
+        let texts: Vec<Vec<u8>> = (0..2000_usize).map(|i| vec![i as u8; (i * 37) % 9000]).collect();
+        let mut keys = vec![DEAD; texts.len()];
+        of_texts(|i| &texts[i], &mut keys);
+        assert!(texts.iter().zip(&keys).all(|(text, key)| *key == reference(text)));
+    }
+
+    #[test]
+    fn text_alone_keeps_its_digest_and_fields_do_not_run_together() {
+        let field = |name: &'static str, text: &str| (name, vec![text.len() as i64], vec![of_text(text.as_bytes())]);
+        let key = |fields: &[(&'static str, Vec<i64>, Vec<Key>)]| {
+            let fields: Vec<_> =
+                fields.iter().map(|(name, lengths, digests)| Field { name, lengths, digests }).collect();
+            let mut keys = [DEAD];
+            of_fields(&fields, &mut keys);
+            keys[0]
+        };
+        assert_eq!(key(&[field("text", "a b")]), of_text(b"a b"));
+        let left = key(&[field("text", "x"), field("title", "a b"), field("body", "c")]);
+        let right = key(&[field("text", "x"), field("title", "a"), field("body", "b c")]);
+        assert_ne!(left, right);
+        assert_ne!(key(&[field("title", "a")]), key(&[field("body", "a")]));
+        let absent = ("title", vec![-1], vec![DEAD]);
+        assert_eq!(key(&[field("text", "x"), absent]), of_text(b"x"));
+    }
+}

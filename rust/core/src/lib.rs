@@ -1,0 +1,26 @@
+//! The storage engine of dejavec.
+//!
+//! Data takes one way: items become [`key`]s; a [`store::Store`] looks them up in its [`index`], the batch falls into
+//! hits and misses in [`partition`], new rows are appended in groups and committed, and [`vectors`] gathers rows back.
+//! Every structure on disk is built and parsed in [`format`]; every file is reached through [`storage`]; only [`mmap`]
+//! has `unsafe`. `docs/format.md` draws the files, `docs/design.md` gives the reasons.
+
+pub mod atomic;
+pub mod checksum;
+pub mod directory;
+pub mod error;
+pub mod format;
+pub mod index;
+pub mod key;
+pub mod lock;
+pub mod mmap;
+pub mod parallel;
+pub mod partition;
+pub mod records;
+pub mod recovery;
+pub mod repair;
+pub mod storage;
+pub mod store;
+pub mod vectors;
+
+pub use error::{Error, Result};

@@ -1,0 +1,156 @@
+//! The lock files: one writer at a time, across processes, and what a forked child does with them.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::storage::{Access, Storage, StorageFile};
+
+/// How long to wait for a lock, and how the wait can be broken off.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Longest wait.
+    pub timeout: Duration,
+    /// Asked while waiting; true ends the wait with [`Error::Interrupted`].
+    pub interrupted: fn() -> bool,
+}
+
+const FIRST_PAUSE: Duration = Duration::from_micros(200);
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+
+/// Descriptors of lock files that this process holds, for the child of a fork. A place is free at -1.
+static DESCRIPTORS: [AtomicI32; 64] = [const { AtomicI32::new(-1) }; 64];
+
+/// A held lock; given back when dropped.
+#[derive(Debug)]
+pub struct HeldLock {
+    file: Box<dyn StorageFile>,
+    place: Option<&'static AtomicI32>,
+}
+
+impl HeldLock {
+    /// Opens the lock file by its path, made if it is missing.
+    ///
+    /// The descriptor is entered before the lock is taken and removed after it is given back, so a child forked in
+    /// between finds every descriptor that could carry the lock.
+    fn open(storage: &dyn Storage, path: &Path) -> Result<HeldLock> {
+        let file = storage.open(path, Access::Lock).map_err(Error::io("open the lock file", path))?;
+        let place = file.descriptor().and_then(|descriptor| {
+            let enter =
+                |place: &&AtomicI32| place.compare_exchange(-1, descriptor, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+            DESCRIPTORS.iter().find(enter)
+        });
+        Ok(HeldLock { file, place })
+    }
+
+    fn try_take(&self, path: &Path) -> Result<bool> {
+        self.file.try_lock().map_err(Error::io("lock", path))
+    }
+
+    /// Takes the lock if it is free now.
+    pub fn try_acquire(storage: &dyn Storage, path: &Path) -> Result<Option<HeldLock>> {
+        let lock = HeldLock::open(storage, path)?;
+        Ok(lock.try_take(path)?.then_some(lock))
+    }
+
+    /// Waits for the lock of the file that has this path when the lock is taken.
+    pub fn acquire(storage: &dyn Storage, path: &Path, patience: Patience) -> Result<HeldLock> {
+        let start = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        let mut lock = HeldLock::open(storage, path)?;
+        loop {
+            if lock.try_take(path)? {
+                // The directory may have been replaced while we waited: then this is the lock of nothing.
+                let held = lock.file.metadata().map_err(Error::io("examine the lock file", path))?.id;
+                if storage.metadata(path).is_ok_and(|metadata| metadata.id == held) {
+                    lock.write_holder();
+                    return Ok(lock);
+                }
+                drop(lock);
+                lock = HeldLock::open(storage, path)?;
+                continue;
+            }
+            if (patience.interrupted)() {
+                return Err(Error::Interrupted);
+            }
+            if start.elapsed() >= patience.timeout {
+                let seconds = patience.timeout.as_secs_f64();
+                return Err(Error::LockTimeout { path: path.to_path_buf(), holder: lock.read_holder(), seconds });
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Tells people who holds the lock. Nothing depends on it, so a failure to write is none of the lock.
+    fn write_holder(&self) {
+        let _ = self.file.write_at(format!("{:<10}\n", std::process::id()).as_bytes(), 0);
+    }
+
+    fn read_holder(&self) -> Option<u32> {
+        let mut digits = [0; 10];
+        self.file.read_at(&mut digits, 0).ok()?;
+        std::str::from_utf8(&digits).ok()?.trim().parse().ok()
+    }
+}
+
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+        if let Some(place) = self.place {
+            place.store(-1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// In the child of a fork: closes the lock files that the parent held open.
+///
+/// An inherited descriptor shares the parent's lock: it would keep it held after the parent is killed. It is closed,
+/// never unlocked, since unlocking would take the lock from the parent. The thread that held it does not exist here.
+pub fn close_inherited() {
+    for place in &DESCRIPTORS {
+        let descriptor = place.swap(-1, Ordering::SeqCst);
+        if descriptor >= 0 {
+            let _ = nix::unistd::close(descriptor);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{DiskStorage, MemoryStorage};
+
+    fn no_patience() -> Patience {
+        Patience { timeout: Duration::ZERO, interrupted: || false }
+    }
+
+    fn check(storage: &dyn Storage, path: &Path) {
+        let held = HeldLock::acquire(storage, path, no_patience()).unwrap();
+        assert!(HeldLock::try_acquire(storage, path).unwrap().is_none());
+        match HeldLock::acquire(storage, path, no_patience()) {
+            Err(Error::LockTimeout { holder, .. }) => assert_eq!(holder, Some(std::process::id())),
+            other => panic!("expected a timeout, got {other:?}"),
+        }
+        drop(held);
+        assert!(HeldLock::try_acquire(storage, path).unwrap().is_some());
+    }
+
+    #[test]
+    fn one_holder_at_a_time_and_the_waiter_learns_its_pid() {
+        let directory = tempfile::tempdir().unwrap();
+        check(&DiskStorage, &directory.path().join("LOCK"));
+        check(&MemoryStorage::with_root(Path::new("/c")), Path::new("/c/LOCK"));
+    }
+
+    #[test]
+    fn the_wait_can_be_broken_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("LOCK");
+        let _held = HeldLock::acquire(&DiskStorage, &path, no_patience()).unwrap();
+        let patience = Patience { timeout: Duration::from_secs(60), interrupted: || true };
+        assert!(matches!(HeldLock::acquire(&DiskStorage, &path, patience), Err(Error::Interrupted)));
+    }
+}

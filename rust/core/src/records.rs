@@ -1,0 +1,179 @@
+//! A file of a header and records of one size, which only grows: `keys.bin` and the rows file are two of them.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+use crate::mmap::{Mapping, PrivateMapping};
+use crate::storage::{Access, Storage, StorageFile};
+
+/// An open file of records.
+#[derive(Debug)]
+pub struct RecordsFile {
+    path: PathBuf,
+    file: Box<dyn StorageFile>,
+    header_bytes: u64,
+    record_bytes: u64,
+    /// The largest mapping so far; older ones live as long as somebody reads them.
+    mapping: Mutex<Option<Arc<Mapping>>>,
+}
+
+impl RecordsFile {
+    /// Opens the file; for writing if `writable`.
+    pub fn open(
+        storage: &dyn Storage,
+        path: PathBuf,
+        writable: bool,
+        header_bytes: usize,
+        record_bytes: u64,
+    ) -> Result<RecordsFile> {
+        let access = if writable { Access::Write } else { Access::Read };
+        let file = storage.open(&path, access).map_err(Error::io("open", &path))?;
+        Ok(RecordsFile { path, file, header_bytes: header_bytes as u64, record_bytes, mapping: Mutex::new(None) })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of a record.
+    pub fn record_bytes(&self) -> u64 {
+        self.record_bytes
+    }
+
+    /// Where record `row` begins.
+    fn offset(&self, row: u64) -> Result<u64> {
+        let offset = row.checked_mul(self.record_bytes).and_then(|bytes| bytes.checked_add(self.header_bytes));
+        offset.ok_or_else(|| Error::corrupt(&self.path, "a row number that fits a file", row.to_string()))
+    }
+
+    /// The file's length in bytes, now.
+    fn length(&self) -> Result<u64> {
+        Ok(self.file.metadata().map_err(Error::io("examine", &self.path))?.len)
+    }
+
+    /// How many whole records the file holds, now.
+    pub fn whole_records(&self) -> Result<u64> {
+        Ok(self.length()?.saturating_sub(self.header_bytes) / self.record_bytes)
+    }
+
+    /// The header's bytes.
+    pub fn read_header(&self) -> Result<Vec<u8>> {
+        let available = self.length()?.min(self.header_bytes);
+        let mut bytes = vec![0; usize::try_from(available).unwrap_or(0)];
+        self.file.read_at(&mut bytes, 0).map_err(Error::io("read the header", &self.path))?;
+        Ok(bytes)
+    }
+
+    /// Overwrites the header.
+    pub fn write_header(&self, bytes: &[u8]) -> Result<()> {
+        self.file.write_at(bytes, 0).map_err(Error::io("write the header", &self.path))
+    }
+
+    /// Refuses a file that was cut below `rows` records.
+    pub fn check_length(&self, rows: u64) -> Result<()> {
+        let (expected, found) = (self.offset(rows)?, self.length()?);
+        if found < expected {
+            return Err(Error::corrupt(
+                &self.path,
+                format!("at least {expected} bytes for {rows} committed rows"),
+                format!("{found} bytes"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Reads one record into a buffer of its size.
+    pub fn read(&self, row: u64, buffer: &mut [u8]) -> Result<()> {
+        self.file.read_at(buffer, self.offset(row)?).map_err(Error::io("read", &self.path))
+    }
+
+    /// Writes records from `row` on.
+    pub fn write(&self, row: u64, bytes: &[u8]) -> Result<()> {
+        self.file.write_at(bytes, self.offset(row)?).map_err(Error::io("write", &self.path))
+    }
+
+    /// Zeroes what lies behind the first `rows` records: the rest of a group that was never committed.
+    ///
+    /// Left there, it could later be taken for rows of ours that lost their commit record.
+    pub fn clear_behind(&self, rows: u64) -> Result<()> {
+        const PIECE: usize = 1 << 16;
+        let (mut offset, end) = (self.offset(rows)?, self.length()?);
+        while offset < end {
+            let size = usize::try_from(end - offset).unwrap_or(PIECE).min(PIECE);
+            let mut piece = vec![0; size];
+            self.file.read_at(&mut piece, offset).map_err(Error::io("read", &self.path))?;
+            if piece.iter().any(|&byte| byte != 0) {
+                piece.fill(0);
+                self.file.write_at(&piece, offset).map_err(Error::io("write", &self.path))?;
+            }
+            offset += size as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes all that was written durable.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync().map_err(Error::io("sync", &self.path))
+    }
+
+    /// The first `rows` records, mapped. The length is checked first, so a cut file is an error here.
+    pub fn map(&self, rows: u64) -> Result<Records> {
+        self.check_length(rows)?;
+        let len = self.offset(rows)?;
+        let records = |mapping| Records {
+            mapping,
+            rows,
+            header_bytes: usize::try_from(self.header_bytes).unwrap_or(usize::MAX),
+            record_bytes: usize::try_from(self.record_bytes).unwrap_or(usize::MAX),
+        };
+        let mut newest = self.mapping.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mapping) = newest.as_ref().filter(|mapping| mapping.len() as u64 >= len) {
+            return Ok(records(Arc::clone(mapping)));
+        }
+        let len = usize::try_from(len).map_err(|_| Error::corrupt(&self.path, "a mappable file", len.to_string()))?;
+        let mapping = Arc::new(self.file.map(len).map_err(Error::io("map", &self.path))?);
+        *newest = Some(Arc::clone(&mapping));
+        Ok(records(mapping))
+    }
+
+    /// A private, writable mapping of `count` records; None where the system refuses.
+    pub fn map_private(&self, first: u64, count: u64) -> Result<Option<PrivateMapping>> {
+        let (start, end) = (self.offset(first)?, self.offset(first.saturating_add(count))?);
+        self.check_length(first.saturating_add(count))?;
+        let len = usize::try_from(end - start).unwrap_or(usize::MAX);
+        Ok(self.file.map_private(start, len).ok())
+    }
+}
+
+/// The first records of a file, as bytes. Cheap to clone; stays valid while the file grows.
+#[derive(Debug, Clone)]
+pub struct Records {
+    mapping: Arc<Mapping>,
+    rows: u64,
+    header_bytes: usize,
+    record_bytes: usize,
+}
+
+impl Records {
+    /// How many there are.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Record `row`, if it is one of them.
+    pub fn get(&self, row: u64) -> Option<&[u8]> {
+        if row >= self.rows {
+            return None;
+        }
+        let start = usize::try_from(row).ok()?.checked_mul(self.record_bytes)?.checked_add(self.header_bytes)?;
+        self.mapping.get(start..start.checked_add(self.record_bytes)?)
+    }
+
+    /// All records in one piece.
+    pub fn bytes(&self) -> &[u8] {
+        let len = usize::try_from(self.rows).unwrap_or(0).saturating_mul(self.record_bytes);
+        self.mapping.get(self.header_bytes..self.header_bytes.saturating_add(len)).unwrap_or_default()
+    }
+}

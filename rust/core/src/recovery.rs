@@ -1,0 +1,90 @@
+//! Which commit counts after a crash, and what may be taken back behind it.
+
+use crate::error::Result;
+use crate::format::commit::{Slot, Slots};
+use crate::format::keys::{RECORD_BYTES, Record};
+use crate::records::RecordsFile;
+
+/// The state that a cache is opened with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovered {
+    /// The commit that counts. Its epoch is that of the newest valid slot if a newer one is lost or not covered.
+    pub slot: Slot,
+    /// Whether committed rows may lie behind it, so that a writer first rolls forward.
+    pub roll_forward: bool,
+    /// The epoch of the next commit. Its parity spares the slot that counts.
+    pub next_epoch: u64,
+}
+
+/// Chooses the newest commit whose rows the files hold in full; None if not even durable rows are all there.
+///
+/// Without syncs a power loss may keep the slots and lose the rows. Then the older slot counts, then the `synced` rows
+/// of the newest.
+pub fn choose(slots: &Slots, whole_rows: u64) -> Option<Recovered> {
+    let newest = slots.newest;
+    let next_to = |slot: Slot| if slot.epoch == newest.epoch { newest.epoch + 1 } else { newest.epoch + 2 };
+    if newest.rows <= whole_rows {
+        return Some(Recovered { slot: newest, roll_forward: slots.newer_lost, next_epoch: next_to(newest) });
+    }
+    if let Some(older) = slots.older.filter(|older| older.rows <= whole_rows) {
+        return Some(Recovered { slot: older, roll_forward: true, next_epoch: next_to(older) });
+    }
+    let durable = Slot { rows: newest.synced, ..newest };
+    (newest.synced <= whole_rows).then(|| Recovered { slot: durable, roll_forward: true, next_epoch: next_to(newest) })
+}
+
+/// How many rows there are if those from `rows` on whose checksums hold are taken back, up to the first that does not.
+pub fn roll_forward(rows: u64, keys: &RecordsFile, vectors: &RecordsFile) -> Result<u64> {
+    let end = keys.whole_records()?.min(vectors.whole_records()?);
+    let mut record = [0; RECORD_BYTES];
+    let mut vector = vec![0; usize::try_from(vectors.record_bytes()).unwrap_or(0)];
+    let mut row = rows;
+    while row < end {
+        keys.read(row, &mut record)?;
+        vectors.read(row, &mut vector)?;
+        if !Record::from_bytes(&record).holds(row, &vector) {
+            break;
+        }
+        row += 1;
+    }
+    Ok(row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(epoch: u64, rows: u64, synced: u64) -> Slot {
+        Slot { epoch, rows, synced }
+    }
+
+    fn slots(newest: Slot, older: Option<Slot>) -> Slots {
+        Slots { newest, older, newer_lost: false }
+    }
+
+    #[test]
+    fn the_newest_covered_commit_counts() {
+        let both = slots(slot(5, 50, 50), Some(slot(4, 40, 40)));
+        let recovered = choose(&both, 50).unwrap();
+        assert_eq!((recovered.slot.rows, recovered.roll_forward, recovered.next_epoch), (50, false, 6));
+        let recovered = choose(&both, 45).unwrap();
+        assert_eq!((recovered.slot.rows, recovered.roll_forward), (40, true));
+    }
+
+    #[test]
+    fn the_next_commit_never_overwrites_the_slot_that_counts() {
+        let both = slots(slot(5, 50, 10), Some(slot(4, 40, 10)));
+        for whole_rows in [50, 45, 10] {
+            let recovered = choose(&both, whole_rows).unwrap();
+            assert!(recovered.next_epoch > 5);
+            assert_ne!(recovered.next_epoch % 2, recovered.slot.epoch % 2, "{recovered:?}");
+        }
+    }
+
+    #[test]
+    fn durable_rows_are_found_even_if_both_commits_claim_more_than_is_there() {
+        let both = slots(slot(5, 50, 10), Some(slot(4, 40, 10)));
+        assert_eq!(choose(&both, 20).unwrap().slot.rows, 10);
+        assert_eq!(choose(&both, 9), None);
+    }
+}

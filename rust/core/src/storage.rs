@@ -1,0 +1,78 @@
+//! The one seam between the engine and a file system. Crash and fault tests put their own below it.
+
+mod disk;
+mod memory;
+
+use std::fmt::Debug;
+use std::io;
+use std::os::fd::RawFd;
+use std::path::Path;
+
+pub use disk::DiskStorage;
+pub use memory::MemoryStorage;
+
+use crate::mmap::{Mapping, PrivateMapping};
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// An existing file, for reading.
+    Read,
+    /// An existing file, for reading and writing.
+    Write,
+    /// A new file, for reading and writing; fails if the name is taken.
+    Create,
+    /// A lock file: made if it is missing.
+    Lock,
+}
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metadata {
+    /// Bytes of a file.
+    pub len: u64,
+    /// Device and inode: whether two names or handles are one file.
+    pub id: (u64, u64),
+    /// Whether it is a directory.
+    pub is_directory: bool,
+}
+
+/// A file system: everything the engine asks of it.
+pub trait Storage: Send + Sync + Debug {
+    /// Opens a regular file. Symbolic links, pipes and devices are refused.
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn StorageFile>>;
+    /// The names in a directory, with whether each is a directory.
+    fn list(&self, directory: &Path) -> io::Result<Vec<(String, bool)>>;
+    /// What lies at the path.
+    fn metadata(&self, path: &Path) -> io::Result<Metadata>;
+    /// Makes one directory.
+    fn mkdir(&self, path: &Path) -> io::Result<()>;
+    /// Renames, replacing what has the new name.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes names in a directory durable.
+    fn sync_dir(&self, directory: &Path) -> io::Result<()>;
+}
+
+/// An open file.
+pub trait StorageFile: Send + Sync + Debug {
+    /// Its length and identity, now.
+    fn metadata(&self) -> io::Result<Metadata>;
+    /// Fills the buffer; an error if the file ends before.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all bytes.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Maps the first `len` bytes, which the caller knows to be there.
+    fn map(&self, len: usize) -> io::Result<Mapping>;
+    /// Maps a private copy-on-write range, which the caller knows to be there. Refused on network file systems.
+    fn map_private(&self, offset: u64, len: usize) -> io::Result<PrivateMapping>;
+    /// Makes the file's data and length durable.
+    fn sync(&self) -> io::Result<()>;
+    /// Takes the file's exclusive lock if it is free; says whether.
+    fn try_lock(&self) -> io::Result<bool>;
+    /// Gives the lock back.
+    fn unlock(&self) -> io::Result<()>;
+    /// The descriptor that a forked child inherits, if any.
+    fn descriptor(&self) -> Option<RawFd>;
+}

@@ -1,0 +1,135 @@
+//! Reading rows: copied together, or mapped where they lie, each checked against its key record.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use crate::error::{Error, Result};
+use crate::format::keys::{RECORD_BYTES, Record};
+use crate::key::Key;
+use crate::mmap::PrivateMapping;
+use crate::parallel;
+use crate::records::{Records, RecordsFile};
+
+/// Rows a piece of parallel work holds, and the fewest that are worth a second thread.
+const PIECE: usize = 1024;
+const ROWS_PER_THREAD: usize = 512;
+
+/// Which rows are checked on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// All.
+    All,
+    /// Those from this row on: they are not known to be durable.
+    From(u64),
+}
+
+impl Verify {
+    fn wants(self, row: u64) -> bool {
+        match self {
+            Verify::All => true,
+            Verify::From(first) => row >= first,
+        }
+    }
+}
+
+/// The record of a row.
+pub fn record(keys: &Records, row: u64) -> Option<Record> {
+    keys.get(row).and_then(|bytes| bytes.try_into().ok()).map(|bytes: &[u8; RECORD_BYTES]| Record::from_bytes(bytes))
+}
+
+/// Whether a row is committed under this key and, where that is wanted, unharmed.
+fn is_right(records: &Records, key: &Key, row: u64, vector: &[u8], verify: Verify) -> bool {
+    record(records, row).is_some_and(|record| record.key == *key && (!verify.wants(row) || record.holds(row, vector)))
+}
+
+/// Copies the `rows` of `keys` into `out`, negative ones as zeros; gives the positions that failed, ascending.
+///
+/// `out` holds one row a position. A row fails if it is not committed, has another key than the one it was looked up
+/// for, or breaks its checksum.
+pub fn gather(
+    file: &RecordsFile,
+    records: &Records,
+    keys: &[Key],
+    rows: &[i64],
+    out: &mut [u8],
+    verify: Verify,
+) -> Result<Vec<usize>> {
+    let committed = records.rows();
+    // Where nothing can be mapped, each row is read on its own.
+    let mapped = match file.map(committed) {
+        Ok(records) => Some(records),
+        Err(Error::Io { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    let row_bytes = usize::try_from(file.record_bytes()).unwrap_or(usize::MAX);
+    let failed = Mutex::new(Vec::new());
+    let first_error = Mutex::new(None);
+    let copy = |key: &Key, row: i64, target: &mut [u8]| -> Result<bool> {
+        let Ok(row) = u64::try_from(row) else {
+            target.fill(0);
+            return Ok(true);
+        };
+        match mapped.as_ref().map(|mapped| mapped.get(row)) {
+            Some(Some(vector)) => target.copy_from_slice(vector),
+            None if row < committed => file.read(row, target)?,
+            _ => return Ok(false),
+        }
+        // The copy is checked, not the source: what the caller gets is what was verified.
+        Ok(is_right(records, key, row, target, verify))
+    };
+    let targets = out.chunks_mut(PIECE.saturating_mul(row_bytes));
+    let pieces: Vec<_> = keys.chunks(PIECE).zip(rows.chunks(PIECE)).zip(targets).enumerate().collect();
+    parallel::for_each(pieces, rows.len(), ROWS_PER_THREAD, |(piece, ((keys, rows), out))| {
+        for (i, ((key, row), target)) in keys.iter().zip(rows).zip(out.chunks_exact_mut(row_bytes)).enumerate() {
+            match copy(key, *row, target) {
+                Ok(true) => {}
+                Ok(false) => failed.lock().unwrap_or_else(PoisonError::into_inner).push(piece * PIECE + i),
+                Err(error) => {
+                    first_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    return;
+                }
+            }
+        }
+    });
+    match first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(sorted(failed)),
+    }
+}
+
+/// Maps the rows of `keys`, which lie one behind the other from `first` on, for the caller alone; gives the positions
+/// that failed, ascending.
+///
+/// None where the system cannot map, or if not all of these rows are committed.
+pub fn map(
+    file: &RecordsFile,
+    records: &Records,
+    keys: &[Key],
+    first: u64,
+    verify: Verify,
+) -> Result<Option<(PrivateMapping, Vec<usize>)>> {
+    let count = keys.len() as u64;
+    let committed = first.checked_add(count).is_some_and(|end| end <= records.rows());
+    if count == 0 || !committed {
+        return Ok(None);
+    }
+    let Some(mapping) = file.map_private(first, count)? else { return Ok(None) };
+    let row_bytes = usize::try_from(file.record_bytes()).unwrap_or(usize::MAX);
+    let failed = Mutex::new(Vec::new());
+    let pieces: Vec<_> = keys.chunks(PIECE).zip(mapping.chunks(PIECE.saturating_mul(row_bytes))).enumerate().collect();
+    parallel::for_each(pieces, keys.len(), ROWS_PER_THREAD, |(piece, (keys, bytes))| {
+        for (i, (key, vector)) in keys.iter().zip(bytes.chunks_exact(row_bytes)).enumerate() {
+            let position = piece * PIECE + i;
+            if !is_right(records, key, first + position as u64, vector, verify) {
+                failed.lock().unwrap_or_else(PoisonError::into_inner).push(position);
+            }
+        }
+    });
+    Ok(Some((mapping, sorted(failed))))
+}
+
+fn sorted(failed: Mutex<Vec<usize>>) -> Vec<usize> {
+    let mut failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failed.sort_unstable();
+    failed
+}

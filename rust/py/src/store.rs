@@ -1,0 +1,271 @@
+//! A cache directory, open.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dejavec_core::Result;
+use dejavec_core::directory::Spec;
+use dejavec_core::format::hex;
+use dejavec_core::lock::{self, Patience};
+use dejavec_core::repair::{self, Report};
+use dejavec_core::storage::{DiskStorage, Storage};
+use dejavec_core::store::{self, Durability, Options};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::buffers::{Array, as_keys, as_keys_mut};
+use crate::errors::to_python;
+use crate::rows::Rows;
+
+/// Adds what is here to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Store>()?;
+    module.add_function(wrap_pyfunction!(after_fork_in_child, module)?)?;
+    module.add_function(wrap_pyfunction!(repair_directory, module)?)
+}
+
+#[pyfunction]
+fn after_fork_in_child() {
+    lock::close_inherited();
+}
+
+#[pyfunction]
+#[pyo3(name = "repair")]
+fn repair_directory(py: Python<'_>, path: PathBuf, lock_timeout: f64) -> PyResult<Bound<'_, PyDict>> {
+    let patience = patience(lock_timeout)?;
+    let report = detached(py, || repair::repair(&DiskStorage, &path, patience))?;
+    report_dict(py, report)
+}
+
+/// An open cache directory.
+#[pyclass(module = "dejavec._core", frozen)]
+pub struct Store {
+    inner: store::Store,
+}
+
+/// Runs work of the core without the GIL and turns its error into an exception.
+fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+    py.detach(work).map_err(|error| to_python(py, error))
+}
+
+fn patience(lock_timeout: f64) -> PyResult<Patience> {
+    let timeout = Duration::try_from_secs_f64(lock_timeout)
+        .map_err(|_| PyValueError::new_err(format!("expected lock_timeout in seconds, found {lock_timeout}")))?;
+    Ok(Patience { timeout, interrupted: || Python::attach(|py| py.check_signals().is_err()) })
+}
+
+fn options(writable: bool, durability: &str, lock_timeout: f64) -> PyResult<Options> {
+    let durability = match durability {
+        "commit" => Durability::Commit,
+        "close" => Durability::Close,
+        other => {
+            return Err(PyValueError::new_err(format!("expected durability 'commit' or 'close', found {other:?}")));
+        }
+    };
+    Ok(Options { writable, durability, patience: patience(lock_timeout)? })
+}
+
+fn disk() -> Arc<dyn Storage> {
+    Arc::new(DiskStorage)
+}
+
+fn report_dict(py: Python<'_>, report: Report) -> PyResult<Bound<'_, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("rows", report.rows)?;
+    dict.set_item("keys", report.keys)?;
+    dict.set_item("dead", report.dead)?;
+    dict.set_item("replaced", report.replaced)?;
+    dict.set_item("damaged", report.damaged)?;
+    dict.set_item("problems", report.problems)?;
+    Ok(dict)
+}
+
+#[pymethods]
+impl Store {
+    #[staticmethod]
+    fn open(py: Python<'_>, path: PathBuf, mode: &str, durability: &str, lock_timeout: f64) -> PyResult<Store> {
+        let writable = match mode {
+            "r" => false,
+            "a" => true,
+            other => return Err(PyValueError::new_err(format!("expected mode 'r' or 'a', found {other:?}"))),
+        };
+        let options = options(writable, durability, lock_timeout)?;
+        let inner = detached(py, || store::Store::open(disk(), &path, options))?;
+        Ok(Store { inner })
+    }
+
+    #[staticmethod]
+    #[expect(clippy::too_many_arguments, reason = "the Python signature")]
+    fn create(
+        py: Python<'_>,
+        path: PathBuf,
+        dim: u32,
+        dtype: String,
+        identity: &str,
+        output: &str,
+        durability: &str,
+        lock_timeout: f64,
+    ) -> PyResult<Store> {
+        let options = options(true, durability, lock_timeout)?;
+        let spec = Spec { dim, dtype, identity: json(identity)?, output: json(output)? };
+        let inner = detached(py, || store::Store::create(disk(), &path, &spec, options))?;
+        Ok(Store { inner })
+    }
+
+    #[getter]
+    fn path(&self) -> String {
+        self.inner.directory().display().to_string()
+    }
+
+    #[getter]
+    fn uuid(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(hex(&self.inner.meta().map_err(|error| to_python(py, error))?.uuid))
+    }
+
+    #[getter]
+    fn dim(&self, py: Python<'_>) -> PyResult<u32> {
+        Ok(self.inner.meta().map_err(|error| to_python(py, error))?.dim)
+    }
+
+    #[getter]
+    fn dtype(&self, py: Python<'_>) -> PyResult<&'static str> {
+        Ok(self.inner.meta().map_err(|error| to_python(py, error))?.dtype.descr)
+    }
+
+    #[getter]
+    fn identity(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.inner.meta().map_err(|error| to_python(py, error))?.identity.to_string())
+    }
+
+    #[getter]
+    fn output(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.inner.meta().map_err(|error| to_python(py, error))?.output.to_string())
+    }
+
+    #[getter]
+    fn rows(&self, py: Python<'_>) -> PyResult<u64> {
+        self.inner.rows().map_err(|error| to_python(py, error))
+    }
+
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(usize::try_from(self.inner.keys().map_err(|error| to_python(py, error))?)?)
+    }
+
+    fn read_keys(&self, py: Python<'_>, out: &Bound<'_, PyAny>) -> PyResult<()> {
+        let mut out = Array::<u8>::output(out)?;
+        let keys = as_keys_mut(out.items_mut())?;
+        detached(py, || self.inner.read_keys(keys))
+    }
+
+    fn lookup(&self, py: Python<'_>, keys: &Bound<'_, PyAny>, rows: &Bound<'_, PyAny>) -> PyResult<()> {
+        let keys = Array::<u8>::input(keys)?;
+        let keys = as_keys(keys.items())?;
+        let mut rows = Array::<i64>::output(rows)?;
+        let rows = rows.items_mut();
+        detached(py, || self.inner.lookup(keys, rows))
+    }
+
+    fn partition(
+        &self,
+        py: Python<'_>,
+        keys: &Bound<'_, PyAny>,
+        rows: &Bound<'_, PyAny>,
+        first: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let keys = Array::<u8>::input(keys)?;
+        let keys = as_keys(keys.items())?;
+        let (mut rows, mut first) = (Array::<i64>::output(rows)?, Array::<i64>::output(first)?);
+        let (rows, first) = (rows.items_mut(), first.items_mut());
+        detached(py, || self.inner.partition(keys, rows, first))
+    }
+
+    fn append(
+        &self,
+        py: Python<'_>,
+        keys: &Bound<'_, PyAny>,
+        vectors: &Bound<'_, PyAny>,
+        seen: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<usize> {
+        let (keys, vectors) = (Array::<u8>::input(keys)?, Array::<u8>::input(vectors)?);
+        let (keys, vectors) = (as_keys(keys.items())?, vectors.items());
+        let seen = seen.map(Array::<i64>::input).transpose()?;
+        let seen = seen.as_ref().map(Array::items);
+        detached(py, || self.inner.append(keys, vectors, seen))
+    }
+
+    fn put(&self, py: Python<'_>, keys: &Bound<'_, PyAny>, vectors: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let (keys, vectors) = (Array::<u8>::input(keys)?, Array::<u8>::input(vectors)?);
+        let (keys, vectors) = (as_keys(keys.items())?, vectors.items());
+        detached(py, || self.inner.put(keys, vectors))
+    }
+
+    fn gather(
+        &self,
+        py: Python<'_>,
+        keys: &Bound<'_, PyAny>,
+        rows: &Bound<'_, PyAny>,
+        out: &Bound<'_, PyAny>,
+        verify: bool,
+    ) -> PyResult<Vec<usize>> {
+        let (keys, rows, mut out) = (Array::<u8>::input(keys)?, Array::<i64>::input(rows)?, Array::<u8>::output(out)?);
+        let (keys, rows, out) = (as_keys(keys.items())?, rows.items(), out.items_mut());
+        detached(py, || self.inner.gather(keys, rows, out, verify))
+    }
+
+    fn map_rows(
+        &self,
+        py: Python<'_>,
+        keys: &Bound<'_, PyAny>,
+        first: u64,
+        verify: bool,
+    ) -> PyResult<Option<(Rows, Vec<usize>)>> {
+        let keys = Array::<u8>::input(keys)?;
+        let keys = as_keys(keys.items())?;
+        let mapped = detached(py, || self.inner.map_rows(keys, first, verify))?;
+        Ok(mapped.map(|(mapping, failed)| (Rows::private(mapping), failed)))
+    }
+
+    fn map_all(&self, py: Python<'_>) -> PyResult<Rows> {
+        detached(py, || self.inner.map_all()).map(Rows::shared)
+    }
+
+    fn refresh(&self, py: Python<'_>) -> PyResult<u64> {
+        detached(py, || self.inner.refresh())
+    }
+
+    fn sync(&self, py: Python<'_>) -> PyResult<()> {
+        detached(py, || self.inner.sync())
+    }
+
+    fn verify<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let directory: &Path = self.inner.directory();
+        let report = detached(py, || repair::verify(&DiskStorage, directory))?;
+        report_dict(py, report)
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let statistics = detached(py, || self.inner.statistics())?;
+        let dict = PyDict::new(py);
+        dict.set_item("rows", statistics.rows)?;
+        dict.set_item("keys", statistics.keys)?;
+        dict.set_item("synced", statistics.synced)?;
+        dict.set_item("epoch", statistics.epoch)?;
+        dict.set_item("row_bytes", statistics.row_bytes)?;
+        dict.set_item("bytes_on_disk", statistics.bytes_on_disk)?;
+        dict.set_item("snapshot_rows", statistics.snapshot_rows)?;
+        dict.set_item("delta_rows", statistics.delta_rows)?;
+        Ok(dict)
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        detached(py, || self.inner.close())
+    }
+}
+
+/// Parses a JSON argument.
+fn json(text: &str) -> PyResult<serde_json::Value> {
+    serde_json::from_str(text)
+        .map_err(|error| PyValueError::new_err(format!("expected a JSON object, found {text:?}: {error}")))
+}
