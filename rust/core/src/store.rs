@@ -125,20 +125,18 @@ impl Open {
 
     /// Takes note of a commit. The row count of a live handle never decreases.
     fn adopt(&self, storage: &dyn Storage, directory: &Path, slot: Slot) -> Result<()> {
-        let known = self.committed();
-        let rows = slot.rows.max(known.rows);
-        let keys = self.keys(rows)?;
-        self.files.vectors.check_length(rows)?;
+        let keys = self.keys(slot.rows)?;
+        self.files.vectors.check_length(slot.rows)?;
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        if rows > state.committed.rows {
+        let known = state.committed;
+        if slot.rows > known.rows {
             state.index.extend(&keys);
             if state.index.wants_snapshot(slot.synced) {
                 // Somebody may have written one since.
                 state.index = Index::open(storage, directory, &self.files.meta.uuid, &keys);
             }
         }
-        let rows = rows.max(state.committed.rows);
-        state.committed = Slot { rows, synced: slot.synced.max(state.committed.synced), ..slot };
+        state.committed = Slot { rows: slot.rows.max(known.rows), synced: slot.synced.max(known.synced), ..slot };
         Ok(())
     }
 }

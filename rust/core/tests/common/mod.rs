@@ -1,0 +1,112 @@
+//! What the tests of the engine share: small caches of four-byte rows.
+#![allow(dead_code, missing_docs, reason = "each test file uses its own part")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dejavec_core::directory::Spec;
+use dejavec_core::key::{Key, of_text};
+use dejavec_core::lock::Patience;
+use dejavec_core::storage::{DiskStorage, MemoryStorage, Storage};
+use dejavec_core::store::{Durability, Options, Store};
+
+pub const DIM: usize = 4;
+
+pub fn spec() -> Spec {
+    Spec {
+        dim: DIM as u32,
+        dtype: "|u1".into(),
+        identity: serde_json::json!({"model": "test"}),
+        output: serde_json::json!({}),
+    }
+}
+
+pub fn options(durability: Durability) -> Options {
+    let patience = Patience { timeout: Duration::from_secs(60), interrupted: || false };
+    Options { writable: true, durability, patience }
+}
+
+pub fn reader() -> Options {
+    Options { writable: false, ..options(Durability::Commit) }
+}
+
+/// Where a cache lives during a test.
+pub struct Place {
+    pub storage: Arc<dyn Storage>,
+    pub path: PathBuf,
+    _directory: Option<tempfile::TempDir>,
+}
+
+pub fn in_memory() -> Place {
+    let root = Path::new("/caches");
+    Place { storage: Arc::new(MemoryStorage::with_root(root)), path: root.join("one"), _directory: None }
+}
+
+pub fn on_disk() -> Place {
+    let directory = tempfile::tempdir().unwrap();
+    Place { storage: Arc::new(DiskStorage), path: directory.path().join("one"), _directory: Some(directory) }
+}
+
+impl Place {
+    pub fn create(&self, durability: Durability) -> Store {
+        Store::create(Arc::clone(&self.storage), &self.path, &spec(), options(durability)).unwrap()
+    }
+
+    pub fn open(&self, options: Options) -> dejavec_core::Result<Store> {
+        Store::open(Arc::clone(&self.storage), &self.path, options)
+    }
+
+    pub fn write(&self, file: &str, bytes: &[u8], offset: u64) {
+        let access = dejavec_core::storage::Access::Write;
+        self.storage.open(&self.path.join(file), access).unwrap().write_at(bytes, offset).unwrap();
+    }
+
+    pub fn read(&self, file: &str) -> Vec<u8> {
+        let file = self.storage.open(&self.path.join(file), dejavec_core::storage::Access::Read).unwrap();
+        let mut bytes = vec![0; file.metadata().unwrap().len as usize];
+        file.read_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    /// Replaces a file by other bytes.
+    pub fn replace(&self, file: &str, bytes: &[u8]) {
+        let path = self.path.join(file);
+        self.storage.remove(&path).unwrap();
+        let access = dejavec_core::storage::Access::Create;
+        self.storage.open(&path, access).unwrap().write_at(bytes, 0).unwrap();
+    }
+
+    pub fn snapshots(&self) -> Vec<String> {
+        let names = self.storage.list(&self.path).unwrap().into_iter().map(|(name, _)| name);
+        names.filter(|name| name.ends_with(".idx")).collect()
+    }
+}
+
+pub fn key(item: u64) -> Key {
+    of_text(&item.to_le_bytes())
+}
+
+pub fn keys(items: impl IntoIterator<Item = u64>) -> Vec<Key> {
+    items.into_iter().map(key).collect()
+}
+
+/// The vector of an item in one of its versions.
+pub fn vector(item: u64, version: u8) -> [u8; DIM] {
+    let key = key(item);
+    [key[0], key[1], key[2], version]
+}
+
+pub fn vectors(items: impl IntoIterator<Item = u64>, version: u8) -> Vec<u8> {
+    items.into_iter().flat_map(|item| vector(item, version)).collect()
+}
+
+/// What the store has of the items: None for a miss. Panics if a row fails its checks.
+pub fn get(store: &Store, items: &[u64]) -> Vec<Option<[u8; DIM]>> {
+    let keys = keys(items.iter().copied());
+    let mut rows = vec![0; keys.len()];
+    store.lookup(&keys, &mut rows).unwrap();
+    let mut out = vec![0xEE; keys.len() * DIM];
+    assert_eq!(store.gather(&keys, &rows, &mut out, true).unwrap(), Vec::<usize>::new());
+    rows.iter().zip(out.as_chunks().0).map(|(row, vector)| (*row >= 0).then_some(*vector)).collect()
+}

@@ -1,0 +1,123 @@
+//! The index is derived: with, without and with damaged snapshots the answers are the same.
+
+mod common;
+
+use common::{Place, in_memory, key, keys, options, reader, vector, vectors};
+use dejavec_core::store::{Durability, Store};
+
+/// Enough rows for a snapshot, some of them replaced.
+const ITEMS: u64 = 70_000;
+
+fn large() -> Place {
+    let place = in_memory();
+    let store = place.create(Durability::Commit);
+    store.append(&keys(0..100), &vectors(0..100, 0), None).unwrap();
+    store.put(&keys(0..ITEMS), &vectors(0..ITEMS, 1)).unwrap();
+    assert_eq!(place.snapshots().len(), 1);
+    store.put(&keys(0..50), &vectors(0..50, 2)).unwrap();
+    place
+}
+
+fn check(store: &Store) {
+    let mut rows = vec![0; ITEMS as usize];
+    store.lookup(&keys(0..ITEMS), &mut rows).unwrap();
+    for item in 0..ITEMS {
+        let row = if item < 50 { ITEMS + 100 + item } else { 100 + item };
+        assert_eq!(rows[item as usize], row as i64, "item {item}");
+    }
+    let mut missing = [0];
+    store.lookup(&[key(ITEMS)], &mut missing).unwrap();
+    assert_eq!(missing, [-1]);
+    assert_eq!(store.keys().unwrap(), ITEMS);
+}
+
+#[test]
+fn a_snapshot_and_its_delta_answer_like_the_keys_themselves() {
+    let place = large();
+    let store = place.open(reader()).unwrap();
+    let statistics = store.statistics().unwrap();
+    assert_eq!((statistics.snapshot_rows, statistics.delta_rows), (ITEMS + 100, 50));
+    check(&store);
+    for name in place.snapshots() {
+        place.storage.remove(&place.path.join(name)).unwrap();
+    }
+    let store = place.open(reader()).unwrap();
+    assert_eq!(store.statistics().unwrap().snapshot_rows, 0);
+    check(&store);
+}
+
+#[test]
+fn a_damaged_snapshot_costs_misses_at_most() {
+    let place = large();
+    let name = place.snapshots().remove(0);
+    let len = place.read(&name).len() as u64;
+    for at in (0..len).step_by(9973) {
+        place.write(&name, &[0x5A; 16], at.min(len - 16));
+    }
+    let store = place.open(reader()).unwrap();
+    let all = keys(0..ITEMS);
+    let mut rows = vec![0; all.len()];
+    store.lookup(&all, &mut rows).unwrap();
+    let mut out = vec![0; all.len() * common::DIM];
+    assert_eq!(store.gather(&all, &rows, &mut out, true).unwrap(), Vec::<usize>::new());
+    for item in 0..ITEMS {
+        let (position, newest) = (item as usize, if item < 50 { 2 } else { 1 });
+        if rows[position] >= 0 {
+            assert_eq!(out[position * common::DIM..][..common::DIM], vector(item, newest));
+        }
+    }
+    let report = dejavec_core::repair::verify(&*place.storage, &place.path).unwrap();
+    assert_eq!(report.problems.len(), 1);
+}
+
+#[test]
+fn a_fingerprint_without_the_full_key_is_no_hit() {
+    let place = large();
+    let name = place.snapshots().remove(0);
+    let meta = dejavec_core::format::meta::Meta::parse(&place.read("meta.json")).unwrap();
+    let missing = key(ITEMS + 7);
+    let fingerprint = dejavec_core::checksum::index_hash(&missing, meta.seed) & 0xFF_FFFF;
+    // Every slot claims that the key may be in row 500.
+    let slot = ((500 + 1) << 24 | fingerprint).to_le_bytes();
+    let slots = (place.read(&name).len() - 4096) / 8 - 1024;
+    place.write(&name, &slot.repeat(slots), 4096);
+    let store = place.open(reader()).unwrap();
+    let mut rows = [0];
+    store.lookup(&[missing], &mut rows).unwrap();
+    assert_eq!(rows, [-1]);
+}
+
+#[test]
+fn a_table_without_an_empty_slot_does_not_spin() {
+    let place = large();
+    let name = place.snapshots().remove(0);
+    let slots = place.read(&name).len() - 4096 - 1024;
+    place.write(&name, &vec![0xFF; slots], 4096);
+    let store = place.open(reader()).unwrap();
+    let mut rows = [0];
+    store.lookup(&[key(60_000)], &mut rows).unwrap();
+    assert_eq!(rows, [-1]);
+}
+
+#[test]
+fn snapshots_never_cover_rows_that_are_not_durable() {
+    let place = in_memory();
+    let store = place.create(Durability::Close);
+    store.append(&keys(0..ITEMS), &vectors(0..ITEMS, 0), None).unwrap();
+    assert_eq!(place.snapshots().len(), 0);
+    store.sync().unwrap();
+    assert_eq!(place.snapshots().len(), 1);
+}
+
+#[test]
+fn only_the_newest_snapshot_stays() {
+    let place = in_memory();
+    let store = place.create(Durability::Commit);
+    for group in 0..4 {
+        let items = group * ITEMS..(group + 1) * ITEMS;
+        store.append(&keys(items.clone()), &vectors(items, 0), None).unwrap();
+    }
+    assert_eq!(place.snapshots().len(), 1);
+    let fresh = place.open(options(Durability::Commit)).unwrap();
+    assert_eq!(fresh.keys().unwrap(), 4 * ITEMS);
+}

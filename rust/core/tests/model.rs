@@ -1,0 +1,115 @@
+//! Any sequence of calls on any number of handles gives what a map in memory gives.
+
+mod common;
+
+use std::collections::HashMap;
+
+use common::{DIM, Place, get, in_memory, key, on_disk, options, reader};
+use dejavec_core::store::{Durability, Store};
+use proptest::prelude::*;
+
+#[derive(Debug, Clone)]
+enum Call {
+    /// Put these items in this version through one of the handles.
+    Put(usize, Vec<u64>, u8),
+    /// Append those of these items that the handle does not see.
+    Fill(usize, Vec<u64>, u8),
+    Reopen(usize),
+    Refresh(usize),
+    Sync(usize),
+    /// Look up and read through a handle that has just refreshed.
+    Get(usize, Vec<u64>),
+    Verify,
+}
+
+const HANDLES: usize = 3;
+
+fn call() -> impl Strategy<Value = Call> {
+    let items = || prop::collection::vec(0..40_u64, 0..20);
+    prop_oneof![
+        (0..HANDLES, items(), 0..4_u8).prop_map(|(handle, items, version)| Call::Put(handle, items, version)),
+        (0..HANDLES, items(), 0..4_u8).prop_map(|(handle, items, version)| Call::Fill(handle, items, version)),
+        (0..HANDLES).prop_map(Call::Reopen),
+        (0..HANDLES).prop_map(Call::Refresh),
+        (0..HANDLES).prop_map(Call::Sync),
+        (0..HANDLES, items()).prop_map(|(handle, items)| Call::Get(handle, items)),
+        Just(Call::Verify),
+    ]
+}
+
+fn durability(handle: usize) -> Durability {
+    if handle == 0 { Durability::Close } else { Durability::Commit }
+}
+
+fn run(place: &Place, calls: &[Call]) {
+    let mut model: HashMap<u64, [u8; DIM]> = HashMap::new();
+    let mut handles: Vec<Store> = (0..HANDLES).map(|handle| place.create(durability(handle))).collect();
+    for call in calls {
+        match call {
+            Call::Put(handle, items, version) => {
+                // What the handle did not see may have been replaced by another since: learn first.
+                handles[*handle].refresh().unwrap();
+                let keys: Vec<_> = items.iter().map(|&item| key(item)).collect();
+                let vectors: Vec<u8> = items.iter().flat_map(|&item| common::vector(item, *version)).collect();
+                handles[*handle].put(&keys, &vectors).unwrap();
+                model.extend(items.iter().map(|&item| (item, common::vector(item, *version))));
+            }
+            Call::Fill(handle, items, version) => {
+                let mut items = items.clone();
+                items.sort_unstable();
+                items.dedup();
+                let keys: Vec<_> = items.iter().map(|&item| key(item)).collect();
+                let vectors: Vec<u8> = items.iter().flat_map(|&item| common::vector(item, *version)).collect();
+                let appended = handles[*handle].append(&keys, &vectors, None).unwrap();
+                let new: Vec<_> = items.iter().filter(|item| !model.contains_key(item)).copied().collect();
+                assert_eq!(appended, new.len());
+                model.extend(new.into_iter().map(|item| (item, common::vector(item, *version))));
+            }
+            Call::Reopen(handle) => {
+                handles[*handle].close().unwrap();
+                handles[*handle] = place.open(options(durability(*handle))).unwrap();
+            }
+            Call::Refresh(handle) => {
+                let before = handles[*handle].rows().unwrap();
+                assert!(handles[*handle].refresh().unwrap() >= before);
+            }
+            Call::Sync(handle) => {
+                handles[*handle].sync().unwrap();
+                let statistics = handles[*handle].statistics().unwrap();
+                assert_eq!(statistics.synced, statistics.rows);
+            }
+            Call::Get(handle, items) => {
+                handles[*handle].refresh().unwrap();
+                let expected: Vec<_> = items.iter().map(|item| model.get(item).copied()).collect();
+                assert_eq!(get(&handles[*handle], items), expected);
+                assert_eq!(handles[*handle].keys().unwrap(), model.len() as u64);
+            }
+            Call::Verify => {
+                let report = dejavec_core::repair::verify(&*place.storage, &place.path).unwrap();
+                assert_eq!((report.keys, report.damaged.len()), (model.len() as u64, 0));
+                assert_eq!(report.problems, Vec::<String>::new());
+            }
+        }
+    }
+    let all: Vec<u64> = (0..40).collect();
+    let expected: Vec<_> = all.iter().map(|item| model.get(item).copied()).collect();
+    assert_eq!(get(&place.open(reader()).unwrap(), &all), expected);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn any_calls_give_what_a_map_gives(calls in prop::collection::vec(call(), 0..40)) {
+        run(&in_memory(), &calls);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn any_calls_give_what_a_map_gives_on_a_real_disk(calls in prop::collection::vec(call(), 0..25)) {
+        run(&on_disk(), &calls);
+    }
+}

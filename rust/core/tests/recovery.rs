@@ -1,0 +1,158 @@
+//! What a crash or a lost commit leaves is taken up where it was acknowledged.
+
+mod common;
+
+use common::{Place, get, in_memory, keys, options, reader, vector, vectors};
+use dejavec_core::Error;
+use dejavec_core::format::commit::{FILE_BYTES, SLOT_STRIDE};
+use dejavec_core::store::Durability;
+
+fn filled(groups: u64) -> Place {
+    let place = in_memory();
+    let store = place.create(Durability::Commit);
+    for group in 0..groups {
+        let items = group * 10..(group + 1) * 10;
+        store.append(&keys(items.clone()), &vectors(items, 0), None).unwrap();
+    }
+    place
+}
+
+fn all_there(place: &Place, items: std::ops::Range<u64>) -> bool {
+    let items: Vec<u64> = items.collect();
+    let store = place.open(reader()).unwrap();
+    get(&store, &items).iter().zip(&items).all(|(found, item)| *found == Some(vector(*item, 0)))
+}
+
+#[test]
+fn a_torn_newest_commit_gives_the_older_one_to_readers_and_everything_to_the_next_writer() {
+    for group in [1_u64, 2, 3, 4] {
+        let place = filled(group);
+        let slot = (group % 2) * SLOT_STRIDE as u64;
+        place.write("commit", &[0xFF; 64], slot);
+        assert_eq!(place.open(reader()).unwrap().rows().unwrap(), (group - 1) * 10);
+        let writer = place.open(options(Durability::Commit)).unwrap();
+        writer.append(&keys(900..901), &vectors(900..901, 0), None).unwrap();
+        assert_eq!(writer.rows().unwrap(), group * 10 + 1);
+        assert!(all_there(&place, 0..group * 10));
+    }
+}
+
+#[test]
+fn rolling_forward_stops_at_the_first_row_that_does_not_hold() {
+    let place = filled(2);
+    place.write("commit", &[0xFF; 64], 0);
+    place.write("vectors.npy", &[1, 2, 3], 128 + 15 * 4);
+    let writer = place.open(options(Durability::Commit)).unwrap();
+    writer.sync().unwrap();
+    assert_eq!(writer.rows().unwrap(), 15);
+}
+
+#[test]
+fn the_rest_of_a_group_that_was_never_committed_does_not_come_back() {
+    let place = filled(1);
+    // A writer died after writing ten rows of version 9, before its commit.
+    let other = filled(1);
+    let dead = other.open(options(Durability::Commit)).unwrap();
+    dead.put(&keys(0..10), &vectors(0..10, 9)).unwrap();
+    let (keys_left, vectors_left) = (other.read("keys.bin"), other.read("vectors.npy"));
+    place.write("keys.bin", &keys_left[64 + 10 * 40..], 64 + 10 * 40);
+    place.write("vectors.npy", &vectors_left[128 + 10 * 4..], 128 + 10 * 4);
+    // Another writes two rows over it; then that commit is torn.
+    let writer = place.open(options(Durability::Commit)).unwrap();
+    writer.append(&keys(50..52), &vectors(50..52, 0), None).unwrap();
+    place.write("commit", &[0xFF; 64], 0);
+    let next = place.open(options(Durability::Commit)).unwrap();
+    next.sync().unwrap();
+    assert_eq!(next.rows().unwrap(), 12);
+    assert!(all_there(&place, 0..10) && all_there(&place, 50..52));
+}
+
+#[test]
+fn a_live_handle_never_loses_rows() {
+    let place = filled(1);
+    let store = place.open(options(Durability::Commit)).unwrap();
+    store.append(&keys(10..20), &vectors(10..20, 0), None).unwrap();
+    place.write("commit", &[0xFF; 64], 0);
+    assert_eq!(store.refresh().unwrap(), 20);
+    store.append(&keys(20..30), &vectors(20..30, 0), None).unwrap();
+    assert_eq!(store.rows().unwrap(), 30);
+    assert!(all_there(&place, 0..30));
+}
+
+#[test]
+fn two_invalid_slots_are_an_error_and_repair_rebuilds_the_commit() {
+    let place = filled(3);
+    place.write("commit", &[0; FILE_BYTES], 0);
+    assert!(matches!(place.open(reader()), Err(Error::Corrupt { .. })));
+    let patience = options(Durability::Commit).patience;
+    dejavec_core::repair::repair(&*place.storage, &place.path, patience).unwrap();
+    assert!(all_there(&place, 0..30));
+}
+
+#[test]
+fn files_that_lost_unsynced_rows_open_with_the_durable_ones() {
+    let place = filled(1);
+    let store = place.open(options(Durability::Close)).unwrap();
+    for group in 1..4_u64 {
+        let items = group * 10..(group + 1) * 10;
+        store.append(&keys(items.clone()), &vectors(items, 0), None).unwrap();
+    }
+    // The power fails: the commits are on disk, the rows are not.
+    let (keys, vectors) = (place.read("keys.bin"), place.read("vectors.npy"));
+    place.replace("keys.bin", &keys[..64 + 12 * 40]);
+    place.replace("vectors.npy", &vectors[..128 + 15 * 4]);
+    assert_eq!(place.open(reader()).unwrap().rows().unwrap(), 10);
+    let writer = place.open(options(Durability::Commit)).unwrap();
+    writer.sync().unwrap();
+    assert_eq!(writer.rows().unwrap(), 12);
+    assert!(all_there(&place, 0..12));
+}
+
+#[test]
+fn an_unfinished_creation_is_finished_and_a_foreign_directory_refused() {
+    let place = in_memory();
+    place.storage.mkdir(&place.path).unwrap();
+    let create = |name: &str, bytes: &[u8]| {
+        let access = dejavec_core::storage::Access::Create;
+        place.storage.open(&place.path.join(name), access).unwrap().write_at(bytes, 0).unwrap();
+    };
+    create("vectors.npy", b"half");
+    create("meta.json.tmp-0123", b"{");
+    place.create(Durability::Commit).put(&keys(0..3), &vectors(0..3, 0)).unwrap();
+    assert!(all_there(&place, 0..3));
+    for (name, mteb) in [("notes.txt", false), ("index.json", true)] {
+        let place = in_memory();
+        place.storage.mkdir(&place.path).unwrap();
+        let access = dejavec_core::storage::Access::Create;
+        place.storage.open(&place.path.join(name), access).unwrap();
+        let opened = dejavec_core::store::Store::create(
+            std::sync::Arc::clone(&place.storage),
+            &place.path,
+            &common::spec(),
+            options(Durability::Commit),
+        );
+        match opened {
+            Err(Error::Foreign { found, mteb: was_mteb, .. }) => assert_eq!((found.as_str(), was_mteb), (name, mteb)),
+            other => panic!("expected a refusal, got {other:?}"),
+        }
+        assert_eq!(place.storage.list(&place.path).unwrap().len(), 1, "nothing was written");
+    }
+}
+
+#[test]
+fn a_directory_replaced_under_an_open_handle_never_gives_a_wrong_vector() {
+    let place = filled(1);
+    let store = place.open(options(Durability::Commit)).unwrap();
+    let mut rows = vec![0; 10];
+    store.lookup(&keys(0..10), &mut rows).unwrap();
+    for name in ["meta.json", "keys.bin", "vectors.npy", "commit", "LOCK"] {
+        place.storage.remove(&place.path.join(name)).unwrap();
+    }
+    let other = place.create(Durability::Commit);
+    other.append(&keys(100..120), &vectors(100..120, 7), None).unwrap();
+    store.append(&keys(0..1), &vectors(0..1, 0), None).unwrap();
+    let mut out = vec![0; 40];
+    let failed = store.gather(&keys(0..10), &rows, &mut out, false).unwrap();
+    assert_eq!(failed, (0..10).collect::<Vec<_>>());
+    assert_eq!(get(&store, &[0, 100, 5]), [Some(vector(0, 0)), Some(vector(100, 7)), None]);
+}
