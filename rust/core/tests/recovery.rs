@@ -1,4 +1,5 @@
 //! What a crash or a lost commit leaves is taken up where it was acknowledged.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

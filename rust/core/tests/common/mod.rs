@@ -1,5 +1,10 @@
 //! What the tests of the engine share: small caches of four-byte rows.
-#![allow(dead_code, missing_docs, reason = "each test file uses its own part")]
+#![allow(
+    dead_code,
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "each test file uses its own part, and fails by panicking"
+)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +54,10 @@ pub fn on_disk() -> Place {
 }
 
 impl Place {
+    pub fn of(storage: Arc<dyn Storage>, path: PathBuf) -> Place {
+        Place { storage, path, _directory: None }
+    }
+
     pub fn create(&self, durability: Durability) -> Store {
         Store::create(Arc::clone(&self.storage), &self.path, &spec(), options(durability)).unwrap()
     }
