@@ -134,6 +134,13 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_an_identity_come_back_digit_for_digit() {
+        let text = r#"{"tiny":8.543481012872812e-14,"large":123456789012345678901234567890}"#;
+        let meta = Meta { identity: serde_json::from_str(text).unwrap(), ..meta() };
+        assert_eq!(Meta::parse(&meta.to_bytes()).unwrap().identity.to_string(), text);
+    }
+
+    #[test]
     fn every_changed_byte_is_noticed() {
         let good = meta().to_bytes();
         for i in 0..good.len() {
