@@ -1,0 +1,76 @@
+"""dejavec: embed once, never again."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from dejavec import _core
+from dejavec._core import __version__
+from dejavec.backends import CacheBackendProtocol, NumpyCache, TextVectorMap
+from dejavec.cache import EmbeddingCache
+from dejavec.decorator import cached
+from dejavec.errors import (
+    CacheNotFoundError,
+    ClosedCacheError,
+    CorruptCacheError,
+    DejavecError,
+    DejavecWarning,
+    ForeignDirectoryError,
+    IdentityMismatchError,
+    ItemError,
+    LockTimeoutError,
+    MissingVectorsError,
+    NonFiniteVectorsError,
+    PoisonedWriterError,
+    ReadOnlyCacheError,
+    StorageError,
+    UnsupportedVersionError,
+    VectorsError,
+)
+from dejavec.fill import Plan
+
+if TYPE_CHECKING:
+    from dejavec.mteb import CachedEmbeddingWrapper
+
+__all__ = [
+    "CacheBackendProtocol",
+    "CacheNotFoundError",
+    "CachedEmbeddingWrapper",
+    "ClosedCacheError",
+    "CorruptCacheError",
+    "DejavecError",
+    "DejavecWarning",
+    "EmbeddingCache",
+    "ForeignDirectoryError",
+    "IdentityMismatchError",
+    "ItemError",
+    "LockTimeoutError",
+    "MissingVectorsError",
+    "NonFiniteVectorsError",
+    "NumpyCache",
+    "Plan",
+    "PoisonedWriterError",
+    "ReadOnlyCacheError",
+    "StorageError",
+    "TextVectorMap",
+    "UnsupportedVersionError",
+    "VectorsError",
+    "__version__",
+    "cached",
+]
+
+if _core.debug_build:
+    warnings.warn(
+        "dejavec was built without optimisation and is slow; build it with `maturin develop --release`",
+        DejavecWarning,
+        stacklevel=2,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "CachedEmbeddingWrapper":
+        from dejavec.mteb import CachedEmbeddingWrapper
+
+        return CachedEmbeddingWrapper
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,176 @@
+"""The cache under the interfaces that mteb knows: its backend protocol, and the TextVectorMap of mteb 1.x."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dejavec.cache import EmbeddingCache
+from dejavec.errors import CacheNotFoundError, IdentityMismatchError
+from dejavec.keys import item_keys
+
+Item = str | Mapping[str, Any]
+"""A text, or a dict as mteb has them: ``{"text": …, "title": …}``."""
+
+
+@runtime_checkable
+class CacheBackendProtocol(Protocol):
+    """What mteb asks of a cache backend: a map from items to vectors."""
+
+    def __init__(self, directory: Path | None = None, **kwargs: Any) -> None:
+        """Set the backend up in a directory."""
+
+    def add(self, item: list[dict[str, Any]], vectors: Any) -> None:
+        """Add the vectors (n, dim) of n items."""
+
+    def get_vector(self, item: dict[str, Any]) -> Any | None:
+        """Return the vector (dim,) of an item, None if there is none."""
+
+    def save(self) -> None:
+        """Write everything to disk."""
+
+    def load(self) -> object:
+        """Read what is on disk."""
+
+    def close(self) -> None:
+        """Release everything."""
+
+    def __contains__(self, item: dict[str, Any]) -> bool:
+        """Tell whether an item has a vector."""
+
+
+class NumpyCache:
+    """A dejavec cache as a backend of mteb's own wrapper, and as the ``TextVectorMap`` of mteb 1.x.
+
+    It does not know which model makes its vectors, so it adds only to caches made by itself; it reads any.
+
+    Args:
+        directory: the cache directory.
+        initial_vectors: accepted for mteb's sake; the file grows as it must.
+
+    Raises:
+        ForeignDirectoryError: the directory holds something else, such as a cache that mteb wrote.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> from dejavec import TextVectorMap
+        >>> directory = tempfile.TemporaryDirectory()
+        >>> vector_map = TextVectorMap(directory.name).load(name="Task")
+        >>> vector_map.add(["a", {"text": "b"}], np.eye(2, dtype=np.float32))
+        >>> np.asarray(vector_map.vectors)
+        array([[1., 0.],
+               [0., 1.]], dtype=float32)
+        >>> vector_map.get_vector("b"), "c" in vector_map
+        (array([0., 1.], dtype=float32), False)
+        >>> vector_map.close()
+        >>> directory.cleanup()
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], initial_vectors: int = 100_000) -> None:
+        del initial_vectors
+        self.directory = Path(directory)
+        self._open()
+
+    def load(self, name: str | None = None) -> Self:
+        """Learn what is on disk; open the cache again if it was closed.
+
+        Args:
+            name: the task's name, accepted for mteb's sake.
+
+        Raises:
+            CacheNotFoundError: the vectors lie in the directories ``query`` and ``document`` below.
+        """
+        del name
+        if self._closed:
+            self._open()
+        self._cache.refresh()
+        self._refuse_directory_above()
+        return self
+
+    def add(self, items: Item | Sequence[Item], vectors: Any) -> None:
+        """Add vectors; where another vector is held, replace it.
+
+        Args:
+            items: n items, or one.
+            vectors: (n, dim); also (dim,) for one item.
+
+        Raises:
+            ItemError: an item is no text.
+            VectorsError: the vectors do not fit.
+            IdentityMismatchError: the cache holds the vectors of a named model.
+        """
+        if self._named is not None:
+            raise self._named
+        many = [items] if isinstance(items, str | Mapping) else items
+        if len(many) == 1 and np.ndim(vectors) == 1:
+            vectors = [vectors]
+        self._cache.write(item_keys(many), vectors)
+
+    def get_vector(self, item: Item) -> NDArray[Any] | None:
+        """Return the vector (dim,) of an item, of the stored dtype; None if there is none."""
+        found, vectors = self._cache.read(item_keys([item]))
+        return vectors[0] if found[0] else None
+
+    def __contains__(self, item: Item) -> bool:
+        return self.get_vector(item) is not None
+
+    @property
+    def vectors(self) -> NDArray[Any]:
+        """All rows (rows, dim): read-only, not copied. ``hash_to_index`` says whose they are."""
+        self._refuse_directory_above()
+        return self._cache.vectors
+
+    @property
+    def vector_dim(self) -> int | None:
+        """Numbers in a vector; None before the first vector."""
+        return self._cache.dim
+
+    @property
+    def hash_to_index(self) -> dict[str, int]:
+        """Each item's key, as 64 hex digits, and its row in ``vectors``; plain text has its SHA-256."""
+        self._refuse_directory_above()
+        keys = self._cache.keys()
+        sound = np.flatnonzero(keys.any(axis=1))
+        return {keys[row].tobytes().hex(): row for row in sound.tolist()}
+
+    def save(self) -> None:
+        """Make all vectors survive a power loss."""
+        self._cache.sync()
+
+    def close(self) -> None:
+        """Save and release everything."""
+        self._closed = True
+        self._cache.close()
+
+    def _open(self) -> None:
+        self._closed = False
+        self._named: IdentityMismatchError | None = None
+        try:
+            self._cache = EmbeddingCache(self.directory, durability="close")
+        except IdentityMismatchError as error:
+            self._named = error
+            self._cache = EmbeddingCache(self.directory, mode="r")
+
+    def _refuse_directory_above(self) -> None:
+        if self._cache.dim is not None:
+            return
+        below = [
+            path for name in ("query", "document") if (path := self.directory / name / "meta.json").is_file()
+        ]
+        if below:
+            caches = " and ".join(str(path.parent) for path in below)
+            raise CacheNotFoundError(
+                f"{self.directory}: expected a cache, found {caches} below it; open one of those",
+                path=str(self.directory),
+                found=caches,
+                remedy="open one of those",
+            )
+
+
+TextVectorMap = NumpyCache
+"""The name of mteb 1.x."""

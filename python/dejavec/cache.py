@@ -1,0 +1,381 @@
+"""The embedding cache: one directory of vectors, and what to do when one is missing."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dejavec import _core
+from dejavec.errors import DejavecWarning, NonFiniteVectorsError
+from dejavec.fill import Plan, fill, plan
+from dejavec.handle import Durability, Handle, Mode, OnMismatch
+from dejavec.identity import describe
+from dejavec.keys import Keys, first_of_each, frozen, take, text_keys
+from dejavec.values import Output, Rows, check_kind, from_rows, nonfinite, refusal, to_rows
+
+Miss = Literal["encode", "raise"]
+OnProblem = Literal["warn", "raise"]
+
+_MAPPED_BYTES = 1 << 20
+_STATS = ("rows", "keys", "synced", "epoch", "row_bytes", "bytes_on_disk", "snapshot_rows", "delta_rows")
+
+
+class EmbeddingCache:
+    """A directory of vectors, each under the digest of the text it was made from.
+
+    The directory is created when the first vectors arrive; their dimension and dtype become the cache's. Many
+    processes and threads may use one directory at a time.
+
+    Args:
+        path: the directory.
+        model: which model makes the vectors, as ``"name@revision"``.
+        identity: more of what changes a vector (prompt, settings), as a JSON object.
+        mode: ``"a"`` reads and appends; ``"r"`` only reads, and takes any model's cache if none is named.
+        miss: what ``encode`` does with texts that are not held: have them encoded, or raise before any is.
+        refresh: whether ``encode`` encodes every text again and replaces the held vectors.
+        verify: whether each row's checksum is verified when it is read.
+        durability: ``"commit"`` syncs to disk after each chunk, ``"close"`` only in ``sync`` and ``close``.
+        chunk_rows: how many texts are encoded and committed at a time.
+        on_write_error: whether ``encode`` completes with a warning if vectors cannot be written, or raises.
+        on_nonfinite: whether vectors with NaN or infinity, which are never stored, warn or raise.
+        on_mismatch: whether a directory of another model's vectors raises, or the cache goes to a directory
+            beside it, named after the identity.
+        lock_timeout: seconds to wait for another process that is writing.
+        progress: whether ``encode`` shows a bar of the texts to encode; None: on a terminal.
+
+    Raises:
+        IdentityMismatchError: the directory holds another model's vectors.
+        ForeignDirectoryError: the directory holds something else.
+        CacheNotFoundError: ``mode="r"``, and there is no cache.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> from dejavec import EmbeddingCache
+        >>> def embed(texts: list[str]) -> np.ndarray:
+        ...     return np.array([[len(text), text.count("e")] for text in texts], np.float32)
+        >>> with tempfile.TemporaryDirectory() as path, EmbeddingCache(path, model="toy@1") as cache:
+        ...     vectors = cache.encode(["once", "never again", "once"], embed)
+        ...     vectors.shape, len(cache), "once" in cache
+        ((3, 2), 2, True)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        model: str | None = None,
+        identity: Mapping[str, Any] | None = None,
+        mode: Mode = "a",
+        miss: Miss = "encode",
+        refresh: bool = False,
+        verify: bool = True,
+        durability: Durability = "commit",
+        chunk_rows: int = 10_000,
+        on_write_error: OnProblem = "warn",
+        on_nonfinite: OnProblem = "warn",
+        on_mismatch: OnMismatch = "raise",
+        lock_timeout: float = 60.0,
+        progress: bool | None = False,
+    ) -> None:
+        for name, value, allowed in (
+            ("mode", mode, Mode),
+            ("miss", miss, Miss),
+            ("durability", durability, Durability),
+            ("on_write_error", on_write_error, OnProblem),
+            ("on_nonfinite", on_nonfinite, OnProblem),
+            ("on_mismatch", on_mismatch, OnMismatch),
+        ):
+            if value not in get_args(allowed):
+                raise ValueError(f"expected {name} to be one of {get_args(allowed)}, found {value!r}")
+        if chunk_rows < 1:
+            raise ValueError(f"expected chunk_rows of at least 1, found {chunk_rows}")
+        self.mode: Mode = mode
+        self.miss: Miss = miss
+        self.renew = refresh
+        self.chunk_rows = chunk_rows
+        self.on_write_error: OnProblem = on_write_error
+        self.on_nonfinite: OnProblem = on_nonfinite
+        self.progress = progress
+        self._verify = verify
+        self._warned = False
+        anyones = mode == "r" and model is None and identity is None
+        expected = None if anyones else describe(model, identity)
+        self._handle = Handle(
+            Path(path),
+            identity=expected,
+            mode=mode,
+            durability=durability,
+            on_mismatch=on_mismatch,
+            lock_timeout=lock_timeout,
+        )
+
+    def encode(self, texts: object, encode_fn: Callable[[list[str]], Any]) -> Any:
+        """Return the vectors of texts; ``encode_fn`` makes those that are not held.
+
+        Args:
+            texts: n texts, in any form that :func:`dejavec.keys.text_keys` takes.
+            encode_fn: returns the vectors (k, dim) of k different texts, at most ``chunk_rows`` at a time.
+
+        Returns:
+            The vectors (n, dim) in the order of the texts, of the kind and dtype that ``encode_fn`` returns.
+
+        Raises:
+            ItemError: a text is none.
+            VectorsError: what ``encode_fn`` returned does not fit; nothing of it was written.
+            MissingVectorsError: see ``miss``.
+            CorruptCacheError: a row is damaged and cannot be replaced.
+        """
+        texts = frozen(texts)
+        filled = fill(
+            self,
+            text_keys(texts),
+            lambda positions: encode_fn(take(texts, positions)),
+            name=lambda position: f"item {position} ({take(texts, np.array([position]))[0][:40]!r})",
+        )
+        return from_rows(filled.vectors, filled.output)
+
+    def get(self, texts: object, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Any]:
+        """Return the held vectors of texts, without a model.
+
+        Args:
+            texts: n texts.
+            out: where to put the vectors instead: C-contiguous, (n, dim), of the stored dtype.
+
+        Returns:
+            Which texts are held (n,), and the vectors (n, dim), zeros for the others: ``out`` or, if that is
+            None, an array of the kind that was stored. A row whose checksum does not hold counts as not held.
+
+        Raises:
+            ItemError: a text is none.
+            VectorsError: ``out`` does not fit.
+        """
+        found, vectors = self.read(text_keys(texts), out)
+        output = self.output
+        return found, vectors if out is not None or output is None else from_rows(vectors, output)
+
+    def put(self, texts: object, vectors: object) -> int:
+        """Store the vectors of texts; where another vector is held, replace it.
+
+        Args:
+            texts: n texts; of equal ones the last counts.
+            vectors: (n, dim).
+
+        Returns:
+            How many rows were appended: vectors that are held already are not.
+
+        Raises:
+            ItemError: a text is none.
+            VectorsError: the vectors do not fit; nothing was written.
+            NonFiniteVectorsError: see ``on_nonfinite``.
+            StorageError: they could not be written.
+        """
+        return self.write(text_keys(texts), vectors)
+
+    def __contains__(self, text: object) -> bool:
+        return bool(self.read(text_keys([text]))[0][0])
+
+    def __len__(self) -> int:
+        store = self._handle.store()
+        return 0 if store is None else len(store)
+
+    def plan(self, texts: object) -> Plan:
+        """Tell what ``encode`` would find: hits, misses, duplicates, and the bytes that it would add."""
+        return plan(self, text_keys(texts))
+
+    @property
+    def path(self) -> Path:
+        """The directory: beside the one asked for if ``on_mismatch="sibling"`` applied."""
+        return self._handle.path
+
+    @property
+    def dim(self) -> int | None:
+        """Numbers in a vector; None before the first vector."""
+        store = self._handle.store()
+        return None if store is None else store.dim
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """The stored dtype; None before the first vector."""
+        store = self._handle.store()
+        return None if store is None else np.dtype(store.dtype)
+
+    @property
+    def output(self) -> Output | None:
+        """The kind of array that the model returned; None before the first vector."""
+        store = self._handle.store()
+        return None if store is None else Output.from_json(store.output)
+
+    @property
+    def vectors(self) -> NDArray[Any]:
+        """All committed rows (rows, dim), replaced ones too: read-only, not copied, of the stored dtype."""
+        store = self._handle.store()
+        if store is None:
+            return np.empty((0, 0), np.float32)
+        return np.frombuffer(memoryview(store.map_all()), np.dtype(store.dtype)).reshape(-1, store.dim)
+
+    def stats(self) -> dict[str, int]:
+        """Return counts and sizes: see ``_core.Store.stats``."""
+        store = self._handle.store()
+        return dict.fromkeys(_STATS, 0) if store is None else store.stats()
+
+    def verify(self) -> dict[str, Any]:
+        """Check every row and file, and return the findings: see ``_core.Store.verify``."""
+        store = self._handle.store()
+        if store is None:
+            return {"rows": 0, "keys": 0, "dead": 0, "replaced": 0, "damaged": [], "problems": []}
+        return store.verify()
+
+    def refresh(self) -> int:
+        """Learn what other processes have stored; return the number of rows."""
+        store = self._handle.store()
+        return 0 if store is None else store.refresh()
+
+    def sync(self) -> None:
+        """Make all that is stored survive a power loss."""
+        store = self._handle.store()
+        if store is not None:
+            store.sync()
+
+    def close(self) -> None:
+        """Sync and release everything; later calls raise ``ClosedCacheError``. Closing twice is fine."""
+        self._handle.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"EmbeddingCache({str(self.path)!r}, mode={self.mode!r})"
+
+    # What follows works on keys: for fill, the backends and the mteb wrapper.
+
+    def keys(self) -> Keys:
+        """Return each committed row's key (rows, 32), zeros for a dead row; of equal keys the last counts."""
+        store = self._handle.store()
+        keys = np.zeros((0 if store is None else store.rows, 32), np.uint8)
+        if store is not None:
+            store.read_keys(keys)
+        return keys
+
+    def partition(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Look up keys and collapse duplicates.
+
+        Returns:
+            Each key's row (n,), -1 for a miss; and the position of the first equal key for a miss, its own
+            position for a hit (n,).
+        """
+        store = self._handle.store()
+        if store is None:
+            return np.full(len(keys), -1, np.int64), first_of_each(keys).astype(np.int64)
+        rows, first = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64)
+        store.partition(keys, rows, first)
+        return rows, first
+
+    def lookup(self, keys: Keys) -> NDArray[np.int64]:
+        """Return each key's newest row (n,), -1 for none."""
+        rows = np.full(len(keys), -1, np.int64)
+        store = self._handle.store()
+        if store is not None:
+            store.lookup(keys, rows)
+        return rows
+
+    def gather(
+        self, keys: Keys, rows: NDArray[np.int64], out: NDArray[Any] | None = None
+    ) -> tuple[Rows, list[int]]:
+        """Read the rows that :meth:`lookup` gave for keys.
+
+        Args:
+            keys: (n, 32).
+            rows: row numbers (n,); -1 reads as zeros.
+            out: where to put the vectors: C-contiguous, (n, dim), of the stored dtype.
+
+        Returns:
+            The vectors (n, dim), ``out`` or the caller's own, not copied if they are many and lie in one run;
+            and the positions whose row is not the key's or whose checksum does not hold.
+
+        Raises:
+            VectorsError: ``out`` does not fit.
+        """
+        store = self._handle.store()
+        if store is None:
+            return np.zeros((len(rows), 0), np.float32) if out is None else out, []
+        shape, dtype = (len(rows), store.dim), np.dtype(store.dtype)
+        if out is not None:
+            if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+                raise refusal(
+                    "out=", f"C-contiguous {dtype} {shape}", f"{out.dtype} {out.shape}", "make such an array"
+                )
+            return out, store.gather(keys, rows, out, self._verify)
+        many = len(rows) * store.dim * dtype.itemsize >= _MAPPED_BYTES
+        if many and rows[0] >= 0 and (np.diff(rows) == 1).all():
+            mapped = store.map_rows(keys, int(rows[0]), self._verify)
+            if mapped is not None:
+                return np.frombuffer(memoryview(mapped[0]), dtype).reshape(shape), mapped[1]
+        vectors = np.empty(shape, dtype)
+        return vectors, store.gather(keys, rows, vectors, self._verify)
+
+    def append(self, keys: Keys, rows: Rows, output: Output, seen: NDArray[np.int64] | None = None) -> int:
+        """Append rows for different keys, and commit them; create the cache if there is none.
+
+        Args:
+            keys: (n, 32).
+            rows: (n, dim), as :func:`dejavec.values.to_rows` returns them.
+            output: the kind of array that they came as.
+            seen: each key's row as it was looked up (n,), None if no key had any; a key that has another by
+                now is left out.
+
+        Returns:
+            How many were appended.
+
+        Raises:
+            VectorsError: dimension or dtype is not the cache's.
+        """
+        return self._writable(rows, output).append(keys, rows, seen)
+
+    def read(self, keys: Keys, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Rows]:
+        """Do what :meth:`get` does, for keys; the vectors are NumPy's, of the stored dtype."""
+        rows = self.lookup(keys)
+        vectors, damaged = self.gather(keys, rows, out)
+        found = rows >= 0
+        found[damaged] = False
+        vectors[damaged] = 0
+        return found, vectors
+
+    def write(self, keys: Keys, vectors: object) -> int:
+        """Do what :meth:`put` does, for keys."""
+        rows, output = to_rows(vectors, len(keys), f"the vectors of {len(keys)} items")
+        bad = nonfinite(rows)
+        if len(bad):
+            message = (
+                f"{self.path}: expected finite vectors, found NaN or infinity in those of {len(bad)} items"
+            )
+            message += f", the first at position {bad[0]}; they are not stored"
+            if self.on_nonfinite == "raise":
+                raise NonFiniteVectorsError(message, path=str(self.path))
+            warnings.warn(message, DejavecWarning, stacklevel=3)
+            keys, rows = np.delete(keys, bad, axis=0), np.delete(rows, bad, axis=0)
+        return self._writable(rows, output).put(keys, rows) if len(rows) else 0
+
+    def warn_once(self, message: str) -> None:
+        """Warn, unless this cache did before."""
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"{self.path}: {message}", DejavecWarning, stacklevel=6)
+
+    def _writable(self, rows: Rows, output: Output) -> _core.Store:
+        """Return the store, created if need be, having checked that these rows fit into it."""
+        store = self._handle.create(rows.shape[1], rows.dtype.str, output)
+        held = Output.from_json(store.output)
+        check_kind(rows, output, store.dim, held.dtype, f"the vectors for {self.path}")
+        return store

@@ -1,0 +1,288 @@
+"""The one algorithm: look up what is held, have the model make the rest, store it, and read everything back.
+
+    keys -> partition -> misses, a chunk at a time: encode, check, append -> look up -> gather -> vectors
+
+The result is read from the store, so the first run returns what every later run will. Only two kinds of rows
+come from memory: those with NaN or infinity, which are never stored, and those that could not be written.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dejavec.errors import (
+    CorruptCacheError,
+    DejavecWarning,
+    LockTimeoutError,
+    MissingVectorsError,
+    NonFiniteVectorsError,
+    PoisonedWriterError,
+    ReadOnlyCacheError,
+    StorageError,
+)
+from dejavec.keys import Keys, first_of_each
+from dejavec.values import Output, Rows, check_kind, nonfinite, to_rows
+
+if TYPE_CHECKING:
+    from dejavec.cache import EmbeddingCache
+
+Positions = NDArray[np.intp]
+"""Positions in the items of one call, shape (k,)."""
+
+_logger = logging.getLogger("dejavec")
+_KEY_RECORD_BYTES = 40
+_NAMED = 5
+_WRITE_ERRORS = (StorageError, LockTimeoutError, PoisonedWriterError, ReadOnlyCacheError)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a call finds: ``items == hits + misses + duplicates``.
+
+    Attributes:
+        items: how many were given.
+        hits: how many the cache holds.
+        misses: how many different ones the model has to encode.
+        duplicates: how many more equal one of the misses.
+        bytes: what the misses add to the cache on disk; 0 while the dimension is unknown.
+    """
+
+    items: int
+    hits: int
+    misses: int
+    duplicates: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Filled:
+    """The outcome of :func:`fill`.
+
+    Attributes:
+        vectors: (n, dim), in the order of the items, writable and the caller's own.
+        output: the kind of array that the model returns.
+        plan: what was found before; ``bytes`` is what was added.
+        encoded: how many items the model encoded.
+    """
+
+    vectors: Rows
+    output: Output
+    plan: Plan
+    encoded: int
+
+
+def plan(cache: EmbeddingCache, keys: Keys) -> Plan:
+    """Tell what :func:`fill` would find, without a model."""
+    return _survey(cache, keys)[2]
+
+
+def fill(
+    cache: EmbeddingCache,
+    keys: Keys,
+    encode: Callable[[Positions], Any],
+    *,
+    name: Callable[[int], str] = "item {}".format,
+    order: Callable[[Positions], Positions] | None = None,
+) -> Filled:
+    """Return the vectors of all items, having encoded and stored those that the cache does not hold.
+
+    Args:
+        cache: where vectors are held; its settings apply.
+        keys: the items' keys (n, 32).
+        encode: called with the positions of different items, at most ``cache.chunk_rows`` at a time; returns
+            their vectors in that order.
+        name: how messages name the item at a position.
+        order: rearranges the positions to encode before they are cut into chunks.
+
+    Raises:
+        MissingVectorsError: items are missing and the cache says ``miss="raise"``; no model was called.
+        VectorsError: a chunk does not fit; nothing of it was written.
+        CorruptCacheError: a row does not hold its checksum even after it was written again.
+        Exception: whatever ``encode`` raises, unchanged; earlier chunks stay committed.
+    """
+    rows, source, found = _survey(cache, keys)
+    misses = np.flatnonzero(source == np.arange(len(keys)))
+    run = _Run(cache, keys, encode, name)
+    run.encode(order(misses) if order else misses, seen=rows)
+    vectors, rows, lost = run.collect(keys, source)
+    if len(lost):
+        again = lost[first_of_each(keys[lost])]
+        run.encode(np.unique(again), seen=rows)
+        vectors[lost], _, still = run.collect(keys[lost], again)
+        if len(still):
+            raise CorruptCacheError(
+                f"{cache.path}: expected a sound row for {name(int(lost[still[0]]))}, found it damaged again "
+                "after it was written anew; check the disk, then run `dejavec verify --repair`",
+                path=str(cache.path),
+            )
+    run.warn_of_nonfinite()
+    found = replace(found, bytes=run.appended * _row_bytes(cache))
+    counts = (
+        f"{found.hits} hits, {found.misses} misses, {found.duplicates} duplicates, {found.bytes} bytes added"
+    )
+    _logger.info("%s: %s", cache.path, counts)
+    return Filled(vectors, run.output, found, run.encoded)
+
+
+def _survey(cache: EmbeddingCache, keys: Keys) -> tuple[NDArray[np.int64], Positions, Plan]:
+    """Look up all items.
+
+    Returns:
+        Each item's row or -1; the position of the item whose encoding makes its vector or -1; the plan.
+    """
+    cache.refresh()
+    rows, first = cache.partition(keys)
+    source = first_of_each(keys) if cache.renew else np.where(rows < 0, first, -1)
+    misses = int((source == np.arange(len(keys))).sum())
+    hits = int((source < 0).sum())
+    duplicates = len(keys) - hits - misses
+    return rows, source, Plan(len(keys), hits, misses, duplicates, misses * _row_bytes(cache))
+
+
+def _row_bytes(cache: EmbeddingCache) -> int:
+    if cache.dim is None or cache.dtype is None:
+        return 0
+    return cache.dim * cache.dtype.itemsize + _KEY_RECORD_BYTES
+
+
+class _Run:
+    """One call of :func:`fill`: what the model made, and which of it is held in memory instead of stored."""
+
+    def __init__(
+        self,
+        cache: EmbeddingCache,
+        keys: Keys,
+        encode: Callable[[Positions], Any],
+        name: Callable[[int], str],
+    ) -> None:
+        self.encoded = 0
+        self.appended = 0
+        self.output = cache.output or Output("numpy", "float32")
+        self._dim = cache.dim
+        self._cache = cache
+        self._keys = keys
+        self._encode = encode
+        self._name = name
+        self._writes = True
+        self._nonfinite: list[int] = []
+        self._held: list[Rows] = []
+        # Of each item: where in all held rows, one after the other, its vector lies; -1 if it is stored.
+        self._slot = np.full(len(keys), -1, np.int64)
+
+    def encode(self, positions: Positions, seen: NDArray[np.int64]) -> None:
+        """Have the model encode these items; store a chunk before the next is asked for.
+
+        Args:
+            positions: of different items.
+            seen: the row of every item as it was looked up, which a new row replaces.
+        """
+        cache = self._cache
+        if len(positions) and cache.miss == "raise":
+            raise MissingVectorsError(
+                f"{cache.path}: expected all of {len(self._keys)} items, found {len(positions)} missing: "
+                f'{self._list(positions)}; encode them first or open the cache with miss="encode"',
+                path=str(cache.path),
+            )
+        with _progress(cache.progress, len(positions)) as advance:
+            for start in range(0, len(positions), cache.chunk_rows):
+                chunk = positions[start : start + cache.chunk_rows]
+                where = f"the vectors of {len(chunk)} items from {self._name(int(chunk[0]))} on"
+                rows, output = to_rows(self._encode(chunk), len(chunk), where)
+                if self._dim is not None:
+                    check_kind(rows, output, self._dim, self.output.dtype, where)
+                self._dim, self.output = rows.shape[1], output
+                self.encoded += len(chunk)
+                self._store(chunk, rows, seen[chunk])
+                advance(len(chunk))
+
+    def collect(self, keys: Keys, source: Positions) -> tuple[Rows, NDArray[np.int64], Positions]:
+        """Read the vectors of items back, once all of them were encoded.
+
+        Args:
+            keys: of the items, (m, 32).
+            source: which item's encoding made each vector, -1 for none; shape (m,).
+
+        Returns:
+            The vectors (m, dim), their rows, and which items have neither a sound row nor a held vector.
+        """
+        cache = self._cache
+        rows = cache.lookup(keys)
+        lost = rows < 0
+        if cache.dim is None:
+            dtype = self._held[0].dtype if self._held else np.float32
+            vectors: Rows = np.zeros((len(keys), self._dim or 0), dtype)
+        else:
+            vectors, damaged = cache.gather(keys, rows)
+            lost[damaged] = True
+        if self._held:
+            slot = np.where(source < 0, -1, self._slot[source])
+            held = slot >= 0
+            vectors[held] = np.concatenate(self._held)[slot[held]]
+            lost[held] = False
+        return vectors, rows, np.flatnonzero(lost)
+
+    def warn_of_nonfinite(self) -> None:
+        """Say once which items' vectors were not stored because they are not finite."""
+        if self._nonfinite:
+            warnings.warn(self._describe_nonfinite(self._nonfinite), DejavecWarning, stacklevel=4)
+
+    def _store(self, chunk: Positions, rows: Rows, seen: NDArray[np.int64]) -> None:
+        """Append one chunk; hold in memory what is not finite or cannot be written."""
+        bad = nonfinite(rows)
+        if len(bad):
+            if self._cache.on_nonfinite == "raise":
+                message = self._describe_nonfinite(chunk[bad].tolist())
+                raise NonFiniteVectorsError(message, path=str(self._cache.path))
+            self._nonfinite += chunk[bad].tolist()
+            self._hold(chunk[bad], rows[bad])
+            chunk, rows, seen = (np.delete(part, bad, axis=0) for part in (chunk, rows, seen))
+        if not self._writes:
+            self._hold(chunk, rows)
+        elif len(chunk):
+            try:
+                self.appended += self._cache.append(self._keys[chunk], rows, self.output, seen)
+            except _WRITE_ERRORS as error:
+                if self._cache.on_write_error == "raise":
+                    raise
+                self._writes = False
+                self._hold(chunk, rows)
+                self._cache.warn_once(
+                    f"vectors could not be written and are held in memory for this call only: {error}"
+                )
+
+    def _hold(self, chunk: Positions, rows: Rows) -> None:
+        start = sum(map(len, self._held))
+        self._slot[chunk] = np.arange(start, start + len(chunk))
+        # A copy: the model may use its output buffer again for the next chunk.
+        self._held.append(rows.copy())
+
+    def _list(self, positions: Positions) -> str:
+        names = [self._name(int(position)) for position in positions[:_NAMED]]
+        more = len(positions) - len(names)
+        return ", ".join(names) + (f" and {more} more" if more else "")
+
+    def _describe_nonfinite(self, positions: list[int]) -> str:
+        return (
+            f"{self._cache.path}: expected finite vectors, found NaN or infinity in those of "
+            f"{self._list(np.array(positions))}; they are not stored"
+        )
+
+
+@contextmanager
+def _progress(shown: bool | None, total: int) -> Iterator[Callable[[int], object]]:
+    """Show a bar of the items to encode: always, never, or (None) on a terminal."""
+    if total == 0 or shown is False:
+        yield lambda _: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc="dejavec", unit="item", disable=None if shown is None else False) as bar:
+        yield bar.update

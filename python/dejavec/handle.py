@@ -1,0 +1,151 @@
+"""The open store behind a cache: opened once there is one, checked for whose it is, reopened after a fork."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from dejavec import _core
+from dejavec.errors import (
+    CacheNotFoundError,
+    ClosedCacheError,
+    DejavecWarning,
+    ForeignDirectoryError,
+    IdentityMismatchError,
+    VectorsError,
+)
+from dejavec.identity import canonical_json, difference, sibling
+from dejavec.values import Output
+
+Mode = Literal["r", "a"]
+Durability = Literal["commit", "close"]
+OnMismatch = Literal["raise", "sibling"]
+
+_MTEB_FILES = ("index.json", "dimension")
+
+_forks = 0
+
+
+def _after_fork_in_child() -> None:
+    global _forks  # noqa: PLW0603 - the hook has no other way to tell every handle
+    _forks += 1
+    _core.after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class Handle:
+    """Where a cache lies, and its store once there is one.
+
+    Args:
+        path: the directory.
+        identity: whose vectors these must be; None takes any.
+        mode: as in ``EmbeddingCache``, like the following.
+        durability: likewise.
+        on_mismatch: likewise.
+        lock_timeout: likewise.
+
+    Attributes:
+        path: the directory in use: another than was asked for after ``on_mismatch="sibling"`` applied.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        identity: Mapping[str, Any] | None,
+        mode: Mode,
+        durability: Durability,
+        on_mismatch: OnMismatch,
+        lock_timeout: float,
+    ) -> None:
+        self.path = path
+        self._identity = identity
+        self._mode: Mode = mode
+        self._durability: Durability = durability
+        self._on_mismatch: OnMismatch = on_mismatch
+        self._lock_timeout = lock_timeout
+        self._closed = False
+        self._forks = _forks
+        self._store: _core.Store | None = None
+        self.store()
+
+    def store(self) -> _core.Store | None:
+        """Return the open store; None as long as there is no cache in the directory.
+
+        Raises:
+            ClosedCacheError: after :meth:`close`.
+            IdentityMismatchError, ForeignDirectoryError, CacheNotFoundError: as ``EmbeddingCache`` says.
+        """
+        if self._closed:
+            raise ClosedCacheError(f"{self.path}: expected an open cache, found it closed; open it again")
+        if self._forks != _forks:
+            # A store is not safe to use across a fork; its files are.
+            self._forks, self._store = _forks, None
+        if self._store is None:
+            self._store = self._open()
+        return self._store
+
+    def create(self, dim: int, dtype: str, output: Output) -> _core.Store:
+        """Return the open store, made for vectors of this dimension and dtype if there is none."""
+        while (store := self.store()) is None:
+            path = self.path
+            identity = canonical_json(self._identity)
+            try:
+                _core.Store.create(
+                    str(path), dim, dtype, identity, output.to_json(), self._durability, self._lock_timeout
+                )
+            except VectorsError:
+                # Another process may have made a cache of other vectors a moment ago; opening it tells.
+                if self.store() is None and self.path == path:
+                    raise
+        return store
+
+    def close(self) -> None:
+        """Close the store, if it was not closed before."""
+        store, self._store, self._closed = self._store, None, True
+        if store is not None and self._forks == _forks:
+            store.close()
+
+    def _open(self) -> _core.Store | None:
+        try:
+            store = _core.Store.open(str(self.path), self._mode, self._durability, self._lock_timeout)
+        except (CacheNotFoundError, ForeignDirectoryError) as error:
+            if all((self.path / name).is_file() for name in _MTEB_FILES):
+                raise _old_mteb_directory(self.path) from None
+            if self._mode == "a" and isinstance(error, CacheNotFoundError):
+                return None
+            raise
+        held = json.loads(store.identity)
+        if self._identity is None or canonical_json(held) == canonical_json(self._identity):
+            return store
+        message = f"{self.path}: {difference(self._identity, held)}"
+        if self._on_mismatch == "raise":
+            raise IdentityMismatchError(
+                f'{message}; use another directory for another model, or on_mismatch="sibling"',
+                path=str(self.path),
+                expected=canonical_json(self._identity),
+                found=canonical_json(held),
+                remedy='use another directory, or on_mismatch="sibling"',
+            )
+        beside = sibling(self.path, self._identity)
+        warnings.warn(f"{message}; these vectors go to {beside} instead", DejavecWarning, stacklevel=5)
+        self.path, self._on_mismatch = beside, "raise"
+        return self._open()
+
+
+def _old_mteb_directory(path: Path) -> ForeignDirectoryError:
+    remedy = f"run `dejavec import {path} NEW` and use NEW"
+    return ForeignDirectoryError(
+        f"{path}: expected a dejavec cache or an empty directory, found a cache that mteb wrote; {remedy}",
+        path=str(path),
+        expected="a dejavec cache or an empty directory",
+        found="a cache that mteb wrote",
+        remedy=remedy,
+    )

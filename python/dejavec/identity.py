@@ -1,0 +1,128 @@
+"""Which model and settings made the vectors, as a JSON object that is stored beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+BARE: dict[str, Any] = {"bare-backend": True}
+"""The identity of a cache whose owner named no model."""
+
+
+def canonical_json(value: object) -> str:
+    """Write ``value`` as JSON in the one form that equal values share.
+
+    Args:
+        value: dicts with string keys, lists and tuples (written as lists), strings, finite numbers,
+            booleans and None.
+
+    Returns:
+        ASCII text with sorted keys and no spaces.
+
+    Raises:
+        TypeError: a part of ``value`` has no JSON form: NaN, infinity, a key that is no string, other types.
+
+    Example:
+        >>> canonical_json({"b": [1, 2.5], "a": None})
+        '{"a":null,"b":[1,2.5]}'
+    """
+    _check_keys(value)
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except ValueError as error:
+        raise TypeError(f"expected finite numbers, found NaN or infinity: {error}") from None
+
+
+def _check_keys(value: object) -> None:
+    """Refuse keys that ``json`` would turn into strings, where ``1`` and ``"1"`` become one."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"expected string keys, found {key!r} ({type(key).__name__})")
+            _check_keys(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _check_keys(part)
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of an identity's canonical JSON, as 64 hex digits.
+
+    Raises:
+        TypeError: see :func:`canonical_json`.
+
+    Example:
+        >>> digest({"model": {"name": "n", "revision": "r"}})[:12]
+        'c5d9d15a5a70'
+    """
+    return hashlib.sha256(canonical_json(identity).encode("ascii")).hexdigest()
+
+
+def parse_model(model: str) -> dict[str, str | None]:
+    """Split ``"name@revision"`` at its last ``@``.
+
+    Returns:
+        ``{"name": …, "revision": …}``; the revision is None if none is given.
+
+    Raises:
+        ValueError: the name is empty.
+
+    Example:
+        >>> parse_model("org/small@v2")
+        {'name': 'org/small', 'revision': 'v2'}
+    """
+    name, separator, revision = model.rpartition("@")
+    if not separator:
+        name, revision = model, ""
+    if not name:
+        raise ValueError(f'expected model="name@revision", found {model!r}')
+    return {"name": name, "revision": revision or None}
+
+
+def describe(model: str | None, identity: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Make one identity of what the caller gave; :data:`BARE` if that is nothing.
+
+    Raises:
+        ValueError: both name a model.
+        TypeError: the identity is not JSON, or not Unicode.
+    """
+    described = dict(identity or {})
+    if model is not None:
+        if "model" in described:
+            raise ValueError('expected a model either as model= or as identity["model"], found both')
+        described["model"] = parse_model(model)
+    canonical_json(described)
+    try:
+        json.dumps(described, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TypeError(f"expected an identity in Unicode, found a lone surrogate: {error}") from None
+    return described or dict(BARE)
+
+
+def difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """Say in one clause how two identities differ.
+
+    Example:
+        >>> difference({"model": "a", "role": "query"}, {"model": "b", "role": "query"})
+        'expected model "a", found "b"'
+    """
+    clauses = []
+    for name in sorted({*expected, *found}):
+        wanted, held = (canonical_json(side[name]) if name in side else "none" for side in (expected, found))
+        if wanted != held:
+            clauses.append(f"expected {name} {wanted:.200}, found {held:.200}")
+    return "; ".join(clauses)
+
+
+def sibling(path: str | Path, identity: Mapping[str, Any]) -> Path:
+    """Return where a cache of this identity lies if ``path`` holds another's: ``<path>@<12 hex digits>``.
+
+    Example:
+        >>> sibling("cache", {"model": {"name": "n", "revision": "r"}}).name
+        'cache@c5d9d15a5a70'
+    """
+    path = Path(path)
+    return path.with_name(f"{path.name}@{digest(identity)[:12]}")

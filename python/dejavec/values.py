@@ -1,0 +1,169 @@
+"""What a model returns, as rows to store; stored rows, as the model would have returned them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dejavec.errors import VectorsError
+
+Rows = NDArray[Any]
+"""Vectors as stored: (n, dim), C-contiguous, little-endian."""
+
+_STORABLE = ("<f2", "<f4", "<f8", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "|b1")
+_REMEDY = "return one 2-D array of numbers with a row for each text"
+
+
+@dataclass(frozen=True)
+class Output:
+    """The kind of array that a model returns.
+
+    Attributes:
+        library: ``"numpy"`` or ``"torch"``.
+        dtype: the name of the dtype in that library; ``"bfloat16"`` is stored as float32.
+    """
+
+    library: Literal["numpy", "torch"]
+    dtype: str
+
+    def to_json(self) -> str:
+        """Return the form that is stored with the cache."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Output:
+        """Read what :meth:`to_json` wrote."""
+        fields = json.loads(text)
+        return cls(fields["library"], fields["dtype"])
+
+
+def to_rows(vectors: object, count: int, where: str) -> tuple[Rows, Output]:
+    """Check what a model returned for ``count`` items and bring it into the stored form.
+
+    Args:
+        vectors: a 2-D NumPy array, torch tensor or other array of numbers; or a list of rows of equal length.
+        count: how many rows are expected.
+        where: who returned the vectors, to begin an error message with.
+
+    Returns:
+        The rows (count, dim), C-contiguous and little-endian, without a copy where possible; and their kind.
+
+    Raises:
+        VectorsError: another row count or number of dimensions, rows of different lengths, or a dtype that
+            holds no numbers.
+
+    Example:
+        >>> rows, output = to_rows([[1.0, 2.0], [3.0, 4.0]], 2, "the model")
+        >>> rows.shape, output
+        ((2, 2), Output(library='numpy', dtype='float64'))
+    """
+    rows, output = _from_torch(vectors, where) or _from_array(vectors, where)
+    if rows.dtype.str not in _STORABLE:
+        raise refusal(where, "numbers of 1 to 8 bytes", f"dtype {rows.dtype}", _REMEDY)
+    if rows.ndim != 2 or rows.shape[1] == 0:
+        raise refusal(where, "shape (rows, dim)", f"shape {rows.shape}", _REMEDY)
+    if len(rows) != count:
+        raise refusal(where, f"{count} rows", f"{len(rows)}", _REMEDY)
+    return np.ascontiguousarray(rows), output
+
+
+def check_kind(rows: Rows, output: Output, dim: int, dtype: str, where: str) -> None:
+    """Check that rows are of the dimension and dtype of those held already.
+
+    Args:
+        rows: what :func:`to_rows` returned.
+        output: likewise.
+        dim: numbers in a held vector.
+        dtype: the held vectors' :attr:`Output.dtype`; bfloat16 and float32 share their stored dtype, so that
+            would not do.
+        where: who returned the vectors, to begin an error message with.
+
+    Raises:
+        VectorsError: they are not.
+    """
+    if rows.shape[1] != dim:
+        raise refusal(
+            where, f"dimension {dim}", f"{rows.shape[1]}", "use another directory for another model"
+        )
+    if output.dtype != dtype:
+        raise refusal(where, f"dtype {dtype}", output.dtype, "convert the vectors or use another directory")
+
+
+def from_rows(rows: Rows, output: Output) -> Any:
+    """Return stored rows as the kind of array that the model returns.
+
+    Args:
+        rows: (n, dim), writable.
+        output: the kind.
+
+    Returns:
+        A NumPy array, or a torch tensor on the CPU, that shares the memory of ``rows`` (bfloat16 is copied).
+    """
+    if output.library == "numpy":
+        return rows
+    import torch
+
+    if output.dtype == "bfloat16":
+        # The upper half of a float32 is the bfloat16 it was made from: exact, NaN payloads included.
+        upper = (rows.view(np.uint32) >> 16).astype(np.uint16)
+        return torch.from_numpy(upper.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(rows)
+
+
+def nonfinite(rows: Rows) -> NDArray[np.intp]:
+    """Return the positions of the rows that hold NaN or infinity.
+
+    Example:
+        >>> nonfinite(np.array([[1.0, 2.0], [3.0, np.nan]]))
+        array([1])
+    """
+    if rows.dtype.kind != "f":
+        return np.empty(0, np.intp)
+    return np.flatnonzero(~np.isfinite(rows).all(axis=1))
+
+
+def refusal(where: str, expected: str, found: str, remedy: str) -> VectorsError:
+    """Make the error for vectors that do not fit, with the same parts in its message and its attributes."""
+    message = f"{where}: expected {expected}, found {found}; {remedy}"
+    return VectorsError(message, expected=expected, found=found, remedy=remedy)
+
+
+def _from_torch(vectors: object, where: str) -> tuple[Rows, Output] | None:
+    """Convert a tensor or a list of tensors; None if ``vectors`` is neither."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    if isinstance(vectors, list | tuple) and vectors and isinstance(vectors[0], torch.Tensor):
+        try:
+            vectors = torch.stack(tuple(vectors))
+        except (RuntimeError, TypeError) as error:
+            raise refusal(where, "rows of one length", f"a ragged list ({error})", _REMEDY) from None
+    if not isinstance(vectors, torch.Tensor):
+        return None
+    output = Output("torch", str(vectors.dtype).removeprefix("torch."))
+    if vectors.layout is not torch.strided:
+        raise refusal(where, "a dense tensor", f"layout {vectors.layout}", _REMEDY)
+    try:
+        dense = vectors.float() if vectors.dtype == torch.bfloat16 else vectors
+        return dense.numpy(force=True), output
+    except (RuntimeError, TypeError) as error:
+        raise refusal(where, "numbers of 1 to 8 bytes", f"dtype {vectors.dtype} ({error})", _REMEDY) from None
+
+
+def _from_array(vectors: object, where: str) -> tuple[Rows, Output]:
+    """Convert anything else that NumPy understands as one array."""
+    if isinstance(vectors, np.ma.MaskedArray):
+        raise refusal(where, "an array without a mask", "a masked array", _REMEDY)
+    try:
+        rows = np.asarray(vectors)
+    except (ValueError, TypeError) as error:
+        raise refusal(
+            where, "rows of one length", f"a ragged {type(vectors).__name__} ({error})", _REMEDY
+        ) from None
+    rows = rows.astype(rows.dtype.newbyteorder("<"), copy=False)
+    return rows, Output("numpy", rows.dtype.name)
