@@ -1,0 +1,454 @@
+"""Nobody is ever served another model's, revision's, prompt's or setting's vectors."""
+
+from __future__ import annotations
+
+import functools
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mteb.models import SentenceTransformerEncoderWrapper
+from mteb.types import PromptType
+from mteb_models import (
+    DOCUMENT,
+    QUERY,
+    TASK,
+    FieldsModel,
+    bare_minilm,
+    count_batches,
+    encode,
+    instruct_minilm,
+    loader,
+    meta,
+    minilm,
+    same_bits,
+)
+
+from dejavec import CachedEmbeddingWrapper, DejavecWarning, IdentityMismatchError
+from dejavec.fingerprint import describe, weights_digest
+from dejavec.model_identity import encoder_kind, reads_argument
+
+TEXTS = ["a b", "c d e"]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def identity_of(path: Path, task: str = TASK.name) -> dict[str, Any]:
+    """The one identity stored below a task's directory."""
+    (stored,) = (path / task).rglob("meta.json")
+    found: dict[str, Any] = json.loads(stored.read_text())["identity"]
+    return found
+
+
+def encoded(model: Any, path: Path, *, calls: list[Any] | None = None, **arguments: Any) -> bool:
+    """Encode through a new wrapper; assert that the vectors are the model's; tell whether it had to work."""
+    options = {name: arguments.pop(name) for name in ("model_name", "on_mismatch") if name in arguments}
+    expected = encode(model, TEXTS, **arguments)
+    calls = model.calls if calls is None else calls
+    calls.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DejavecWarning)
+        found = encode(CachedEmbeddingWrapper(model, path, **options), TEXTS, **arguments)
+    assert same_bits(found, expected)
+    return bool(calls)
+
+
+def test_another_model_gets_its_own_vectors_and_says_where(tmp_path: Path) -> None:
+    encode(CachedEmbeddingWrapper(FieldsModel(), tmp_path), TEXTS)
+    other = CachedEmbeddingWrapper(FieldsModel(name="tests/other"), tmp_path)
+    with pytest.warns(DejavecWarning, match=r"tests/other.*MockRetrievalTask@[0-9a-f]{12}"):
+        encode(other, TEXTS)
+    assert len(list(tmp_path.glob("MockRetrievalTask@*/vectors.npy"))) == 1
+
+
+def test_a_mismatch_raises_if_asked_before_the_model_runs(tmp_path: Path) -> None:
+    encode(CachedEmbeddingWrapper(FieldsModel(), tmp_path), TEXTS)
+    other = FieldsModel(name="tests/other")
+    with pytest.raises(IdentityMismatchError, match="tests/other"):
+        encode(CachedEmbeddingWrapper(other, tmp_path, on_mismatch="raise"), TEXTS)
+    assert other.calls == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "tests/other"},
+        {"revision": COMMIT},
+        {"experiment_kwargs": {"layer": 3}},
+        {"loader_kwargs": {"dtype": torch.float16}},
+    ],
+    ids=str,
+)
+def test_each_part_of_the_metadata_separates(change: dict[str, Any], tmp_path: Path) -> None:
+    assert encoded(FieldsModel(), tmp_path)
+    assert encoded(FieldsModel(**change), tmp_path)
+    assert not encoded(FieldsModel(), tmp_path)
+    assert not encoded(FieldsModel(**change), tmp_path)
+
+
+def test_the_metadata_are_read_at_each_call(tmp_path: Path) -> None:
+    model = FieldsModel()
+    wrapper = CachedEmbeddingWrapper(model, tmp_path)
+    encode(wrapper, TEXTS)
+    wrapper.mteb_model_meta = meta(revision=COMMIT)
+    with pytest.warns(DejavecWarning, match="expected model"):
+        encode(wrapper, TEXTS)
+    assert model.calls == [TEXTS, TEXTS]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"normalize_embeddings": True}, {"output_value": "token"}, {"convert_to_tensor": True}],
+    ids=str,
+)
+def test_each_encode_argument_separates(change: dict[str, Any], tmp_path: Path) -> None:
+    model = FieldsModel()
+    assert encoded(model, tmp_path)
+    assert encoded(model, tmp_path, **change)
+    assert not encoded(model, tmp_path, **change)
+
+
+@pytest.mark.parametrize(
+    "change", [{"batch_size": 3}, {"show_progress_bar": False}, {"device": "cpu"}], ids=str
+)
+def test_arguments_that_change_no_vector_do_not_separate(change: dict[str, Any], tmp_path: Path) -> None:
+    assert encoded(FieldsModel(), tmp_path)
+    assert not encoded(FieldsModel(), tmp_path, **change)
+
+
+def test_the_device_and_the_batch_size_of_loading_do_not_separate(tmp_path: Path) -> None:
+    assert encoded(FieldsModel(loader_kwargs={"device": "cpu"}), tmp_path)
+    assert not encoded(FieldsModel(loader_kwargs={"device": "cuda"}), tmp_path)
+
+
+def test_roles_are_separate(tmp_path: Path) -> None:
+    model = FieldsModel()
+    for role in (None, QUERY, DOCUMENT):
+        assert encoded(model, tmp_path, **({} if role is None else {"prompt_type": role}))
+    stored = [json.loads(found.read_text())["identity"] for found in tmp_path.rglob("meta.json")]
+    assert {identity["role"] for identity in stored} == {None, "query", "document"}
+
+
+class TestUnidentified:
+    class Torch(FieldsModel):
+        """Vectors depend on a weight."""
+
+        def __init__(self, weight: float, **entries: Any) -> None:
+            super().__init__(**entries)
+            self.layer = torch.nn.Linear(1, 1)
+            with torch.no_grad():
+                self.layer.weight.fill_(weight)
+                self.layer.bias.fill_(0)
+
+        def output(self, rows: list[np.ndarray]) -> Any:
+            return super().output(rows) * self.layer.weight.item()
+
+    @pytest.mark.parametrize(
+        "entries",
+        [
+            {"name": "no_model_name/available", "revision": "no_revision_available"},
+            {"name": None, "revision": None},
+            {"revision": "main"},
+            {"revision": "no_revision"},
+            {"revision": COMMIT[:12]},
+            {"name": "/models/mine", "revision": COMMIT},
+            {"name": "./mine", "revision": COMMIT},
+            {"release_date": None, "revision": COMMIT},
+        ],
+        ids=str,
+    )
+    def test_two_checkpoints_under_one_name_are_told_apart(self, entries: Any, tmp_path: Path) -> None:
+        assert encoded(self.Torch(1, **entries), tmp_path)
+        assert encoded(self.Torch(2, **entries), tmp_path)
+        assert not encoded(self.Torch(1, **entries), tmp_path)
+
+    def test_a_name_that_is_a_directory_here_is_no_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "tests" / "model").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path)
+        assert encoded(self.Torch(1), tmp_path)
+        assert encoded(self.Torch(2), tmp_path)
+
+    def test_name_and_commit_of_a_published_model_are_enough(self, tmp_path: Path) -> None:
+        encode(CachedEmbeddingWrapper(self.Torch(1), tmp_path), TEXTS)
+        assert identity_of(tmp_path)["model"] == {"name": "tests/model", "revision": "a" * 40}
+
+    def test_training_between_two_calls_is_noticed(self, tmp_path: Path) -> None:
+        model = self.Torch(1, revision="main")
+        wrapper = CachedEmbeddingWrapper(model, tmp_path)
+        encode(wrapper, TEXTS)
+        with torch.no_grad():
+            model.layer.weight.add_(1)
+        with pytest.warns(DejavecWarning, match="expected model"):
+            found = encode(wrapper, TEXTS)
+        assert same_bits(found, encode(model, TEXTS))
+
+    def test_without_weights_the_class_counts_and_one_warning_asks_for_a_name(self, tmp_path: Path) -> None:
+        model = FieldsModel(revision="1")
+        wrapper = CachedEmbeddingWrapper(model, tmp_path)
+        with pytest.warns(DejavecWarning, match="model_name='name@revision'"):
+            encode(wrapper, TEXTS)
+        encode(wrapper, ["z"])
+        assert identity_of(tmp_path)["model"] == {
+            "name": "tests/model",
+            "revision": "1",
+            "class": "mteb_models.FieldsModel",
+        }
+
+    def test_model_name_overrides_name_weights_and_loading(self, tmp_path: Path) -> None:
+        assert encoded(self.Torch(1, revision="main"), tmp_path, model_name="mine@7")
+        wrapper = CachedEmbeddingWrapper(self.Torch(2, name="tests/b"), tmp_path, model_name="mine@7")
+        assert same_bits(encode(wrapper, TEXTS), encode(self.Torch(1), TEXTS))
+        assert identity_of(tmp_path)["model"] == {"name": "mine", "revision": "7"}
+
+    def test_a_model_whose_weights_lie_outside_torch_has_no_digest(self, tmp_path: Path) -> None:
+        model = minilm()
+        model.model.backend = "onnx"
+        with pytest.warns(DejavecWarning, match="no torch weights"):
+            encode(CachedEmbeddingWrapper(model, tmp_path), TEXTS)
+
+
+class TestSentenceTransformers:
+    def test_the_digest_covers_all_that_makes_vectors(self) -> None:
+        def digest(change: Any) -> str:
+            model = bare_minilm()
+            change(model)
+            return weights_digest([model], [model.tokenizer])
+
+        def scale(model: Any) -> None:
+            with torch.no_grad():
+                next(model.parameters()).mul_(2)
+
+        changes = [
+            lambda model: None,
+            scale,
+            lambda model: model.half(),
+            lambda model: setattr(model, "max_seq_length", 16),
+            lambda model: setattr(model, "truncate_dim", 16),
+            lambda model: setattr(model[1], "include_prompt", False),
+            lambda model: model.pop(-1),
+            lambda model: model.tokenizer.add_tokens(["dejavec"]),
+        ]
+        assert len({digest(change) for change in changes}) == len(changes)
+        assert digest(changes[0]) == digest(lambda model: model.encode(TEXTS))
+
+    def test_a_local_model_is_found_again_when_loaded_anew(self, tmp_path: Path) -> None:
+        for run in range(2):
+            model = minilm()
+            assert encoded(model, tmp_path, calls=count_batches(model)) == (run == 0)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            pytest.param(lambda model: setattr(model, "max_seq_length", 4), id="max_seq_length"),
+            pytest.param(lambda model: setattr(model, "truncate_dim", 16), id="truncate_dim"),
+            pytest.param(lambda model: model.half(), id="dtype"),
+        ],
+    )
+    def test_settings_assigned_to_a_published_model_separate(self, change: Any, tmp_path: Path) -> None:
+        model = minilm()
+        model.mteb_model_meta = meta()
+        assert encoded(model, tmp_path, calls=count_batches(model))
+        change(model.model)
+        assert encoded(model, tmp_path, calls=count_batches(model))
+
+    def test_a_trained_copy_of_a_hub_model_is_not_taken_for_it(self, tmp_path: Path) -> None:
+        models = [minilm(), minilm()]
+        for model in models:
+            model.mteb_model_meta = model.mteb_model_meta.model_copy(
+                update={"name": "sentence-transformers/all-MiniLM-L6-v2", "revision": COMMIT}
+            )
+        with torch.no_grad():
+            next(models[1].model.parameters()).mul_(1.5)
+        for model in models:
+            assert encoded(model, tmp_path, calls=count_batches(model))
+
+    @pytest.mark.parametrize("decorated", [False, True])
+    def test_a_changed_query_prompt_keeps_the_documents(self, decorated: bool, tmp_path: Path) -> None:
+        prompts = {"query": "q: ", "document": "d: "}
+        for run, changed in enumerate([{}, {"query": "Q: "}, {}]):
+            model = minilm(model_prompts={**prompts, **changed})
+            if decorated:
+                model.encode = functools.wraps(model.encode)(functools.partial(model.encode))
+            batches = count_batches(model)
+            assert encoded(model, tmp_path, calls=batches, prompt_type=QUERY) == (run < 2)
+            assert encoded(model, tmp_path, calls=batches, prompt_type=DOCUMENT) == (run < 1)
+
+    def test_the_prompt_is_the_text_that_the_model_reads(self, tmp_path: Path) -> None:
+        model = minilm()
+        named = {"query": "q: ", "STS": "sts: ", f"{TASK.name}-document": "mine: ", "other": "default: "}
+        for at, (role, prompts, default, expected) in enumerate([
+            (QUERY, named, None, "q: "),
+            (DOCUMENT, named, None, "mine: "),
+            (None, named, None, None),
+            (None, named, "other", "default: "),
+            (DOCUMENT, {"passage": "p: "}, None, "p: "),
+            (DOCUMENT, {"corpus": "c: "}, "corpus", "c: "),
+            (QUERY, {"passage": "p: "}, "passage", "p: "),
+        ]):  # fmt: skip
+            model.model_prompts = {
+                name: text for name, text in prompts.items() if name not in ("other", "passage", "corpus")
+            }
+            model.model.prompts = dict(prompts)
+            model.model.default_prompt_name = default
+            path = tmp_path / str(at)
+            arguments = {} if role is None else {"prompt_type": role}
+            encode(CachedEmbeddingWrapper(model, path), TEXTS, **arguments)
+            assert identity_of(path)["prompt"] == {"text": expected}
+            read = model.model.encode(TEXTS, prompt=expected or "")
+            found = encode(CachedEmbeddingWrapper(model, path), TEXTS, **arguments)
+            np.testing.assert_array_equal(found, read)
+
+    def test_a_model_with_an_encode_of_its_own_is_not_foreseen(self) -> None:
+        class Own(SentenceTransformerEncoderWrapper):
+            def encode(self, inputs: Any, **arguments: Any) -> Any:
+                return super().encode(inputs, **arguments)
+
+        patched, inner = minilm(), minilm()
+        patched.encode = lambda inputs, **arguments: None
+        inner.model.encode = lambda texts, **arguments: None
+        assert encoder_kind(minilm()) == "sentence-transformers"
+        assert encoder_kind(instruct_minilm()) == "instruct"
+        for model in (Own(bare_minilm()), patched, inner, FieldsModel()):
+            assert encoder_kind(model) == "other"
+
+
+class TestInstruct:
+    def test_a_changed_instruction_keeps_documents_that_have_none(self, tmp_path: Path) -> None:
+        for run, template in enumerate(["I: {instruction} ", "J: {instruction} ", "I: {instruction} "]):
+            model = instruct_minilm(instruction_template=template, apply_instruction_to_passages=False)
+            batches = count_batches(model)
+            assert encoded(model, tmp_path, calls=batches, prompt_type=QUERY) == (run < 2)
+            assert encoded(model, tmp_path, calls=batches, prompt_type=DOCUMENT) == (run < 1)
+
+    def test_documents_follow_the_instruction_where_it_is_applied_to_them(self, tmp_path: Path) -> None:
+        for template in ("I: {instruction} ", "J: {instruction} "):
+            model = instruct_minilm(instruction_template=template)
+            assert encoded(model, tmp_path, calls=count_batches(model), prompt_type=DOCUMENT)
+
+    def test_the_default_prompt_steps_in_where_there_is_no_instruction(self, tmp_path: Path) -> None:
+        model = instruct_minilm(apply_instruction_to_passages=False)
+        model.model.prompts, model.model.default_prompt_name = {"other": "o: "}, "other"
+        encode(CachedEmbeddingWrapper(model, tmp_path), TEXTS, prompt_type=DOCUMENT)
+        assert identity_of(tmp_path)["prompt"] == {"text": "o: "}
+
+
+class TestOtherModels:
+    def test_tasks_and_prompt_settings_are_part_of_the_identity(self, tmp_path: Path) -> None:
+        def model(**settings: Any) -> FieldsModel:
+            made = FieldsModel()
+            vars(made).update(settings)
+            return made
+
+        def one(instruction: str, role: PromptType | None) -> str:
+            return f"1 {instruction}"
+
+        def two(instruction: str, role: PromptType | None) -> str:
+            return f"2 {instruction}"
+
+        for settings in (
+            {},
+            {"model_prompts": {"query": "q"}},
+            {"prompts_dict": {"query": "q"}},
+            {"prompt_priority": ["custom_prompt"]},
+            {"apply_instruction_to_passages": False},
+            {"instruction_template": one},
+            {"instruction_template": two},
+            {"model": model(model_prompts={"query": "inner"})},
+        ):
+            assert encoded(model(**settings), tmp_path)
+            assert not encoded(model(**settings), tmp_path)
+
+    @pytest.mark.parametrize("change", [{"type": "STS"}, {"prompt": "Find it"}], ids=str)
+    def test_the_tasks_type_and_prompt_are_part_of_the_identity(self, change: Any, tmp_path: Path) -> None:
+        assert encoded(FieldsModel(), tmp_path)
+        assert encoded(FieldsModel(), tmp_path, task_metadata=TASK.model_copy(update=change))
+
+    def test_media_settings_are_part_of_the_identity(self, tmp_path: Path) -> None:
+        for frames in (None, 3, 4):
+            model = FieldsModel()
+            model.num_frames = frames
+            assert encoded(model, tmp_path)
+
+
+class TestSubset:
+    def test_subset_and_split_count_for_a_model_that_reads_them(self, tmp_path: Path) -> None:
+        class Language(FieldsModel):
+            def encode(self, inputs: Any, *, hf_subset: str, hf_split: str, **arguments: Any) -> Any:
+                self.salt = hf_subset
+                return super().encode(inputs, hf_subset=hf_subset, hf_split=hf_split, **arguments)
+
+            def output(self, rows: list[np.ndarray]) -> Any:
+                return super().output(rows) + np.float32(len(self.salt))
+
+        for subset in ("de", "eng"):
+            assert encoded(Language(), tmp_path, hf_subset=subset)
+        assert encoded(Language(), tmp_path, hf_split="train")
+
+    def test_they_do_not_count_for_a_model_that_only_names_them(self, tmp_path: Path) -> None:
+        assert encoded(FieldsModel(), tmp_path, hf_subset="de", hf_split="train")
+        assert not encoded(FieldsModel(), tmp_path, hf_subset="en", hf_split="test")
+
+    def test_reading_is_told_from_naming(self) -> None:
+        class Model:
+            def names(self, inputs: Any, *, hf_subset: str) -> Any: ...
+
+            def reads(self, inputs: Any, *, hf_subset: str) -> Any:
+                return hf_subset
+
+            def reads_inside(self, inputs: Any, *, hf_subset: str) -> Any:
+                return [lambda: hf_subset for _ in inputs]
+
+            def reads_all(self, inputs: Any, *, hf_subset: str) -> Any:
+                return locals()
+
+            def swallows(self, inputs: Any, **arguments: Any) -> Any: ...
+
+        def answer(name: str) -> bool:
+            model = Model()
+            model.encode = getattr(model, name)  # type: ignore[attr-defined]
+            return reads_argument(model, "hf_subset")
+
+        assert not answer("names")
+        for name in ("reads", "reads_inside", "reads_all", "swallows"):
+            assert answer(name)
+        assert not reads_argument(minilm(), "hf_subset")
+
+
+class TestDescribe:
+    def test_equal_values_have_one_form_and_different_ones_do_not(self) -> None:
+        values = [
+            None, True, 1, 1.0, "1", float("nan"), float("inf"), [1], (1,), {"a": 1}, {"$a": 1}, {"$$a": 1},
+            {1}, b"1", Path("1"), np.float32(1), np.float64(1), np.array([1]), np.array([1.0]),
+            np.zeros((1, 1)), np.dtype("f4"), torch.float16, QUERY, int, len, lambda x: x, lambda x: x + 1,
+            lambda x, y=1: x, functools.partial(len, "a"), "\ud800", {"$surrogates": "eda080"}, TASK,
+        ]  # fmt: skip
+        forms = [json.dumps(describe(value), sort_keys=True) for value in values]
+        assert len(set(forms)) == len(values)
+        assert forms == [json.dumps(describe(value), sort_keys=True) for value in values]
+
+    def test_a_closure_is_described_with_what_it_closes_over(self) -> None:
+        def make(value: Any) -> Any:
+            return lambda: value
+
+        assert describe(make(1)) == describe(make(1)) != describe(make(2))
+        with pytest.raises(TypeError, match="no stable form"):
+            describe(make(object()))
+
+
+def test_the_stored_identity_is_readable(tmp_path: Path) -> None:
+    encode(
+        CachedEmbeddingWrapper(minilm(), tmp_path),
+        loader(TEXTS),
+        prompt_type=QUERY,
+        normalize_embeddings=True,
+    )
+    identity = identity_of(tmp_path)
+    assert identity["role"] == "query"
+    assert identity["prompt"] == {"text": ""}
+    assert identity["arguments"] == {"normalize_embeddings": True}
+    assert list(identity["model"]) == ["weights"]

@@ -1,0 +1,178 @@
+"""Vectors come back as the model returned them, on the first run and on every later one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mteb_models import DIM, FieldsModel, count_batches, encode, instruct_minilm, minilm, same_bits
+from sentence_transformers import quantize_embeddings
+
+from dejavec import CachedEmbeddingWrapper, DejavecWarning, ForeignDirectoryError, NonFiniteVectorsError
+
+TEXTS = ["a b c", "d", "e f", "g h i j", "k l"]
+KINDS = [
+    *(("numpy", dtype) for dtype in ("float16", "float32", "float64", "int8", "uint8", "bool")),
+    *(("torch", dtype) for dtype in ("float16", "bfloat16", "float32", "float64", "int8", "bool")),
+]
+
+
+@pytest.mark.parametrize(("library", "dtype"), KINDS)
+def test_array_kind_and_dtype_are_the_models(library: str, dtype: str, tmp_path: Path) -> None:
+    uncached = encode(FieldsModel(library=library, dtype=dtype), TEXTS)
+    model = FieldsModel(library=library, dtype=dtype)
+    for _ in range(2):
+        found = encode(CachedEmbeddingWrapper(model, tmp_path), TEXTS)
+        assert same_bits(found, uncached)
+    encode(CachedEmbeddingWrapper(model, tmp_path), ["z"])
+    found = encode(CachedEmbeddingWrapper(model, tmp_path), ["y", *TEXTS])
+    assert same_bits(found[1:], uncached)
+    assert model.calls == [TEXTS, ["z"], ["y"]]
+
+
+def test_column_major_vectors_come_back_row_major_on_both_runs(tmp_path: Path) -> None:
+    class ColumnMajor(FieldsModel):
+        def output(self, rows: list[np.ndarray]) -> Any:
+            return np.asfortranarray(super().output(rows))
+
+    model = ColumnMajor()
+    for _ in range(2):
+        found = encode(CachedEmbeddingWrapper(model, tmp_path), TEXTS)
+        assert found.flags.c_contiguous
+        assert same_bits(found, np.ascontiguousarray(encode(ColumnMajor(), TEXTS)))
+
+
+def test_vectors_that_are_not_finite_come_back_and_are_never_stored(tmp_path: Path) -> None:
+    class Overflowing(FieldsModel):
+        def vector(self, item: Any, prompt_type: Any) -> np.ndarray:
+            vector = super().vector(item, prompt_type)
+            return np.full_like(vector, np.nan) if item["text"] == "d" else vector
+
+    model = Overflowing()
+    for _ in range(2):
+        with pytest.warns(DejavecWarning, match="item 1 of MockRetrievalTask"):
+            found = encode(CachedEmbeddingWrapper(model, tmp_path), TEXTS)
+        assert same_bits(found, encode(Overflowing(), TEXTS))
+    assert model.calls == [TEXTS, ["d"]]
+    with pytest.raises(NonFiniteVectorsError, match="item 1 of MockRetrievalTask"):
+        encode(CachedEmbeddingWrapper(model, tmp_path / "strict", on_nonfinite="raise"), TEXTS)
+
+
+def test_a_model_with_nan_for_every_text_is_evaluated_all_the_same(tmp_path: Path) -> None:
+    class Broken(FieldsModel):
+        def output(self, rows: list[np.ndarray]) -> Any:
+            return super().output(rows) * np.float32(np.nan)
+
+    with pytest.warns(DejavecWarning, match="not stored"):
+        found = encode(CachedEmbeddingWrapper(Broken(), tmp_path), TEXTS)
+    assert same_bits(found, encode(Broken(), TEXTS))
+
+
+MODELS = {"sentence-transformers": minilm, "instruct": instruct_minilm}
+
+
+@pytest.mark.parametrize("make_model", MODELS.values(), ids=MODELS)
+class TestPrecision:
+    @pytest.mark.parametrize("convert_to_tensor", [False, True])
+    def test_float_rows_are_quantised_over_the_whole_call(
+        self, make_model: Any, convert_to_tensor: bool, tmp_path: Path
+    ) -> None:
+        model = make_model()
+        batches = count_batches(model)
+        options = {"convert_to_tensor": True} if convert_to_tensor else {}
+        with CachedEmbeddingWrapper(model, tmp_path) as wrapper:
+            floats = encode(wrapper, TEXTS, **options)
+            batches.clear()
+            for precision in ("int8", "uint8", "binary", "ubinary"):
+                found = encode(wrapper, TEXTS, precision=precision, **options)
+                part = encode(wrapper, TEXTS[1:4], precision=precision, **options)
+                assert not batches
+                assert same_bits(found, encode(model, TEXTS, precision=precision, **options))
+                expected = quantize_embeddings(floats[1:4], precision=precision)
+                np.testing.assert_array_equal(np.asarray(part), expected)
+                batches.clear()
+            assert same_bits(encode(wrapper, TEXTS, precision="float32", **options), floats)
+        assert not list(tmp_path.rglob("output_dtypes*"))
+
+    def test_one_row_of_int8_raises_as_without_a_cache(self, make_model: Any, tmp_path: Path) -> None:
+        model = make_model()
+        for encoder in (model, CachedEmbeddingWrapper(model, tmp_path)):
+            with pytest.raises(ValueError, match="from a single embedding"):
+                encode(encoder, ["a"], precision="int8")
+
+    def test_an_unknown_precision_is_the_models_to_refuse(self, make_model: Any, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="not supported"):
+            encode(CachedEmbeddingWrapper(make_model(), tmp_path), TEXTS, precision="int7")
+
+
+def test_another_models_integer_precision_passes_through(tmp_path: Path) -> None:
+    model = FieldsModel()
+    wrapper = CachedEmbeddingWrapper(model, tmp_path)
+    with pytest.warns(DejavecWarning, match="precision 'int8' is taken over the whole call"):
+        encode(wrapper, TEXTS, precision="int8")
+    encode(wrapper, TEXTS, precision="int8")
+    assert model.calls == [TEXTS, TEXTS]
+    assert model.arguments == [{"precision": "int8"}] * 2
+
+
+def test_another_models_binary_precision_is_cached_under_mtebs_name(tmp_path: Path) -> None:
+    model = FieldsModel()
+    wrapper = CachedEmbeddingWrapper(model, tmp_path)
+    for _ in range(2):
+        encode(wrapper, TEXTS, precision="binary")
+    assert model.calls == [TEXTS]
+    assert (tmp_path / "MockRetrievalTask/experiments/output_dtypes_binary/vectors.npy").is_file()
+
+
+@pytest.mark.parametrize("settings", [{"normalize_embeddings": False}, {"truncate_dim": 64}], ids=str)
+@pytest.mark.parametrize("half", [False, True])
+def test_a_real_models_arguments_give_what_they_give_without_a_cache(
+    settings: Any, half: bool, tmp_path: Path
+) -> None:
+    model = minilm()
+    if half:
+        model.model.half()
+    expected = encode(model, TEXTS, **settings)
+    for _ in range(2):
+        assert same_bits(encode(CachedEmbeddingWrapper(model, tmp_path), TEXTS, **settings), expected)
+
+
+def test_tensors_come_back_as_tensors_on_the_cpu(tmp_path: Path) -> None:
+    model = minilm()
+    for _ in range(2):
+        found = encode(CachedEmbeddingWrapper(model, tmp_path), TEXTS, convert_to_tensor=True)
+        assert isinstance(found, torch.Tensor)
+        assert found.device.type == "cpu"
+        assert same_bits(found, encode(model, TEXTS, convert_to_tensor=True))
+
+
+def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "MockRetrievalTask").write_text("a file where the cache should be")
+    model = FieldsModel()
+    with pytest.raises(ForeignDirectoryError, match="MockRetrievalTask"):
+        encode(CachedEmbeddingWrapper(model, tmp_path), TEXTS)
+    assert model.calls == []
+
+
+def test_a_flipped_bit_is_never_served(tmp_path: Path, flip_bit: Callable[[Path, int], None]) -> None:
+    with CachedEmbeddingWrapper(FieldsModel(), tmp_path) as wrapper:
+        encode(wrapper, TEXTS)
+    row_bytes = DIM * 4
+    flip_bit(tmp_path / "MockRetrievalTask/vectors.npy", 128 + 2 * row_bytes + 5)
+    model = FieldsModel()
+    with CachedEmbeddingWrapper(model, tmp_path) as wrapper:
+        found = encode(wrapper, TEXTS)
+    assert same_bits(found, encode(FieldsModel(), TEXTS))
+    assert model.calls == [TEXTS[2:3]]
+
+
+def test_two_wrappers_on_one_path_see_each_others_vectors(tmp_path: Path) -> None:
+    models = [FieldsModel(), FieldsModel()]
+    wrappers = [CachedEmbeddingWrapper(model, tmp_path) for model in models]
+    for at, texts in enumerate([TEXTS[:2], TEXTS[1:4], TEXTS[::-1], TEXTS]):
+        assert same_bits(encode(wrappers[at % 2], texts), encode(FieldsModel(), texts))
+    assert [models[0].calls, models[1].calls] == [[TEXTS[:2], TEXTS[4:]], [TEXTS[2:4]]]
