@@ -112,11 +112,13 @@ def fill(
     misses = np.flatnonzero(source == np.arange(len(keys)))
     run = _Run(cache, keys, encode, name)
     run.encode(order(misses) if order else misses, seen=rows)
-    vectors, rows, lost = run.collect(keys, source)
+    if run.encoded:
+        rows = cache.lookup(keys)
+    vectors, lost = run.collect(keys, rows, source)
     if len(lost):
         again = lost[first_of_each(keys[lost])]
         run.encode(np.unique(again), seen=rows)
-        vectors[lost], _, still = run.collect(keys[lost], again)
+        vectors[lost], still = run.collect(keys[lost], cache.lookup(keys[lost]), again)
         if len(still):
             raise CorruptCacheError(
                 f"{cache.path}: expected a sound row for {name(int(lost[still[0]]))}, found it damaged again "
@@ -203,18 +205,18 @@ class _Run:
                 self._store(chunk, rows, seen[chunk])
                 advance(len(chunk))
 
-    def collect(self, keys: Keys, source: Positions) -> tuple[Rows, NDArray[np.int64], Positions]:
+    def collect(self, keys: Keys, rows: NDArray[np.int64], source: Positions) -> tuple[Rows, Positions]:
         """Read the vectors of items back, once all of them were encoded.
 
         Args:
             keys: of the items, (m, 32).
+            rows: their newest rows, -1 for none; shape (m,).
             source: which item's encoding made each vector, -1 for none; shape (m,).
 
         Returns:
-            The vectors (m, dim), their rows, and which items have neither a sound row nor a held vector.
+            The vectors (m, dim), and which items have neither a sound row nor a held vector.
         """
         cache = self._cache
-        rows = cache.lookup(keys)
         lost = rows < 0
         if cache.dim is None:
             dtype = self._held[0].dtype if self._held else np.float32
@@ -227,7 +229,7 @@ class _Run:
             held = slot >= 0
             vectors[held] = np.concatenate(self._held)[slot[held]]
             lost[held] = False
-        return vectors, rows, np.flatnonzero(lost)
+        return vectors, np.flatnonzero(lost)
 
     def warn_of_nonfinite(self) -> None:
         """Say once which items' vectors were not stored because they are not finite."""

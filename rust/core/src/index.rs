@@ -4,7 +4,7 @@
 //! 24; 0 is empty. The table can say anything: [`Keys::row_has_key`] decides, so a wrong slot costs a miss, never a
 //! wrong row.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::atomic;
 use crate::checksum;
@@ -22,6 +22,9 @@ const FINGERPRINT_MASK: u64 = (1 << FINGERPRINT_BITS) - 1;
 
 /// A delta longer than this and than an eighth of the snapshot is worth a new snapshot.
 const SMALLEST_DELTA_TO_SNAPSHOT: u64 = 65_536;
+
+/// How often a reader looks for a snapshot while others replace it.
+const LISTINGS: usize = 10;
 
 /// Slots for each key, in tenths: a load of 0.67.
 const TENTHS_OF_SLOTS_A_KEY: u64 = 15;
@@ -206,6 +209,28 @@ impl Snapshot {
     }
 }
 
+/// The newest snapshot that fits the cache.
+fn newest_snapshot(storage: &dyn Storage, directory: &Path, uuid: &Uuid, keys: &Keys) -> Option<Snapshot> {
+    // Whoever writes a newer snapshot removes the older: one that vanished since the listing means to list again.
+    for _ in 0..LISTINGS {
+        let mut names: Vec<_> = storage
+            .list(directory)
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|(name, _)| parse_name(&name).map(|(epoch, rows)| (rows, epoch, directory.join(name))))
+            .collect();
+        names.sort_unstable();
+        let open = |(_, _, path): &(u64, u64, PathBuf)| Snapshot::open(storage, path, uuid, keys);
+        if let Some(snapshot) = names.iter().rev().find_map(open) {
+            return Some(snapshot);
+        }
+        if names.iter().all(|(_, _, path)| storage.metadata(path).is_ok()) {
+            break;
+        }
+    }
+    None
+}
+
 /// The record of the last of the first `rows` rows, zeros if there is none; None if they are not all committed.
 fn last_record(rows: u64, keys: &Keys) -> Option<[u8; RECORD_BYTES]> {
     match rows.checked_sub(1) {
@@ -228,15 +253,7 @@ pub struct Index {
 impl Index {
     /// The index of all committed rows: the newest snapshot that fits, and a delta for the rest.
     pub fn open(storage: &dyn Storage, directory: &Path, uuid: &Uuid, keys: &Keys) -> Index {
-        let mut names: Vec<_> = storage
-            .list(directory)
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|(name, _)| parse_name(&name).map(|(epoch, rows)| (rows, epoch, name)))
-            .collect();
-        names.sort_unstable();
-        let open = |(_, _, name): &(u64, u64, String)| Snapshot::open(storage, &directory.join(name), uuid, keys);
-        let snapshot = names.iter().rev().find_map(open);
+        let snapshot = newest_snapshot(storage, directory, uuid, keys);
         let (rows, known) = snapshot.as_ref().map_or((0, 0), |snapshot| (snapshot.header.rows, snapshot.header.keys));
         let mut index = Index { snapshot, delta: Table::default(), rows, keys: known };
         index.extend(keys);

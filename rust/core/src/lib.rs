@@ -5,6 +5,9 @@
 //! Every structure on disk is built and parsed in [`mod@format`]; every file is reached through [`storage`]; only [`mmap`]
 //! has `unsafe`. `docs/format.md` draws the files, `docs/design.md` gives the reasons.
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("a cache is mapped whole, so a 64-bit machine is needed");
+
 pub mod atomic;
 pub mod checksum;
 pub mod directory;
