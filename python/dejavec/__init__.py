@@ -29,6 +29,7 @@ from dejavec.errors import (
     VectorsError,
 )
 from dejavec.fill import Plan
+from dejavec.install import install, uninstall
 
 if TYPE_CHECKING:
     from dejavec.mteb import CachedEmbeddingWrapper
@@ -58,6 +59,8 @@ __all__ = [
     "VectorsError",
     "__version__",
     "cached",
+    "install",
+    "uninstall",
 ]
 
 if _core.debug_build:

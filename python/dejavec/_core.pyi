@@ -60,6 +60,14 @@ def hash_fields(
 def after_fork_in_child() -> None:
     """Close the lock files that the parent process held open; called by ``os.register_at_fork``."""
 
+def verify(path: str) -> dict[str, Any]:
+    """Check every row and file of the cache in the directory ``path``, openable or not.
+
+    Returns:
+        ``rows``, ``keys`` (different ones), ``dead`` (rows), ``replaced`` (rows), ``damaged`` (list of row
+        numbers) and ``problems`` (list of sentences, one for each damaged file).
+    """
+
 def repair(path: str, lock_timeout: float) -> dict[str, Any]:
     """Make a damaged cache openable again, under its writers' lock.
 
@@ -67,7 +75,7 @@ def repair(path: str, lock_timeout: float) -> dict[str, Any]:
     ``meta.json``, zeroes the key record of each damaged row (it becomes a miss) and removes damaged index snapshots.
 
     Returns:
-        What ``Store.verify`` returns, for the state before the repair.
+        What ``verify`` returns, for the state before the repair.
     """
 
 @final
@@ -201,14 +209,6 @@ class Store:
 
     def sync(self) -> None:
         """Make every committed row durable, whoever wrote it."""
-
-    def verify(self) -> dict[str, Any]:
-        """Check every row and file.
-
-        Returns:
-            ``rows``, ``keys`` (different ones), ``dead`` (rows), ``replaced`` (rows), ``damaged`` (list of row
-            numbers) and ``problems`` (list of sentences, one for each damaged file).
-        """
 
     def stats(self) -> dict[str, int]:
         """``rows``, ``keys``, ``synced``, ``epoch``, ``row_bytes``, ``bytes_on_disk``, ``snapshot_rows``, ``delta_rows``."""

@@ -226,11 +226,11 @@ class EmbeddingCache:
         return dict.fromkeys(_STATS, 0) if store is None else store.stats()
 
     def verify(self) -> dict[str, Any]:
-        """Check every row and file, and return the findings: see ``_core.Store.verify``."""
+        """Check every row and file, and return the findings: see ``_core.verify``."""
         store = self._handle.store()
         if store is None:
             return {"rows": 0, "keys": 0, "dead": 0, "replaced": 0, "damaged": [], "problems": []}
-        return store.verify()
+        return _core.verify(str(self.path))
 
     def refresh(self) -> int:
         """Learn what other processes have stored; return the number of rows."""

@@ -1,6 +1,6 @@
 //! A cache directory, open.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ use crate::rows::Rows;
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Store>()?;
     module.add_function(wrap_pyfunction!(after_fork_in_child, module)?)?;
-    module.add_function(wrap_pyfunction!(repair_directory, module)?)
+    module.add_function(wrap_pyfunction!(repair_directory, module)?)?;
+    module.add_function(wrap_pyfunction!(verify, module)?)
 }
 
 #[pyfunction]
@@ -36,6 +37,12 @@ fn after_fork_in_child() {
 fn repair_directory(py: Python<'_>, path: PathBuf, lock_timeout: f64) -> PyResult<Bound<'_, PyDict>> {
     let patience = patience(lock_timeout)?;
     let report = detached(py, || repair::repair(&DiskStorage, &path, patience))?;
+    report_dict(py, report)
+}
+
+#[pyfunction]
+fn verify(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
+    let report = detached(py, || repair::verify(&DiskStorage, &path))?;
     report_dict(py, report)
 }
 
@@ -237,12 +244,6 @@ impl Store {
 
     fn sync(&self, py: Python<'_>) -> PyResult<()> {
         detached(py, || self.inner.sync())
-    }
-
-    fn verify<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let directory: &Path = self.inner.directory();
-        let report = detached(py, || repair::verify(&DiskStorage, directory))?;
-        report_dict(py, report)
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

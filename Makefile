@@ -1,0 +1,80 @@
+# The one list of what people do here. `make help` prints it.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+UV     := $(BIN)/uv --quiet
+# The extension is built for Rust's sake only: everything else of the package is read from python/ as it is.
+RUST   := Cargo.toml Cargo.lock rust-toolchain.toml pyproject.toml \
+          $(shell find rust -name target -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print)
+# Tests read nothing from a network, and say so to the libraries that would try.
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
+
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Another environment's interpreter must not leak into the build of the extension.
+unexport PYTHONHOME PYTHONPATH CONDA_PREFIX
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-core test-python lint lint-rust lint-python check-core bench requirements build clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+
+demo: build ## evaluate a real model on real text: without the cache, with it cold, with it warm
+	@$(BIN)/python -m dejavec demo $(ARGS)
+
+test: test-core test-python ## all tests: the Rust core's, then the package's
+
+test-core:
+	cargo test --package dejavec-core
+
+test-python: build
+	$(OFFLINE) $(BIN)/python -m pytest $(ARGS)
+
+lint: lint-rust lint-python ## formatting, clippy, rustdoc, ruff, mypy, and the stub against the extension
+
+lint-rust: | $(STAMPS)/packages
+	cargo fmt --all --check
+	PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo clippy --workspace --all-targets -- -D warnings
+	PYO3_PYTHON=$(CURDIR)/$(BIN)/python RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+lint-python: build
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest --allowlist .ci/stubtest-allowlist --ignore-unused-allowlist dejavec._core
+
+check-core: ## the Rust core alone, without Python: formatting, clippy, tests
+	cargo fmt --all --check
+	cargo clippy --package dejavec-core --all-targets -- -D warnings
+	cargo test --package dejavec-core
+
+bench: build ## compare with mteb's own cache on this machine (minutes, about 4 GB of disk)
+	$(OFFLINE) $(BIN)/python benches/warm_encode.py $(ARGS)
+
+requirements: $(STAMPS)/venv ## write requirements.txt anew from requirements.in
+	$(UV) pip compile --universal --python-version 3.11 requirements.in -o requirements.txt
+
+build: $(STAMPS)/extension ## .venv with every package and the release extension
+
+clean: ## remove what make made, except demo-cache
+	rm -rf $(VENV) target python/dejavec/_core*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find python tests benches -name __pycache__ -prune -exec rm -rf {} +
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; \
+	sys.exit(v < (3, 11) and f"dejavec needs Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}. Name another: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$$(grep '^uv==' requirements.txt)"
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/packages: requirements.txt $(STAMPS)/venv
+	$(UV) pip install --requirements requirements.txt
+	@touch $@
+
+$(STAMPS)/extension: $(RUST) $(STAMPS)/packages
+	@command -v cargo >/dev/null || { echo "dejavec is built with cargo (Rust), which is not on the PATH." >&2; exit 1; }
+	$(BIN)/maturin develop --release --uv --quiet
+	@touch $@

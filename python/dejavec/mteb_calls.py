@@ -1,0 +1,100 @@
+"""The calls of our mteb wrapper whose vectors an old tree may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dejavec.cache import EmbeddingCache
+from dejavec.directories import safe_name
+from dejavec.errors import IdentityMismatchError, VectorsError
+from dejavec.loaders import UncacheableError
+from dejavec.model_call import is_dense
+from dejavec.model_identity import encoder_kind, reads_argument
+from dejavec.mteb_doubts import Place, prompt_type, registered
+from dejavec.values import Output, refusal, to_rows
+
+if TYPE_CHECKING:
+    from dejavec.mteb import CachedEmbeddingWrapper
+
+_KEPT_BY_FLOAT32 = ("float32", "float16", "bfloat16")
+
+
+class WrapperCalls:
+    """The calls of a wrapper whose vectors an old tree may hold.
+
+    Args:
+        wrapper: the wrapper.
+        tasks: tasks that mteb's registry lacks, by name.
+        arguments: what ``encode`` is given besides mteb's own arguments.
+    """
+
+    def __init__(
+        self, wrapper: CachedEmbeddingWrapper, tasks: Mapping[str, Any], arguments: dict[str, Any]
+    ) -> None:
+        if arguments.get("precision") is not None:
+            raise VectorsError("expected vectors as the model made them; quantised ones are not imported")
+        for name in ("hf_subset", "hf_split"):
+            if reads_argument(wrapper._model, name):
+                raise IdentityMismatchError(
+                    f"expected a model that does not look at {name}, which mteb's directories do not tell"
+                )
+        if wrapper._call_dependent:
+            raise IdentityMismatchError("expected vectors that do not depend on the rest of their call")
+        self._wrapper = wrapper
+        self._kind = encoder_kind(wrapper._model)
+        self._tasks = tasks
+        self._arguments = arguments
+        self._vectors: tuple[int, Output] | None = None
+
+    def task(self, name: str) -> Any | None:
+        """Return the task of this name; None if it is not known."""
+        return self._tasks.get(name) or registered(name)
+
+    def cache(self, place: Place, task: Any, role: str | None) -> tuple[EmbeddingCache, Any] | None:
+        """Return the cache of the calls of a task and role, and what its identity says of the prompt.
+
+        Returns:
+            None if the experiment settings of the place are not those of the calls.
+        """
+        call = self._call(task, role)
+        try:
+            found = self._wrapper._place(self._kind, call)
+        except UncacheableError as error:
+            raise IdentityMismatchError(f"expected calls that can be cached: {error}") from None
+        if found[0] != self._wrapper.cache_path / place.path(safe_name(place.task), role):
+            return None
+        own = {name: call.pop(name) for name in ("task_metadata", "hf_split", "hf_subset")}
+        identity = self._wrapper._identity.of_call(self._kind, **own, arguments=call)
+        return self._wrapper._caches[found], identity["prompt"]
+
+    def vectors(self, task: Any, role: str | None) -> tuple[int, Output]:
+        """Return dimension and kind of the model's vectors; it encodes one text to tell.
+
+        Raises:
+            VectorsError: mteb's cache does not keep such vectors.
+        """
+        if self._vectors is None:
+            from datasets import Dataset
+            from torch.utils.data import DataLoader
+
+            loader = DataLoader(Dataset.from_dict({"text": ["dejavec"]}), batch_size=1)
+            vectors = self._wrapper._model.encode(loader, **self._call(task, role))
+            if not is_dense(vectors):
+                raise refusal(
+                    "the model", "a dense 2-D array", type(vectors).__name__, "its vectors are not cached"
+                )
+            rows, output = to_rows(vectors, 1, "the model")
+            if output.dtype not in _KEPT_BY_FLOAT32:
+                raise refusal(
+                    "the model",
+                    "vectors that float32 holds",
+                    output.dtype,
+                    "mteb's cache, which is float32, does not have them as they were",
+                )
+            self._vectors = rows.shape[1], output
+        return self._vectors
+
+    def _call(self, task: Any, role: str | None) -> dict[str, Any]:
+        own = {"task_metadata": task.metadata, "hf_split": "test", "hf_subset": "default"}
+        return {**own, "prompt_type": prompt_type(role), **self._arguments}

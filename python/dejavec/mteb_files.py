@@ -1,0 +1,240 @@
+"""The files of the caches that mteb writes itself: read with suspicion, never changed.
+
+``index.json`` is an object of key to row, ``vectors.npy`` float32 numbers without a header, longer than the
+rows in use, and ``dimension`` their number in a row.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dejavec.errors import CacheNotFoundError, CorruptCacheError, StorageError
+from dejavec.keys import Keys
+
+INDEX, VECTORS, DIMENSION, FAISS = "index.json", "vectors.npy", "dimension", "vectors.faiss"
+
+BLOCK_BYTES = 16 << 20
+"""Vectors that are read at a time."""
+
+_FLOAT = np.dtype("<f4")
+_INDEX_BLOCK_BYTES = 1 << 20
+_LONGEST_ENTRY = 1024
+_LARGEST_DIM = 65_536
+_NUMPY_MAGIC = b"\x93NUMPY"
+_DIGEST_DIGITS = 64
+_ENTRY = re.compile(rb'\s*"((?:[0-9a-f]{64}){1,4})"\s*:\s*(0|[1-9][0-9]{0,11})\s*([,}])')
+_ANY_ENTRY = re.compile(rb'\s*"([^"\\]*)"\s*:\s*([^\s,{}\[\]"]+)\s*[,}]')
+
+
+@dataclass(frozen=True)
+class OldCache:
+    """One cache of mteb's, whose index was checked against its other files.
+
+    Attributes:
+        directory: where it lies.
+        dim: numbers in a vector; 0 if there is none.
+        keys: the keys of n entries that may be plain text, in the order of their rows (n, 32).
+        rows: their rows (n,), ascending.
+        shared: whether another entry names the same row (n,).
+        media: how many more entries have keys that hold an image, audio or video.
+    """
+
+    directory: Path
+    dim: int
+    keys: Keys
+    rows: NDArray[np.int64]
+    shared: NDArray[np.bool_]
+    media: int
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield the vectors (k, dim) of a few entries at a time, and which these are.
+
+        Raises:
+            CorruptCacheError: the file has become shorter.
+        """
+        if len(self) == 0:
+            return
+        size = max(1, BLOCK_BYTES // (self.dim * _FLOAT.itemsize))
+        with _open(self.directory / VECTORS) as file:
+            for start in range(0, len(self), size):
+                block = slice(start, min(start + size, len(self)))
+                yield block, self._read(file, self.rows[block])
+
+    def _read(self, file: BinaryIO, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        vectors = np.empty((len(rows), self.dim), _FLOAT)
+        ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+        start = 0
+        for end in ends:
+            file.seek(int(rows[start]) * self.dim * _FLOAT.itemsize)
+            run = np.fromfile(file, _FLOAT, (end - start) * self.dim)
+            if run.size != (end - start) * self.dim:
+                raise damaged(self.directory / VECTORS, f"row {rows[end - 1]}", "the end of the file")
+            vectors[start:end] = run.reshape(-1, self.dim)
+            start = end
+        return vectors
+
+
+def is_old_cache(directory: Path) -> bool:
+    """Tell whether mteb wrote a cache here, or began to."""
+    names = ((INDEX,), (DIMENSION, VECTORS))
+    return any(all(os.path.lexists(directory / name) for name in some) for some in names)
+
+
+def find_old_caches(directory: Path) -> list[Path]:
+    """Return all directories at and below this one in which mteb wrote a cache; links are not followed.
+
+    Raises:
+        CacheNotFoundError: there is none.
+        StorageError: a directory cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise StorageError(f"{error.filename}: could not be read: {error.strerror}") from error
+
+    found = sorted(
+        Path(path) for path, _, _ in os.walk(directory, onerror=refuse) if is_old_cache(Path(path))
+    )
+    if not found:
+        raise CacheNotFoundError(
+            f"{directory}: expected caches that mteb wrote, found none", path=str(directory)
+        )
+    return found
+
+
+def open_old_cache(directory: Path) -> OldCache:
+    """Read and check the index of a cache.
+
+    Raises:
+        CorruptCacheError: a file is missing or does not hold what mteb writes.
+    """
+    if not (directory / VECTORS).exists() and (directory / FAISS).exists():
+        raise damaged(directory, VECTORS, f"{FAISS}, which is not imported")
+    keys, rows, media_rows = _read_index(directory / INDEX)
+    if len(rows) + len(media_rows) == 0:
+        return OldCache(directory, 0, keys, rows, np.zeros(0, np.bool_), 0)
+    dim = _read_dimension(directory / DIMENSION)
+    count = _count_rows(directory / VECTORS, dim)
+    every = np.concatenate([rows, media_rows])
+    if every.max() >= count:
+        raise damaged(directory / INDEX, f"rows below {count}, as {VECTORS} has", f"row {every.max()}")
+    order = np.argsort(rows, kind="stable")
+    keys, rows = keys[order], rows[order]
+    _refuse_equal_keys(directory / INDEX, keys)
+    named, times = np.unique(every, return_counts=True)
+    return OldCache(directory, dim, keys, rows, np.isin(rows, named[times > 1]), len(media_rows))
+
+
+def damaged(path: Path, expected: str, found: str) -> CorruptCacheError:
+    """Make the error for a file that mteb did not write so, with the same parts in message and attributes."""
+    return CorruptCacheError(
+        f"{path}: expected {expected}, found {found}", path=str(path), expected=expected, found=found
+    )
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a regular file for reading."""
+    try:
+        # A pipe would keep the reader waiting for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise damaged(path, "a file", str(error.strerror or error)) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise damaged(path, "a file", "something else")
+    return os.fdopen(descriptor, "rb")
+
+
+def _read_dimension(path: Path) -> int:
+    with _open(path) as file:
+        text = file.read(32)
+    digits = text.strip()
+    if not re.fullmatch(rb"[1-9][0-9]{0,4}", digits) or int(digits) > _LARGEST_DIM:
+        raise damaged(path, f"a number from 1 to {_LARGEST_DIM}", repr(text.decode("ascii", "replace")))
+    return int(digits)
+
+
+def _count_rows(path: Path, dim: int) -> int:
+    with _open(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if file.read(len(_NUMPY_MAGIC)) == _NUMPY_MAGIC:
+            raise damaged(path, "float32 numbers alone, as mteb writes", "the header of a NumPy file")
+    row_bytes = dim * _FLOAT.itemsize
+    if size % row_bytes:
+        raise damaged(path, f"rows of {row_bytes} bytes, by the dimension {dim}", f"{size} bytes in all")
+    return size // row_bytes
+
+
+def _read_index(path: Path) -> tuple[Keys, NDArray[np.int64], NDArray[np.int64]]:
+    """Read entry by entry, so that a hostile file costs no more memory than an honest one of its size.
+
+    Returns:
+        Keys (n, 32) and rows (n,) of the entries with one digest; the rows of the others.
+    """
+    keys, rows, media_rows = bytearray(), array("q"), array("q")
+    with _open(path) as file:
+        text = file.read(_INDEX_BLOCK_BYTES)
+        empty = re.match(rb"\s*\{\s*\}", text)
+        begin = empty or re.match(rb"\s*\{", text)
+        if begin is None:
+            raise damaged(path, "a JSON object of keys and rows", f"{_shown(text)} at byte 0")
+        position, offset, ended = begin.end(), 0, empty is not None
+        while not ended:
+            entry = _ENTRY.match(text, position)
+            if entry is not None:
+                position, ended = entry.end(), entry[3] == b"}"
+                digest = entry[1].decode("ascii")
+                if len(digest) == _DIGEST_DIGITS:
+                    keys += bytes.fromhex(digest)
+                    rows.append(int(entry[2]))
+                else:
+                    media_rows.append(int(entry[2]))
+                continue
+            more = b"" if len(text) - position > _LONGEST_ENTRY else file.read(_INDEX_BLOCK_BYTES)
+            if not more:
+                raise _not_an_entry(path, text[position:], offset + position)
+            offset, text, position = offset + position, text[position:] + more, 0
+        rest = text[position:] + file.read(_INDEX_BLOCK_BYTES)
+    if rest.strip():
+        raise damaged(path, "the end of the file", f"{_shown(rest)} at byte {offset + position}")
+    return (
+        np.frombuffer(keys, np.uint8).reshape(-1, 32),
+        np.frombuffer(rows, np.int64) if rows else np.zeros(0, np.int64),
+        np.frombuffer(media_rows, np.int64) if media_rows else np.zeros(0, np.int64),
+    )
+
+
+def _not_an_entry(path: Path, text: bytes, offset: int) -> CorruptCacheError:
+    """Say what is wrong with the entry that ``text`` begins with."""
+    entry = _ANY_ENTRY.match(text[:_LONGEST_ENTRY])
+    if entry is None:
+        found = "the end of the file" if len(text) < _LONGEST_ENTRY and b"}" not in text else _shown(text)
+        return damaged(path, "a key and a row", f"{found} at byte {offset}")
+    if not re.fullmatch(rb"(?:[0-9a-f]{64}){1,4}", entry[1]):
+        expected = "keys of 64 lower-case hexadecimal digits or a small multiple"
+        return damaged(path, expected, f"{_shown(entry[1])} ({len(entry[1])} characters) at byte {offset}")
+    return damaged(path, "row numbers", f"{_shown(entry[2])} at byte {offset}")
+
+
+def _refuse_equal_keys(path: Path, keys: Keys) -> None:
+    parts = keys.view("<u8")
+    ordered = parts[np.lexsort(parts.T)]
+    equal = np.flatnonzero((ordered[1:] == ordered[:-1]).all(axis=1))
+    if len(equal):
+        raise damaged(path, "each key once", f"{ordered[equal[0]].tobytes().hex()} twice")
+
+
+def _shown(text: bytes) -> str:
+    return repr(text[:40].decode("ascii", "replace"))
