@@ -1,7 +1,7 @@
 //! Key → row: an immutable snapshot, shared by all processes, and a delta in memory for the rows after it.
 //!
 //! Both are open-addressing tables of 8-byte slots: row + 1 in the upper 40 bits, a fingerprint of the key in the lower
-//! 24; 0 is empty. The table can say anything: [`Keys::row_has_key`] decides, so a wrong slot costs a miss, never a
+//! 24; 0 is empty. The table can say anything: the full key of its row decides, so a wrong slot costs a miss, never a
 //! wrong row.
 
 use std::path::{Path, PathBuf};
