@@ -1,8 +1,9 @@
 """The Rust core, as Python sees it.
 
-Arrays cross the border through the buffer protocol: keys are C-contiguous ``uint8`` arrays of shape (n, 32), row
-numbers are ``int64`` arrays of shape (n,) in which -1 stands for "no row". Every call works on a whole batch with the
-GIL released. Errors are those of :mod:`dejavec.errors`; each call may raise ``StorageError`` and ``CorruptCacheError``.
+Arrays cross the border through the buffer protocol: keys are C-contiguous ``uint8`` arrays of shape (n, 32),
+row numbers are ``int64`` arrays of shape (n,) in which -1 stands for "no row". Every call works on a whole
+batch with the GIL released. Errors are those of :mod:`dejavec.errors`; each call may raise ``StorageError``
+and ``CorruptCacheError``.
 """
 
 from typing import Any, Literal, final
@@ -49,8 +50,8 @@ def hash_fields(
 ) -> None:
     """Write the keys of items with several fields into ``out`` (n, 32).
 
-    An item whose only field is ``text`` keeps the digest of the text as its key; any other is SHA-256 over a tag byte
-    0xFF, the scheme version, then (name, length, digest) of each present field, in the order given.
+    An item whose only field is ``text`` keeps the digest of the text as its key; any other is SHA-256 over a
+    tag byte 0xFF, the scheme version, then (name, length, digest) of each present field, in the order given.
 
     Args:
         fields: (name, lengths of shape (n,) in bytes with -1 for "absent", digests of shape (n, 32)).
@@ -71,8 +72,9 @@ def verify(path: str) -> dict[str, Any]:
 def repair(path: str, lock_timeout: float) -> dict[str, Any]:
     """Make a damaged cache openable again, under its writers' lock.
 
-    Rebuilds ``commit`` from the row checksums if neither slot is valid, restores a damaged vectors header from
-    ``meta.json``, zeroes the key record of each damaged row (it becomes a miss) and removes damaged index snapshots.
+    Rebuilds ``commit`` from the row checksums if neither slot is valid, restores a damaged vectors header
+    from ``meta.json``, zeroes the key record of each damaged row (it becomes a miss) and removes damaged
+    index snapshots.
 
     Returns:
         What ``verify`` returns, for the state before the repair.
@@ -91,7 +93,9 @@ class Store:
     """One cache directory, open. Safe to use from many threads; not across ``fork``."""
 
     @staticmethod
-    def open(path: str, mode: Literal["r", "a"], durability: Literal["commit", "close"], lock_timeout: float) -> Store:
+    def open(
+        path: str, mode: Literal["r", "a"], durability: Literal["commit", "close"], lock_timeout: float
+    ) -> Store:
         """Open the cache in the directory ``path``.
 
         Raises:
@@ -110,7 +114,7 @@ class Store:
         durability: Literal["commit", "close"],
         lock_timeout: float,
     ) -> Store:
-        """Create a cache in the directory ``path`` (made if missing), or open the one that is there for appending.
+        """Create a cache in the directory ``path``, or open the one that is there for appending.
 
         Args:
             path: the directory.
@@ -156,16 +160,16 @@ class Store:
     def partition(self, keys: NDArray[np.uint8], rows: NDArray[np.int64], first: NDArray[np.int64]) -> None:
         """Look up and collapse duplicates.
 
-        ``rows`` is as of ``lookup``. ``first[i]`` is the position of the first item of this call with the key of item
-        ``i`` if that key is a miss, else ``i``. So misses to encode are ``(rows < 0) & (first == arange(n))``, and
-        duplicates are ``first != arange(n)``.
+        ``rows`` is as of ``lookup``. ``first[i]`` is the position of the first item of this call with the key
+        of item ``i`` if that key is a miss, else ``i``. So misses to encode are ``(rows < 0) & (first ==
+        arange(n))``, and duplicates are ``first != arange(n)``.
         """
 
     def append(self, keys: NDArray[np.uint8], vectors: NDArray[Any], seen: NDArray[np.int64] | None) -> int:
         """Append one group of rows and commit it.
 
-        A key is dropped only if its newest row is now another than the one in ``seen`` (None: no row was seen).
-        ``vectors`` is C-contiguous, (n, dim), of the store's dtype. Keys must differ from each other.
+        A key is dropped only if its newest row is now another than the one in ``seen`` (None: no row was
+        seen). ``vectors`` is C-contiguous, (n, dim), of the store's dtype. Keys must differ from each other.
 
         Returns:
             How many rows were appended.
@@ -181,21 +185,23 @@ class Store:
             How many rows were appended.
         """
 
-    def gather(self, keys: NDArray[np.uint8], rows: NDArray[np.int64], out: NDArray[Any], verify: bool) -> list[int]:
-        """Copy the rows that ``lookup`` gave for ``keys`` into ``out`` (C-contiguous, (n, dim), the store's dtype).
+    def gather(
+        self, keys: NDArray[np.uint8], rows: NDArray[np.int64], out: NDArray[Any], verify: bool
+    ) -> list[int]:
+        """Copy the rows that ``lookup`` gave for ``keys`` into ``out``.
 
-        Row -1 gives zeros. With ``verify=False`` the checksums of rows that are known to be durable are not checked;
-        that each row has its key is checked always.
+        ``out`` is C-contiguous, (n, dim), of the store's dtype. Row -1 gives zeros. With ``verify=False`` the checksums of rows that are known to be durable are not
+        checked; that each row has its key is checked always.
 
         Returns:
-            The positions whose row is not committed, has another key or breaks its checksum. What lies in ``out``
-            there is undefined.
+            The positions whose row is not committed, has another key or breaks its checksum. What lies in
+            ``out`` there is undefined.
         """
 
     def map_rows(self, keys: NDArray[np.uint8], first: int, verify: bool) -> tuple[Rows, list[int]] | None:
-        """The rows of ``keys``, which lie one behind the other from row ``first`` on, as a private, writable mapping.
+        """Map the rows of ``keys``, which lie one behind the other from row ``first`` on, for the caller.
 
-        No copy is made and the file is untouched.
+        The mapping is private and writable: no copy is made, and the file stays untouched.
 
         Returns:
             The mapping and the positions that failed, as of ``gather``; None where the system cannot map.
@@ -211,7 +217,14 @@ class Store:
         """Make every committed row durable, whoever wrote it."""
 
     def stats(self) -> dict[str, int]:
-        """``rows``, ``keys``, ``synced``, ``epoch``, ``row_bytes``, ``bytes_on_disk``, ``snapshot_rows``, ``delta_rows``."""
+        """Return counts and sizes.
+
+        ``rows``, ``keys``, ``synced`` (rows), ``epoch``, ``row_bytes``, ``bytes_on_disk``, ``snapshot_rows`` and
+        ``delta_rows``.
+        """
 
     def close(self) -> None:
-        """Sync what is not durable, write the header, release everything. Later calls raise ``ClosedCacheError``."""
+        """Sync what is not durable, write the header, release everything.
+
+        Later calls raise ``ClosedCacheError``.
+        """
