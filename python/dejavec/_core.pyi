@@ -190,8 +190,9 @@ class Store:
     ) -> list[int]:
         """Copy the rows that ``lookup`` gave for ``keys`` into ``out``.
 
-        ``out`` is C-contiguous, (n, dim), of the store's dtype. Row -1 gives zeros. With ``verify=False`` the checksums of rows that are known to be durable are not
-        checked; that each row has its key is checked always.
+        ``out`` is C-contiguous, (n, dim), of the store's dtype. Row -1 gives zeros. With
+        ``verify=False`` the checksums of rows that are known to be durable are not checked; that each row has
+        its key is checked always.
 
         Returns:
             The positions whose row is not committed, has another key or breaks its checksum. What lies in
@@ -219,8 +220,8 @@ class Store:
     def stats(self) -> dict[str, int]:
         """Return counts and sizes.
 
-        ``rows``, ``keys``, ``synced`` (rows), ``epoch``, ``row_bytes``, ``bytes_on_disk``, ``snapshot_rows`` and
-        ``delta_rows``.
+        ``rows``, ``keys``, ``synced`` (rows), ``epoch``, ``row_bytes``, ``bytes_on_disk``, ``snapshot_rows``
+        and ``delta_rows``.
         """
 
     def close(self) -> None:
