@@ -27,17 +27,16 @@ def hash_texts(texts: tuple[str, ...], out: NDArray[np.uint8]) -> None:
     """
 
 def hash_arrow(
-    data: object,
-    offsets: NDArray[np.int32] | NDArray[np.int64],
+    chunks: list[tuple[object, NDArray[np.int32] | NDArray[np.int64]]],
     indices: NDArray[np.int64] | None,
     out: NDArray[np.uint8],
 ) -> None:
     """Write the keys of texts that lie in Arrow buffers into ``out`` (n, 32), without making Python strings.
 
     Args:
-        data: the value buffer (any object with the buffer protocol).
-        offsets: text ``i`` is ``data[offsets[i]:offsets[i + 1]]``.
-        indices: which texts to hash, in order; None for all ``len(offsets) - 1``.
+        chunks: of each array, in order, the value buffer (any object with the buffer protocol) and the
+            offsets: text ``i`` is ``data[offsets[i]:offsets[i + 1]]``.
+        indices: which texts of all chunks together to hash, in order; None for all.
         out: uint8 array of shape (n, 32).
 
     Raises:

@@ -138,32 +138,48 @@ pub struct Field<'a> {
     pub digests: &'a [Key],
 }
 
-/// Writes the keys of items with several fields into `keys`.
+/// Writes the keys of items with several fields into `keys`, on all cores.
 ///
 /// An item whose only field is `text` keeps the digest of the text. Any other has SHA-256 over: tag, version, then for
 /// each present field the length of its name (1 byte), its name, its length (8) and its digest (32).
 ///
 /// All slices must have one length; the caller checks.
 pub fn of_fields(fields: &[Field<'_>], keys: &mut [Key]) {
-    let mut message = Vec::new();
+    let items = keys.len();
+    let pieces: Vec<_> = keys.chunks_mut(PIECE).enumerate().collect();
+    parallel::for_each(pieces, items, TEXTS_PER_THREAD, |(i, keys)| of_fields_piece(fields, i * PIECE, keys));
+}
+
+fn of_fields_piece(fields: &[Field<'_>], first: usize, keys: &mut [Key]) {
+    let mut messages = Vec::new();
+    let mut combined = Vec::new();
     for (i, key) in keys.iter_mut().enumerate() {
-        message.clear();
-        message.extend_from_slice(&[FIELDS_TAG, FIELDS_VERSION]);
+        let start = messages.len();
+        messages.extend_from_slice(&[FIELDS_TAG, FIELDS_VERSION]);
         let mut present = 0;
         let mut plain_text = None;
         for field in fields {
-            let Ok(length) = u64::try_from(field.lengths[i]) else { continue };
+            let (length, digest) = (field.lengths[first + i], &field.digests[first + i]);
+            let Ok(length) = u64::try_from(length) else { continue };
             present += 1;
-            plain_text = (field.name == "text").then_some(field.digests[i]);
-            message.push(u8::try_from(field.name.len()).unwrap_or(u8::MAX));
-            message.extend_from_slice(field.name.as_bytes());
-            message.extend_from_slice(&length.to_le_bytes());
-            message.extend_from_slice(&field.digests[i]);
+            plain_text = (field.name == "text").then_some(digest);
+            messages.push(u8::try_from(field.name.len()).unwrap_or(u8::MAX));
+            messages.extend_from_slice(field.name.as_bytes());
+            messages.extend_from_slice(&length.to_le_bytes());
+            messages.extend_from_slice(digest);
         }
-        *key = match plain_text {
-            Some(digest) if present == 1 => digest,
-            _ => of_text(&message),
-        };
+        match plain_text {
+            Some(digest) if present == 1 => {
+                *key = *digest;
+                messages.truncate(start);
+            }
+            _ => combined.push((i, start..messages.len())),
+        }
+    }
+    let mut digests = vec![DEAD; combined.len()];
+    of_piece(0, &|i| &messages[combined[i].1.clone()], &mut digests);
+    for ((i, _), digest) in combined.iter().zip(digests) {
+        keys[*i] = digest;
     }
 }
 
@@ -193,6 +209,31 @@ mod tests {
         let mut keys = vec![DEAD; texts.len()];
         of_texts(|i| &texts[i], &mut keys);
         assert!(texts.iter().zip(&keys).all(|(text, key)| *key == reference(text)));
+    }
+
+    #[test]
+    fn the_key_of_several_fields_is_the_documented_message_at_any_place_in_the_batch() {
+        let texts: Vec<String> = (0..1500).map(|i| format!("text {i}")).collect();
+        let digests: Vec<Key> = texts.iter().map(|text| of_text(text.as_bytes())).collect();
+        let lengths: Vec<i64> = texts.iter().map(|text| text.len() as i64).collect();
+        let titles: Vec<i64> = (0..1500).map(|i| if i % 3 == 0 { -1 } else { 7 }).collect();
+        let fields = [
+            Field { name: "text", lengths: &lengths, digests: &digests },
+            Field { name: "title", lengths: &titles, digests: &digests },
+        ];
+        let mut keys = vec![DEAD; 1500];
+        of_fields(&fields, &mut keys);
+        for (i, key) in keys.iter().enumerate() {
+            let mut message = vec![0xFF, 1, 4];
+            message.extend_from_slice(b"text");
+            message.extend_from_slice(&lengths[i].to_le_bytes());
+            message.extend_from_slice(&digests[i]);
+            message.push(5);
+            message.extend_from_slice(b"title");
+            message.extend_from_slice(&7_u64.to_le_bytes());
+            message.extend_from_slice(&digests[i]);
+            assert_eq!(*key, if i % 3 == 0 { digests[i] } else { reference(&message) }, "item {i}");
+        }
     }
 
     #[test]

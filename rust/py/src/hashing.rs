@@ -48,62 +48,83 @@ fn hash_texts(py: Python<'_>, texts: &Bound<'_, PyTuple>, out: &Bound<'_, PyAny>
     Ok(())
 }
 
-/// Texts in an Arrow value buffer, by their checked spans.
-fn hash_spans<T: Copy + Into<i64> + Sync>(
-    data: &[u8],
-    offsets: &[T],
-    indices: Option<&[i64]>,
-    keys: &mut [key::Key],
-) -> bool {
-    let span = |i: usize| {
-        let start = usize::try_from((*offsets.get(i)?).into()).ok()?;
-        let end = usize::try_from((*offsets.get(i + 1)?).into()).ok()?;
-        data.get(start..end)
-    };
-    let text = |position: usize| match indices {
-        None => span(position),
-        Some(indices) => span(usize::try_from(indices[position]).ok()?),
-    };
-    let valid = (0..keys.len()).all(|position| text(position).is_some());
-    if valid {
-        key::of_texts(|position| text(position).unwrap_or_default(), keys);
+/// The value buffer and the offsets of one Arrow array of texts.
+struct Chunk {
+    data: Array<u8>,
+    offsets: Offsets,
+}
+
+/// Where the texts of an array begin and end.
+enum Offsets {
+    Narrow(Array<i32>),
+    Wide(Array<i64>),
+}
+
+impl Chunk {
+    fn get(data: &Bound<'_, PyAny>, offsets: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let offsets = match offsets.getattr("itemsize")?.extract::<usize>()? {
+            4 => Offsets::Narrow(Array::input(offsets)?),
+            8 => Offsets::Wide(Array::input(offsets)?),
+            other => {
+                return Err(PyValueError::new_err(format!("expected int32 or int64 offsets, found {other} bytes")));
+            }
+        };
+        Ok(Chunk { data: Array::input(data)?, offsets })
     }
-    valid
+
+    fn len(&self) -> usize {
+        let offsets = match &self.offsets {
+            Offsets::Narrow(offsets) => offsets.items().len(),
+            Offsets::Wide(offsets) => offsets.items().len(),
+        };
+        offsets.saturating_sub(1)
+    }
+
+    /// Text `i`; None if its offsets point outside the buffer.
+    fn text(&self, i: usize) -> Option<&[u8]> {
+        let (start, end) = match &self.offsets {
+            Offsets::Narrow(offsets) => offsets.items().get(i..=i + 1).map(|ends| (ends[0].into(), ends[1].into())),
+            Offsets::Wide(offsets) => offsets.items().get(i..=i + 1).map(|ends| (ends[0], ends[1])),
+        }?;
+        self.data.items().get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
+    }
+}
+
+/// The texts at `indices`, or all, of chunks that follow one another; None if one lies outside its buffers.
+fn chosen_texts<'a>(chunks: &'a [Chunk], indices: Option<&[i64]>) -> Option<Vec<&'a [u8]>> {
+    let Some(indices) = indices else {
+        return chunks.iter().flat_map(|chunk| (0..chunk.len()).map(|i| chunk.text(i))).collect();
+    };
+    let mut end = 0;
+    let ends: Vec<usize> = chunks.iter().map(|chunk| (end += chunk.len(), end).1).collect();
+    let text = |index: &i64| {
+        let index = usize::try_from(*index).ok()?;
+        let place = ends.partition_point(|end| *end <= index);
+        let chunk = chunks.get(place)?;
+        chunk.text(index - (ends[place] - chunk.len()))
+    };
+    indices.iter().map(text).collect()
 }
 
 #[pyfunction]
 fn hash_arrow(
     py: Python<'_>,
-    data: &Bound<'_, PyAny>,
-    offsets: &Bound<'_, PyAny>,
+    chunks: Vec<(Bound<'_, PyAny>, Bound<'_, PyAny>)>,
     indices: Option<&Bound<'_, PyAny>>,
     out: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let data = Array::<u8>::input(data)?;
+    let chunks = chunks.iter().map(|(data, offsets)| Chunk::get(data, offsets)).collect::<PyResult<Vec<_>>>()?;
     let indices = indices.map(Array::<i64>::input).transpose()?;
     let indices = indices.as_ref().map(Array::items);
-    let item_bytes: usize = offsets.getattr("itemsize")?.extract()?;
-    let count: usize = offsets.len()?;
     let mut out = Array::<u8>::output(out)?;
     let keys = as_keys_mut(out.items_mut())?;
-    check_length("keys", indices.map_or(count.saturating_sub(1), <[i64]>::len), keys.len())?;
-    let data = data.items();
-    let valid = match item_bytes {
-        4 => {
-            let offsets = Array::<i32>::input(offsets)?;
-            let offsets = offsets.items();
-            py.detach(|| hash_spans(data, offsets, indices, keys))
-        }
-        8 => {
-            let offsets = Array::<i64>::input(offsets)?;
-            let offsets = offsets.items();
-            py.detach(|| hash_spans(data, offsets, indices, keys))
-        }
-        other => {
-            return Err(PyValueError::new_err(format!("expected int32 or int64 offsets, found {other}-byte items")));
-        }
-    };
-    if valid { Ok(()) } else { Err(PyValueError::new_err("expected offsets and indices inside their buffers")) }
+    check_length("keys", indices.map_or_else(|| chunks.iter().map(Chunk::len).sum(), <[i64]>::len), keys.len())?;
+    py.detach(|| {
+        let texts = chosen_texts(&chunks, indices)?;
+        key::of_texts(|i| texts[i], keys);
+        Some(())
+    })
+    .ok_or_else(|| PyValueError::new_err("expected offsets and indices inside their buffers"))
 }
 
 /// A field as Python gives it.
