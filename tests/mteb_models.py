@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,11 +19,13 @@ from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
 from mteb.models.instruct_wrapper import InstructSentenceTransformerModel
 from mteb.similarity_functions import cos_sim, pairwise_cos_sim
 from mteb.types import PromptType
+from PIL import Image
 from sentence_transformers import SentenceTransformer
 from torch.utils.data import DataLoader
 
 QUERY, DOCUMENT = PromptType.query, PromptType.document
-CONTENT = ("text", "title", "body", "query", "instruction", "conversation")
+MEDIA = ("image", "audio", "video")
+CONTENT = ("text", "title", "body", "query", "instruction", "conversation", *MEDIA)
 TASK = MockRetrievalTask.metadata
 DIM = 24
 
@@ -36,12 +39,14 @@ def meta(name: str | None = "tests/model", revision: str | None = "a" * 40, **en
 class FieldsModel:
     """An encoder whose vector depends on every field it is given, and on the role; item by item.
 
+    Of media, every pixel, sample and frame counts, and the order in which they stand in the item.
+
     Attributes:
-        calls: the texts of each call.
+        calls: the texts of each call; of items without text, their digests.
     """
 
     def __init__(self, *, library: str = "numpy", dtype: str = "float32", **entries: Any) -> None:
-        self.mteb_model_meta = meta(**entries)
+        self.mteb_model_meta = meta(**{"modalities": ["text", *MEDIA], **entries})
         self.library = library
         self.dtype = dtype
         self.columns: Sequence[str] = CONTENT
@@ -62,15 +67,18 @@ class FieldsModel:
         self.calls.append([])
         rows: list[np.ndarray] = []
         for batch in inputs:
-            self.calls[-1] += batch["text"]
-            for position in range(len(batch["text"])):
-                item = {name: batch[name][position] for name in self.columns if name in batch}
+            names = [name for name in batch if name in self.columns]
+            for position in range(len(batch[names[0] if names else "text"])):
+                item = {name: seen(batch[name][position]) for name in names}
+                item = {name: value for name, value in item.items() if value is not None}
                 rows.append(self.vector(item, prompt_type))
+                self.calls[-1].append(item.get("text", digest_of(item)))
         return self.output(rows)
 
     def vector(self, item: Mapping[str, Any], prompt_type: PromptType | None) -> np.ndarray:
-        content = json.dumps([item, prompt_type], sort_keys=True).encode()
-        seed = int.from_bytes(hashlib.sha256(content).digest()[:8], "little")
+        media = [name for name in item if name in MEDIA]
+        order = [name for name in item if name in ("text", *MEDIA)] if media else []
+        seed = int(digest_of([item, prompt_type, order])[:16], 16)
         return np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
 
     def output(self, rows: list[np.ndarray]) -> Any:
@@ -84,6 +92,41 @@ class FieldsModel:
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
         return pairwise_cos_sim(embeddings1, embeddings2)
+
+
+def seen(value: Any) -> Any:
+    """What a model sees of a value, as JSON."""
+    if isinstance(value, Image.Image):
+        return [value.mode, value.size, value.getpalette(), seen(value.tobytes())]
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), value.shape, seen(value.tobytes())]
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    if isinstance(value, torch.Tensor):
+        return seen(value.numpy())
+    if isinstance(value, dict):
+        return {name: seen(part) for name, part in value.items() if name != "path"}
+    if isinstance(value, list):
+        return [seen(part) for part in value]
+    if hasattr(value, "get_all_samples"):
+        samples = value.get_all_samples()
+        return [samples.sample_rate, seen(samples.data)]
+    if hasattr(value, "get_frames_in_range"):
+        return [value.metadata.average_fps, seen(value.get_frames_in_range(0, len(value)).data)]
+    return value
+
+
+def loads_ffmpeg() -> bool:
+    """Whether torchcodec finds the shared libraries that it decodes audio and video with."""
+    try:
+        importlib.import_module("torchcodec.decoders")
+    except (ImportError, OSError, RuntimeError):
+        return False
+    return True
+
+
+def digest_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def dataset(texts: Sequence[Any], **columns: Sequence[Any]) -> Dataset:

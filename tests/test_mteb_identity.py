@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mteb.models import SentenceTransformerEncoderWrapper
-from mteb.types import PromptType
+from mteb.models import CompressionWrapper, SentenceTransformerEncoderWrapper
+from mteb.types import OutputDType, PromptType
 from mteb_models import (
     DOCUMENT,
     QUERY,
@@ -205,6 +205,12 @@ class TestUnidentified:
         assert same_bits(encode(wrapper, TEXTS), encode(self.Torch(1), TEXTS))
         assert identity_of(tmp_path)["model"] == {"name": "mine", "revision": "7"}
 
+    def test_weights_are_seen_through_other_wrappers(self, tmp_path: Path) -> None:
+        for weight in (1, 2):
+            inner = CachedEmbeddingWrapper(self.Torch(weight, revision="main"), tmp_path / f"{weight}")
+            encoded(CompressionWrapper(inner, OutputDType.FLOAT16), tmp_path / "outer", calls=[])
+        assert len(list((tmp_path / "outer").rglob("vectors.npy"))) == 2
+
     def test_a_model_whose_weights_lie_outside_torch_has_no_digest(self, tmp_path: Path) -> None:
         model = minilm()
         model.model.backend = "onnx"
@@ -255,6 +261,12 @@ class TestSentenceTransformers:
         assert encoded(model, tmp_path, calls=count_batches(model))
         change(model.model)
         assert encoded(model, tmp_path, calls=count_batches(model))
+
+    def test_the_columns_that_it_reads_are_part_of_the_identity(self, tmp_path: Path) -> None:
+        model = minilm()
+        for modalities in (["text"], ["image", "text"]):
+            model.mteb_model_meta = meta(modalities=modalities)
+            assert encoded(model, tmp_path, calls=count_batches(model))
 
     def test_a_trained_copy_of_a_hub_model_is_not_taken_for_it(self, tmp_path: Path) -> None:
         models = [minilm(), minilm()]
@@ -370,9 +382,11 @@ class TestOtherModels:
 
     def test_media_settings_are_part_of_the_identity(self, tmp_path: Path) -> None:
         for frames in (None, 3, 4):
-            model = FieldsModel()
+            model, outer = FieldsModel(), FieldsModel()
             model.num_frames = frames
             assert encoded(model, tmp_path)
+            outer.model = model
+            assert encoded(outer, tmp_path / "outer")
 
 
 class TestSubset:

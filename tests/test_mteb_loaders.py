@@ -337,7 +337,7 @@ class TestDataSets:
 
     def test_a_data_set_without_text_goes_to_the_model(self, tmp_path: Path) -> None:
         wrapper = CachedEmbeddingWrapper(FieldsModel(), tmp_path)
-        with pytest.warns(DejavecWarning, match="no text column"), pytest.raises(KeyError):
+        with pytest.warns(DejavecWarning, match="no text, image, audio or video"), pytest.raises(KeyError):
             encode(wrapper, Dataset.from_dict({"label": [1, 2]}))
 
     def test_a_loader_with_workers(self, tmp_path: Path) -> None:

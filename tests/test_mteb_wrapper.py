@@ -11,6 +11,7 @@ import mteb
 import numpy as np
 import pytest
 import torch
+from mteb.models.model_implementations.cde_models import CDEWrapper
 from mteb.models.models_protocols import CrossEncoderProtocol, EncoderProtocol, SearchProtocol
 from mteb_models import DOCUMENT, TASK, FieldsModel, bare_minilm, encode, loader, meta, minilm, same_bits
 from sentence_transformers import SentenceTransformer
@@ -109,7 +110,7 @@ class TestModelSurface:
         assert same_bits(encode(wrapper, ["a b", "c"]), encode(minilm(), ["a b", "c"]))
         assert wrapper.mteb_model_meta.name == "no_model_name/available"
 
-    @pytest.mark.parametrize("model", [object(), "mteb/baseline-random-encoder"])
+    @pytest.mark.parametrize("model", [object(), "mteb/baseline-random-cross-encoder"])
     def test_a_model_without_encode_is_a_value_error(self, model: Any, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="Model must have an 'encode' method"):
             CachedEmbeddingWrapper(model, tmp_path)
@@ -169,6 +170,18 @@ class TestPassThrough:
         found = passed_through(wrapper, ["a", "b"], "depend on the rest of the call")
         assert same_bits(found, encode(Centred(), ["a", "b"]))
 
+    def test_the_models_of_which_mteb_knows_that(self, tmp_path: Path) -> None:
+        class Contextual(FieldsModel, CDEWrapper):
+            """A model of the family that embeds a text among the others of its data set."""
+
+        wrapper = CachedEmbeddingWrapper(Contextual(), tmp_path)
+        passed_through(wrapper, ["a", "b"], "depend on the rest of the call")
+
+    def test_a_setting_without_a_stable_form(self, tmp_path: Path) -> None:
+        model = FieldsModel()
+        model.prompts = {"query": object()}  # type: ignore[attr-defined]
+        passed_through(CachedEmbeddingWrapper(model, tmp_path), ["a"], "cannot be told from others")
+
     def test_an_input_that_is_no_loader(self, tmp_path: Path) -> None:
         class ListModel(FieldsModel):
             def encode(self, inputs: Any, **arguments: Any) -> Any:
@@ -198,8 +211,11 @@ class TestPassThrough:
             loader(["a"]), task_metadata=TASK, hf_split="test", hf_subset="default"
         )
         model.calls.clear()
-        with pytest.raises(ForeignDirectoryError, match="dejavec import"):
+        with pytest.raises(ForeignDirectoryError) as raised:
             encode(CachedEmbeddingWrapper(model, tmp_path), ["a"])
+        command = f"dejavec import {tmp_path / TASK.name} NEW --model name@revision"
+        assert command in str(raised.value)
+        assert command in str(raised.value.remedy)
         assert model.calls == []
 
 

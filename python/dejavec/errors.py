@@ -74,6 +74,10 @@ class MissingVectorsError(DejavecError, LookupError):
     """Items are not in the cache and ``miss="raise"`` was asked for."""
 
 
+class SpotCheckError(DejavecError, ValueError):
+    """A vector that is held is not what the model returns now."""
+
+
 class LockTimeoutError(DejavecError, TimeoutError):
     """Another process held the writers' lock for longer than ``lock_timeout`` seconds."""
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ from dejavec.values import Output, Rows, check_kind, nonfinite, to_rows
 
 if TYPE_CHECKING:
     from dejavec.cache import EmbeddingCache
+    from dejavec.foreign_backend import ForeignCall
+
+    Held: TypeAlias = EmbeddingCache | ForeignCall
 
 Positions = NDArray[np.intp]
 """Positions in the items of one call, shape (k,)."""
@@ -79,13 +82,13 @@ class Filled:
     encoded: int
 
 
-def plan(cache: EmbeddingCache, keys: Keys) -> Plan:
+def plan(cache: Held, keys: Keys) -> Plan:
     """Tell what :func:`fill` would find, without a model."""
     return _survey(cache, keys)[2]
 
 
 def fill(
-    cache: EmbeddingCache,
+    cache: Held,
     keys: Keys,
     encode: Callable[[Positions], Any],
     *,
@@ -134,7 +137,7 @@ def fill(
     return Filled(vectors, run.output, found, run.encoded)
 
 
-def _survey(cache: EmbeddingCache, keys: Keys) -> tuple[NDArray[np.int64], Positions, Plan]:
+def _survey(cache: Held, keys: Keys) -> tuple[NDArray[np.int64], Positions, Plan]:
     """Look up all items.
 
     Returns:
@@ -149,7 +152,7 @@ def _survey(cache: EmbeddingCache, keys: Keys) -> tuple[NDArray[np.int64], Posit
     return rows, source, Plan(len(keys), hits, misses, duplicates, misses * _row_bytes(cache))
 
 
-def _row_bytes(cache: EmbeddingCache) -> int:
+def _row_bytes(cache: Held) -> int:
     if cache.dim is None or cache.dtype is None:
         return 0
     return cache.dim * cache.dtype.itemsize + _KEY_RECORD_BYTES
@@ -160,7 +163,7 @@ class _Run:
 
     def __init__(
         self,
-        cache: EmbeddingCache,
+        cache: Held,
         keys: Keys,
         encode: Callable[[Positions], Any],
         name: Callable[[int], str],

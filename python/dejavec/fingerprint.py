@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
@@ -67,6 +68,45 @@ def sha256_of(value: object) -> str:
     return hashlib.sha256(canonical_json(describe(value)).encode("ascii")).hexdigest()
 
 
+def class_code(maker: object) -> str | None:
+    """Return a digest of the functions of a class, other for an edited one; None if it is no class."""
+    if not isinstance(maker, type):
+        return None
+    functions = [
+        [_qualified(parent), name, _loosely(member)]
+        for parent in maker.__mro__
+        for name, member in sorted(vars(parent).items())
+        if isinstance(member, types.FunctionType)
+    ]
+    return sha256_of(functions)
+
+
+def is_module(value: object) -> bool:
+    """Tell whether this is a torch module."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
+
+
+def torch_parts(layers: Iterable[Any]) -> tuple[list[Any], list[Any]]:
+    """Return the torch modules and tokenizers that a model and what it wraps hold, each once.
+
+    There are no modules if the weights lie elsewhere.
+    """
+    modules: list[Any] = []
+    tokenizers: list[Any] = []
+    for layer in layers:
+        held = [layer] if is_module(layer) else [layer, *_held_modules(layer)]
+        modules += [part for part in held if is_module(part) and all(part is not other for other in modules)]
+        for part in held:
+            tokenizer = getattr(part, "tokenizer", None)
+            if tokenizer is not None and all(tokenizer is not other for other in tokenizers):
+                tokenizers.append(tokenizer)
+    if any(getattr(module, "backend", "torch") != "torch" for module in modules):
+        return [], []
+    with_weights = [module for module in modules if next(module.parameters(), None) is not None]
+    return (modules if with_weights else []), tokenizers
+
+
 def weights_digest(modules: Iterable[Any], tokenizers: Iterable[Any]) -> str:
     """Return the SHA-256 of the torch modules that make the vectors, as 64 hex digits.
 
@@ -94,6 +134,11 @@ def weights_version(modules: Sequence[Any], tokenizers: Iterable[Any]) -> object
         [_architecture(module) for module in modules],
         [(id(tokenizer), _tokenizer_settings(tokenizer)) for tokenizer in tokenizers],
     )
+
+
+def _held_modules(layer: Any) -> list[Any]:
+    own = getattr(layer, "__dict__", {})
+    return [own[name] for name in sorted(own) if is_module(own[name])]
 
 
 def _describe_number(value: object) -> Any:

@@ -141,7 +141,7 @@ class Handle:
 
 
 def _old_mteb_directory(path: Path) -> ForeignDirectoryError:
-    remedy = f"run `dejavec import {path} NEW` and use NEW"
+    remedy = f"run `dejavec import {path} NEW --model name@revision` and use NEW"
     return ForeignDirectoryError(
         f"{path}: expected a dejavec cache or an empty directory, found a cache that mteb wrote; {remedy}",
         path=str(path),

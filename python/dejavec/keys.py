@@ -7,63 +7,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dejavec import _core
+from dejavec.arrow import ArrowTexts, arrow_texts, row_indices
 from dejavec.errors import ItemError
 from dejavec.identity import canonical_json
+from dejavec.media import MEDIA, Digests, media_digests, stored_digests
 
 Keys = NDArray[np.uint8]
 """The keys of n items: C-contiguous, shape (n, 32)."""
 
-FIELDS = ("text", "title", "body", "query", "instruction", "conversation")
-"""What a text model may read of an item, in the order in which it is digested."""
+TEXT_FIELDS = ("text", "title", "body", "query", "instruction", "conversation")
+"""What a model may read of an item's text, in the order in which it is digested."""
 
-MEDIA = ("image", "audio", "video")
-"""Fields that make an item more than text."""
-
-
-@dataclass(frozen=True)
-class ArrowTexts:
-    """A text column that lies in Arrow buffers.
-
-    Attributes:
-        chunks: pyarrow arrays of string or large_string.
-        indices: which texts of the chunks, taken together, are the column's; None for all in order.
-    """
-
-    chunks: list[Any]
-    indices: NDArray[np.int64] | None
-
-    def __len__(self) -> int:
-        if self.indices is not None:
-            return len(self.indices)
-        return sum(len(chunk) for chunk in self.chunks)
-
-    def digest(self) -> tuple[Keys, NDArray[np.int64]]:
-        """Return the key of each text and its length in bytes, -1 for null."""
-        keys = np.empty((len(self), 32), np.uint8)
-        lengths = np.empty(len(self), np.int64)
-        starts = np.cumsum([0, *map(len, self.chunks)])
-        if self.indices is None:
-            for chunk, start, stop in zip(self.chunks, starts, starts[1:], strict=False):
-                _digest_chunk(chunk, None, keys[start:stop], lengths[start:stop])
-            return keys, lengths
-        # In the order of the buffers each chunk's texts are one run, however the column was shuffled.
-        order = np.argsort(self.indices, kind="stable")
-        ordered = self.indices[order]
-        if len(ordered) and not 0 <= ordered[0] <= ordered[-1] < starts[-1]:
-            raise IndexError(f"expected indices below {starts[-1]}, found {ordered[0]} to {ordered[-1]}")
-        runs = np.searchsorted(ordered, starts)
-        for chunk, start, low, high in zip(self.chunks, starts, runs, runs[1:], strict=False):
-            _digest_chunk(chunk, ordered[low:high] - start, keys[low:high], lengths[low:high])
-        keys[order], lengths[order] = keys.copy(), lengths.copy()
-        return keys, lengths
-
+FIELDS = (*TEXT_FIELDS, *MEDIA)
+"""All that a model may read of an item."""
 
 Texts = tuple[Any, ...] | ArrowTexts
 
@@ -95,10 +57,31 @@ def dataset_keys(dataset: Any, columns: Iterable[str] = FIELDS) -> Keys:
     Raises:
         ItemError: see :func:`field_keys`.
     """
-    present = [name for name in columns if name in dataset.column_names]
-    return field_keys(
-        {name: dataset[name] if name == "conversation" else dataset_texts(dataset, name) for name in present}
-    )
+    return field_keys(dataset_fields(dataset, columns))
+
+
+def dataset_fields(dataset: Any, names: Iterable[str] = FIELDS) -> dict[str, object]:
+    """Return the fields of a Hugging Face data set as :func:`field_keys` takes them, in their order there.
+
+    Columns of numbers, labels and the like are no fields, whatever they are called.
+
+    Args:
+        dataset: the data set.
+        names: which of its columns, if it has them.
+
+    Raises:
+        ItemError: see :func:`dejavec.media.stored_digests`.
+    """
+    columns: dict[str, object] = {}
+    for name in dataset.column_names:
+        if name not in names or _is_label(dataset.features[name]):
+            continue
+        if name in MEDIA:
+            stored = stored_digests(dataset, name)
+            columns[name] = dataset[name] if stored is None else stored
+        else:
+            columns[name] = dataset[name] if name == "conversation" else dataset_texts(dataset, name)
+    return columns
 
 
 def field_keys(columns: Mapping[str, object]) -> Keys:
@@ -106,17 +89,19 @@ def field_keys(columns: Mapping[str, object]) -> Keys:
 
     Null fields and empty titles and instructions count as absent. What adds nothing is left out, so that
     plain text keeps its plain key: a body equal to the text of an item without title, a query equal to the
-    text of an item without instruction.
+    text of an item without instruction. Of media and text the order counts, in which a model may read them.
 
     Args:
-        columns: field name (see :data:`FIELDS`) to column, as for :func:`text_keys`, all of one length. A
-            conversation is a JSON value: a list of ``{"role": …, "content": …}`` or of strings.
+        columns: field name (see :data:`FIELDS`) to column, all of one length. Texts are as for
+            :func:`text_keys`, media as for :func:`dejavec.media.media_digest`, or a column of them as its
+            digests. A conversation is a JSON value: a list of ``{"role": …, "content": …}`` or of strings.
 
     Returns:
         uint8 array of shape (n, 32).
 
     Raises:
-        ItemError: a text is null or no text; a field is not known; columns differ in length.
+        ItemError: an item has neither text nor media, a text is no text, or a medium has no key; a field is
+            not known; columns differ in length.
 
     Example:
         >>> plain = text_keys(["a"])
@@ -125,24 +110,30 @@ def field_keys(columns: Mapping[str, object]) -> Keys:
         >>> (field_keys({"text": ["a"], "title": ["b"]}) == plain).all()
         np.False_
     """
-    if "text" not in columns or not set(columns) <= set(FIELDS):
+    content = [name for name in columns if name == "text" or name in MEDIA]
+    if not content or not set(columns) <= set(FIELDS):
         raise ItemError(
-            f"expected the field text and others of {', '.join(FIELDS)}, found {', '.join(columns) or 'none'}"
+            f"expected the field text, image, audio or video, and others of {', '.join(FIELDS)}, "
+            f"found {', '.join(columns) or 'none'}"
         )
+    order = content if "text" in content else ["text", *content]
+    names = [name for part in order for name in (TEXT_FIELDS if part == "text" else (part,))]
     fields: dict[str, tuple[Keys, NDArray[np.int64]]] = {}
-    for name in (name for name in FIELDS if name in columns):
-        column = columns[name]
-        texts = _conversations(column) if name == "conversation" else _texts_of(column)
+    for name in (name for name in names if name in columns):
         try:
-            fields[name] = _digest(texts, lengths=True, nullable=name != "text")
+            fields[name] = _field(name, columns[name], nullable=content != ["text"])
         except ItemError as error:
             raise ItemError(f"field {name!r}: {error}") from None
     lengths = {name: len(digests) for name, (digests, _) in fields.items()}
     if len(set(lengths.values())) > 1:
         raise ItemError(f"expected columns of one length, found {lengths}")
-    _drop_what_adds_nothing(fields, "title", "body")
-    _drop_what_adds_nothing(fields, "instruction", "query")
-    keys = np.empty((lengths["text"], 32), np.uint8)
+    empty = np.all([fields[name][1] < 0 for name in content], axis=0)
+    if empty.any():
+        raise ItemError(f"expected content, found only null at position {np.flatnonzero(empty)[0]}")
+    if "text" in fields:
+        _drop_what_adds_nothing(fields, "title", "body")
+        _drop_what_adds_nothing(fields, "instruction", "query")
+    keys = np.empty((len(empty), 32), np.uint8)
     _core.hash_fields([(name, sizes, digests) for name, (digests, sizes) in fields.items()], keys)
     return keys
 
@@ -153,7 +144,7 @@ def item_keys(items: Sequence[str | Mapping[str, Any]]) -> Keys:
     Only the entries named in :data:`FIELDS` count; identifiers and labels are ignored.
 
     Raises:
-        ItemError: an item is neither, has no text, or has an image, audio or video.
+        ItemError: an item is neither, has neither text nor media, or has a medium without a key.
 
     Example:
         >>> (item_keys([{"text": "a", "id": "7"}]) == text_keys(["a"])).all()
@@ -164,16 +155,21 @@ def item_keys(items: Sequence[str | Mapping[str, Any]]) -> Keys:
     if all(isinstance(item, str) for item in items):
         return text_keys(items)
     rows = [{"text": item} if isinstance(item, str) else item for item in items]
+    groups: dict[tuple[str, ...], list[int]] = {}
     for position, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise ItemError(f"item {position}: expected str or dict, found {type(row).__name__}")
-        for name in MEDIA:
-            if row.get(name) is not None:
-                raise ItemError(
-                    f"item {position}: expected text, found an item with {name}, which has no key"
-                )
-    present = [name for name in FIELDS if name == "text" or any(row.get(name) is not None for row in rows)]
-    return field_keys({name: [row.get(name) for row in rows] for name in present})
+        media = [name for name in row if name in MEDIA and row[name] is not None]
+        # Items that are read in one order make one group.
+        order = tuple(name for name in row if name == "text" or name in media) if media else ("text",)
+        groups.setdefault(order, []).append(position)
+    keys = np.empty((len(rows), 32), np.uint8)
+    for order, positions in groups.items():
+        group = [rows[position] for position in positions]
+        others = [name for name in TEXT_FIELDS[1:] if any(row.get(name) is not None for row in group)]
+        columns = {name: [row.get(name) for row in group] for name in (*order, *others)}
+        keys[positions] = field_keys(columns)
+    return keys
 
 
 def first_of_each(keys: Keys) -> NDArray[np.intp]:
@@ -223,10 +219,7 @@ def dataset_texts(dataset: Any, name: str) -> object:
         dataset._format_columns is None or name in dataset._format_columns
     )
     if plain and isinstance(dataset.features[name], sys.modules["datasets"].Value):
-        indices = None
-        if dataset._indices is not None:
-            indices = dataset._indices.column(0).to_numpy().astype(np.int64)
-        texts = _arrow_texts(dataset.data.column(name), indices)
+        texts = arrow_texts(dataset.data.column(name), row_indices(dataset))
         if texts is not None:
             return texts
     return dataset[name]
@@ -253,39 +246,8 @@ def _texts_of(items: Any) -> Texts:
         if not hasattr(items.array, "__arrow_array__") or "pyarrow" not in sys.modules:
             return tuple(items.tolist())
         column = items.array.__arrow_array__()
-    texts = _arrow_texts(column, None)
+    texts = arrow_texts(column, None)
     return tuple(items.tolist()) if texts is None else texts
-
-
-def _arrow_texts(column: Any, indices: NDArray[np.int64] | None) -> ArrowTexts | None:
-    """Return an Arrow column of strings as its buffers; None if it holds something else."""
-    pyarrow = sys.modules["pyarrow"]
-    types = pyarrow.types
-    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
-    if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
-        return None
-    if not (types.is_string(column.type) or types.is_large_string(column.type)):
-        column = column.cast(pyarrow.large_string())
-    return ArrowTexts(column.chunks if isinstance(column, pyarrow.ChunkedArray) else [column], indices)
-
-
-def _digest_chunk(
-    chunk: Any, indices: NDArray[np.int64] | None, keys: Keys, lengths: NDArray[np.int64]
-) -> None:
-    """Write keys and lengths of one Arrow array, of which ``indices`` are wanted."""
-    if len(keys) == 0:
-        return
-    _, offset_buffer, data_buffer = chunk.buffers()
-    wide = sys.modules["pyarrow"].types.is_large_string(chunk.type)
-    offsets: NDArray[Any] = np.frombuffer(offset_buffer, np.int64 if wide else np.int32)
-    # A slice shares the buffers of the array it was cut from.
-    offsets = offsets[chunk.offset : chunk.offset + len(chunk) + 1]
-    data = np.frombuffer(b"" if data_buffer is None else data_buffer, np.uint8)
-    _core.hash_arrow(data, offsets, indices, keys)
-    sizes = np.diff(offsets).astype(np.int64)
-    if chunk.null_count:
-        sizes[chunk.is_null().to_numpy(zero_copy_only=False)] = -1
-    lengths[:] = sizes if indices is None else sizes[indices]
 
 
 @overload
@@ -315,6 +277,15 @@ def _utf8_length(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
+def _field(name: str, column: Any, *, nullable: bool) -> tuple[Keys, NDArray[np.int64]]:
+    """Return the digests of one field and its lengths in bytes, -1 for null."""
+    if name in MEDIA:
+        digests = column if isinstance(column, Digests) else media_digests(column)
+        return digests.keys, digests.sizes
+    texts = _conversations(column) if name == "conversation" else _texts_of(column)
+    return _digest(texts, lengths=True, nullable=nullable or name != "text")
+
+
 def _conversations(column: Any) -> tuple[str | None, ...]:
     """Return each conversation as canonical JSON, None if there is none."""
     turns = column.to_pylist() if _is_arrow(column) else column if _is_column(column) else frozen(column)
@@ -333,8 +304,26 @@ def _drop_what_adds_nothing(
         sizes[sizes == 0] = -1
     if original in fields:
         digests, sizes = fields[original]
-        equal = (digests == fields["text"][0]).all(axis=1)
+        equal = (digests == fields["text"][0]).all(axis=1) & (fields["text"][1] >= 0)
         sizes[equal & (fields[addition][1] < 0 if addition in fields else True)] = -1
+
+
+def _is_label(feature: Any) -> bool:
+    """Tell whether a column of a data set holds classes or numbers."""
+    datasets, types = sys.modules["datasets"], sys.modules["pyarrow"].types
+    if isinstance(feature, datasets.ClassLabel):
+        return True
+    if not isinstance(feature, datasets.Value):
+        return False
+    kind = feature.pa_type
+    return not (
+        types.is_null(kind)
+        or types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_string_view(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+    )
 
 
 def _is_arrow(items: object) -> bool:

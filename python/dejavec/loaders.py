@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from itertools import chain
 from typing import Any
 
@@ -14,7 +15,8 @@ from dejavec import _core
 from dejavec.errors import ItemError
 from dejavec.fingerprint import describe
 from dejavec.identity import canonical_json
-from dejavec.keys import FIELDS, MEDIA, Keys, dataset_texts, field_keys, text_keys
+from dejavec.keys import FIELDS, Keys, dataset_fields, field_keys, item_keys, text_keys
+from dejavec.media import MEDIA, media_digest
 
 Positions = NDArray[np.intp]
 """Positions in the items of one call, shape (k,)."""
@@ -53,7 +55,9 @@ class RowsView:
     def __getitem__(self, key: int | str) -> Any:
         if isinstance(key, str):
             return [row[key] for row in self]
-        return self._rows[int(self._positions[key])]
+        row = self._rows[int(self._positions[key])]
+        # Models decode what a row holds in its place, and the rows of a stream are handed out more than once.
+        return copy(row) if isinstance(row, dict) else row
 
     def __iter__(self) -> Iterator[Any]:
         return (self[position] for position in range(len(self)))
@@ -77,6 +81,7 @@ class Items:
     Attributes:
         inputs: a loader that hands out just these items: the caller's own, unless that may be read only once
             or would bring another order now.
+        text_only: whether no item may have an image, audio or video; known once :meth:`keys` was called.
 
     Raises:
         UncacheableError: items like these have no key, or nobody but the loader can bring them in order.
@@ -90,8 +95,8 @@ class Items:
             raise UncacheableError(f"the input is a {type(inputs).__name__}, not a DataLoader")
         if inputs.batch_sampler is None and not isinstance(inputs.dataset, IterableDataset):
             raise UncacheableError("the loader does not batch")
-        _refuse_media(_names(inputs.dataset))
         self.inputs = inputs
+        self.text_only = True
         self._settings = inputs
         self._extra_fields = tuple(name for name in extra_fields if name not in FIELDS)
         self._dataset = inputs.dataset
@@ -121,8 +126,8 @@ class Items:
         """
         try:
             if not self._selects():
-                return self._keys_of(self._row_columns())
-            keys = self._keys_of(self._columns())
+                return self._keys_of_rows()
+            keys = self._keys_of_columns()
             return keys if np.array_equal(self._order, np.arange(len(keys))) else keys[self._order]
         except (ItemError, TypeError) as error:
             raise UncacheableError("an item has no key", str(error)) from None
@@ -143,8 +148,10 @@ class Items:
         )
 
     def text_lengths(self, positions: Positions) -> NDArray[np.int64]:
-        """Return the number of characters of each item's text (k,)."""
+        """Return the number of characters of each item's text (k,); zeros if not all is text."""
         rows = self._order[positions]
+        if not self.text_only:
+            return np.zeros(len(rows), np.int64)
         texts = (
             self._rows.select(rows)["text"]
             if self._selects()
@@ -189,57 +196,62 @@ class Items:
             and self._rows._format_type in (None, "numpy", "torch")
         )
 
-    def _columns(self) -> dict[str, Any]:
+    def _keys_of_columns(self) -> Keys:
+        """Return the keys of all rows of a data set, in its order."""
         dataset = self._rows
         shown = set(dataset.column_names)
         if dataset._format_columns is not None and not dataset._output_all_columns:
             shown &= set(dataset._format_columns)
-        _refuse_media(shown)
-        columns = {name: dataset_texts(dataset, name) for name in FIELDS if name in shown}
-        return columns | {name: dataset[name] for name in self._extra_fields if name in shown}
+        columns = dataset_fields(dataset, shown & set(FIELDS))
+        self._note_media(shown)
+        if not {"text", *MEDIA} & set(columns):
+            raise UncacheableError("the data set has no text, image, audio or video")
+        keys = field_keys(columns)
+        return self._with_extra_fields(
+            keys, {name: dataset[name] for name in self._extra_fields if name in shown}
+        )
 
-    def _row_columns(self) -> dict[str, Any]:
-        """Read the items one by one, only for their keys."""
-        columns: dict[str, list[Any]] = {}
+    def _keys_of_rows(self) -> Keys:
+        """Return the keys of the items, which are read one by one only for that."""
+        rows: list[dict[str, Any]] = []
+        extra: dict[str, list[Any]] = {}
         for count, position in enumerate(self._order):
             row = self._rows[int(position)]
             if not isinstance(row, Mapping):
                 raise UncacheableError(f"items are {type(row).__name__}, not dicts")
-            _refuse_media(row)
-            for name in (*FIELDS, *self._extra_fields):
+            self._note_media(row)
+            # Of media only digests are kept: decoded, those of a whole call may not fit in memory.
+            rows.append(
+                {
+                    name: media_digest(value) if name in MEDIA and value is not None else value
+                    for name, value in row.items()
+                    if name in FIELDS
+                }
+            )
+            for name in self._extra_fields:
                 if name in row:
-                    columns.setdefault(name, [None] * count)
-            for name, column in columns.items():
+                    extra.setdefault(name, [None] * count)
+            for name, column in extra.items():
                 column.append(row.get(name))
-        return dict(columns)
+        self._note_media(getattr(self._dataset, "features", None) or ())
+        return self._with_extra_fields(item_keys(rows), extra)
 
-    def _keys_of(self, columns: dict[str, Any]) -> Keys:
-        """Return the keys of items with these columns.
+    def _note_media(self, names: Any) -> None:
+        if any(name in names for name in MEDIA):
+            self.text_only = False
+
+    def _with_extra_fields(self, keys: Keys, columns: Mapping[str, Any]) -> Keys:
+        """Return the keys of items that have these columns too.
 
         Raises:
-            ItemError: a field has no key.
-            TypeError: an extra field's value has no stable form.
+            TypeError: a value has no stable form.
         """
-        if "text" not in columns:
-            raise UncacheableError("the data set has no text column")
-        keys = field_keys({name: column for name, column in columns.items() if name in FIELDS})
-        fields = [("item", np.full(len(keys), keys.shape[1], np.int64), keys)]
-        for name in self._extra_fields:
-            if name in columns:
-                texts = tuple(canonical_json(describe(value)) for value in columns[name])
-                fields.append((name, np.array([len(text) for text in texts], np.int64), text_keys(texts)))
-        if len(fields) == 1:
+        if not columns:
             return keys
+        fields = [("item", np.full(len(keys), keys.shape[1], np.int64), keys)]
+        for name, column in columns.items():
+            texts = tuple(canonical_json(describe(value)) for value in column)
+            fields.append((name, np.array([len(text) for text in texts], np.int64), text_keys(texts)))
         combined = np.empty_like(keys)
         _core.hash_fields(fields, combined)
         return combined
-
-
-def _names(dataset: Any) -> Sequence[str]:
-    return list(getattr(dataset, "features", None) or getattr(dataset, "column_names", None) or ())
-
-
-def _refuse_media(names: Any) -> None:
-    for name in MEDIA:
-        if name in names:
-            raise UncacheableError("items with images, audio or video are not cached")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from dejavec.loaders import Items, Positions, UncacheableError
 from dejavec.model_identity import Kind
+from dejavec.values import Output, Rows
 
 NOT_DENSE = "the model's output is no dense 2-D array"
 
@@ -21,26 +23,35 @@ class ModelCall:
     """Asks the model for the vectors of some of a call's items.
 
     Args:
-        model: the model.
+        model: returns the model, which may have to be built for it.
         kind: how much is known of the model's ``encode``.
         items: all items of the call.
         arguments: the caller's arguments besides the loader.
         chunk_rows: how many items are asked for at a time.
+        refusal: says why vectors cannot be stored, None if they can.
     """
 
     def __init__(
-        self, model: Any, kind: Kind, items: Items, *, arguments: dict[str, Any], chunk_rows: int
+        self,
+        model: Callable[[], Any],
+        kind: Kind,
+        items: Items,
+        *,
+        arguments: dict[str, Any],
+        chunk_rows: int,
+        refusal: Callable[[Any], str | None],
     ) -> None:
         self._model = model
         self._items = items
         self._kind = kind
+        self._refusal = refusal
         self._arguments = arguments
         self._chunk_rows = chunk_rows
         self._lengths: NDArray[np.int64] | None = None
 
     def order(self, misses: Positions) -> Positions:
         """Sort as sentence-transformers sorts a call: its batches are the same if that is cut into chunks."""
-        if self._kind == "other" or len(misses) <= self._chunk_rows:
+        if self._kind == "other" or not self._items.text_only or len(misses) <= self._chunk_rows:
             return misses
         self._lengths = np.zeros(len(self._items), np.int64)
         self._lengths[misses] = self._items.text_lengths(misses)
@@ -50,12 +61,13 @@ class ModelCall:
         """Return the vectors (k, dim) of the items at these positions, as the model made them.
 
         Raises:
-            UncacheableError: they are no dense 2-D array.
+            UncacheableError: they cannot be stored.
         """
         if self._items.is_whole(positions):
-            vectors = self._model.encode(self._items.inputs, **self._arguments)
-            if not is_dense(vectors):
-                raise UncacheableError(NOT_DENSE, vectors=vectors)
+            vectors = self._model().encode(self._items.inputs, **self._arguments)
+            reason = self._refusal(vectors)
+            if reason is not None:
+                raise UncacheableError(reason, vectors=vectors)
             return vectors
         places = None
         if self._lengths is not None:
@@ -65,9 +77,10 @@ class ModelCall:
             given = np.empty_like(positions)
             given[places] = positions
             positions = given
-        vectors = self._model.encode(self._items.loader(positions), **self._arguments)
-        if not is_dense(vectors):
-            raise UncacheableError(NOT_DENSE)
+        vectors = self._model().encode(self._items.loader(positions), **self._arguments)
+        reason = self._refusal(vectors)
+        if reason is not None:
+            raise UncacheableError(reason)
         return vectors if places is None or len(vectors) != len(places) else vectors[places]
 
 
@@ -86,3 +99,29 @@ def is_dense(vectors: object) -> bool:
     else:
         return False
     return number and vectors.ndim == 2 and vectors.shape[1] > 0
+
+
+def not_dense(vectors: object) -> str | None:
+    """Say why vectors are not stored if they are no plain array or dense tensor (n, dim) of numbers."""
+    return None if is_dense(vectors) else NOT_DENSE
+
+
+def whole_batches(chunk_rows: int, batch_sizes: tuple[Any, ...]) -> int:
+    """Return the largest multiple of the first batch size given, up to ``chunk_rows``, at least one batch."""
+    for size in batch_sizes:
+        if isinstance(size, int) and size > 0:
+            return max(size, chunk_rows // size * size)
+    return chunk_rows
+
+
+def quantised(rows: Rows, output: Output, kind: Kind, precision: str) -> Any:
+    """Return float rows as sentence-transformers, and mteb's wrapper of it, return them at ``precision``."""
+    import sentence_transformers
+
+    vectors = sentence_transformers.quantize_embeddings(rows, precision=precision)
+    if output.library == "numpy":
+        return vectors
+    import torch
+
+    tensor = torch.as_tensor(vectors)
+    return tensor.float() if kind == "sentence-transformers" else tensor

@@ -8,11 +8,19 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from dejavec.errors import DejavecWarning
-from dejavec.fingerprint import describe, sha256_of, weights_digest, weights_version
+from dejavec.fingerprint import (
+    describe,
+    is_module,
+    sha256_of,
+    torch_parts,
+    weights_digest,
+    weights_version,
+)
 from dejavec.identity import parse_model
 
 Kind = Literal["sentence-transformers", "instruct", "other"]
@@ -23,6 +31,8 @@ NEUTRAL_ARGUMENTS = frozenset({"batch_size", "show_progress_bar", "device", "pro
 
 _PLACEHOLDER_NAMES = (None, "", "no_model_name/available")
 _COMMIT = re.compile("[0-9a-f]{40}")
+_SUBSET_ARGUMENTS = ("hf_subset", "hf_split")
+_CALL_DEPENDENT_MODULES = frozenset({"mteb.models.model_implementations.cde_models"})
 _MEDIA_SETTINGS = ("fps", "num_frames", "min_frames", "max_frames", "target_sampling_rate", "max_samples")
 _PROMPT_SETTINGS = (
     "model_prompts",
@@ -42,10 +52,11 @@ def layers(model: Any) -> Iterator[Any]:
     while model is not None and id(model) not in seen:
         seen.add(id(model))
         yield model
-        if _is_module(model):
+        if is_module(model):
             return
         own = getattr(model, "__dict__", {})
-        model = own.get("model", own.get("_model"))
+        source = getattr(own.get("_source"), "model", None)  # as our own wrapper has it
+        model = own.get("model", own.get("_model", source))
 
 
 def encoder_kind(model: Any) -> Kind:
@@ -73,19 +84,133 @@ def encoder_kind(model: Any) -> Kind:
     return "other"
 
 
+@dataclass(frozen=True)
+class Profile:
+    """What a model tells of itself that its vectors depend on, apart from metadata and weights.
+
+    Attributes:
+        kind: see :func:`encoder_kind`.
+        maker: the qualified name of its class.
+        prompter: the model, or what has its prompt settings in its place.
+        prompt_settings: a digest of these, where the prompt itself cannot be told.
+        encoder: what may be assigned to a sentence-transformer after it was loaded.
+        media: how it samples images, audio and video.
+        reads: which of ``hf_subset`` and ``hf_split`` its ``encode`` may look at.
+        call_dependent: whether its vectors depend on what else is in the call.
+    """
+
+    kind: Kind
+    maker: str
+    prompter: Any = field(compare=False)
+    prompt_settings: str | None
+    encoder: dict[str, Any] | None
+    media: dict[str, Any]
+    reads: tuple[str, ...]
+    call_dependent: bool
+
+
+class Source(Protocol):
+    """Who tells about a model, whether it is built or not."""
+
+    @property
+    def mteb_model_meta(self) -> Any:
+        """The model's metadata, None without any."""
+
+    def profile(self) -> Profile:
+        """Return what the model tells of itself.
+
+        Raises:
+            TypeError: a setting has no stable form.
+        """
+
+    def weights(self) -> str | None:
+        """Return the digest of the model's weights, None if it has none that can be seen.
+
+        Raises:
+            TypeError: a part of the model has no stable form.
+        """
+
+
+class BuiltModel:
+    """A model that is there. It is asked at each call: settings may be assigned in between, weights too."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._weights: tuple[object, str] | None = None
+
+    is_built = True
+
+    def ready(self) -> Any:
+        """Return the model."""
+        return self.model
+
+    def similarity(self, name: str, embeddings1: Any, embeddings2: Any) -> Any:
+        """Return what the model's method ``name`` returns."""
+        return getattr(self.model, name)(embeddings1, embeddings2)
+
+    @property
+    def mteb_model_meta(self) -> Any:
+        """The model's metadata, None without any."""
+        return getattr(self.model, "mteb_model_meta", None)
+
+    @mteb_model_meta.setter
+    def mteb_model_meta(self, meta: Any) -> None:
+        self.model.mteb_model_meta = meta
+
+    def profile(self) -> Profile:
+        """Return what the model tells of itself.
+
+        Raises:
+            TypeError: a setting has no stable form.
+        """
+        model, kind = self.model, encoder_kind(self.model)
+        parts = list(layers(model))
+        media = {name: _first_setting(parts, name) for name in _MEDIA_SETTINGS}
+        parents = {parent.__module__ for layer in parts for parent in type(layer).__mro__}
+        return Profile(
+            kind=kind,
+            maker=f"{type(model).__module__}.{type(model).__qualname__}",
+            prompter=model,
+            prompt_settings=_prompt_settings(parts) if kind == "other" else None,
+            encoder=None if kind == "other" else _encoder_settings(model.model),
+            media={name: describe(value) for name, value in media.items() if value is not None},
+            reads=tuple(name for name in _SUBSET_ARGUMENTS if reads_argument(model, name)),
+            call_dependent=not parents.isdisjoint(_CALL_DEPENDENT_MODULES),
+        )
+
+    def weights(self) -> str | None:
+        """Return the digest of the weights, taken again only when they may have changed; None without any.
+
+        Raises:
+            TypeError: a module keeps state that is no tensor and has no stable form.
+        """
+        modules, tokenizers = torch_parts(layers(self.model))
+        if not modules:
+            return None
+        version = weights_version(modules, tokenizers)
+        if self._weights is None or self._weights[0] != version:
+            self._weights = (version, weights_digest(modules, tokenizers))
+        return self._weights[1]
+
+
 class ModelIdentity:
-    """What is learnt of one model object, the costly part of it once.
+    """The identities of the calls of one model.
 
     Args:
-        model: the model that makes the vectors.
+        source: who tells about the model.
         name: ``"name@revision"`` from the user, who then answers for the weights and how they were loaded.
     """
 
-    def __init__(self, model: Any, name: str | None) -> None:
-        self._model = model
+    def __init__(self, source: Source, name: str | None) -> None:
+        self._source = source
         self._name = None if name is None else parse_model(name)
-        self._weights: tuple[object, str] | None = None
         self._warned = False
+
+    @property
+    def model_name(self) -> str:
+        """The model's name as a directory of its vectors may have it."""
+        name = (self._name or {}).get("name") or getattr(self._source.mteb_model_meta, "name", None)
+        return str(name or _PLACEHOLDER_NAMES[-1])
 
     def of_call(
         self,
@@ -111,85 +236,71 @@ class ModelIdentity:
         Raises:
             TypeError: an argument or a setting has no stable form.
         """
-        meta = getattr(self._model, "mteb_model_meta", None)
+        meta = self._source.mteb_model_meta
+        profile = self._source.profile()
         prompt_type = arguments.get("prompt_type")
         identity: dict[str, Any] = {
-            "model": self._name or self._of_weights(meta),
+            "model": self._name or self._of_weights(meta, profile),
             "role": None if prompt_type is None else str(getattr(prompt_type, "value", prompt_type)),
-            "prompt": prompt(self._model, kind, task_metadata, prompt_type),
+            "prompt": prompt(profile, task_metadata, prompt_type),
         }
         if self._name is None:
             identity["loader"] = _loader_settings(meta, kind)
-        if kind != "other":
-            identity["encoder"] = _encoder_settings(self._model.model)
+        if profile.encoder is not None:
+            identity["encoder"] = profile.encoder
         identity["experiment"] = describe(dict(getattr(meta, "experiment_kwargs", None) or {}))
-        settings = {name: getattr(self._model, name, None) for name in _MEDIA_SETTINGS}
-        identity["media"] = {name: describe(value) for name, value in settings.items() if value is not None}
+        identity["media"] = {**profile.media, **_modalities(meta, kind)}
         identity["arguments"] = {
             name: describe(value) for name, value in arguments.items() if name not in NEUTRAL_ARGUMENTS
         }
         for name, value in (("hf_subset", hf_subset), ("hf_split", hf_split)):
-            if reads_argument(self._model, name):
+            if name in profile.reads:
                 identity[name] = describe(value)
         return {name: part for name, part in identity.items() if part != {}}
 
-    def _of_weights(self, meta: Any) -> dict[str, Any]:
+    def _of_weights(self, meta: Any, profile: Profile) -> dict[str, Any]:
         """Return name and revision where they settle the weights, else a digest of these, else the class."""
         name, revision = getattr(meta, "name", None), getattr(meta, "revision", None)
-        named = name not in _PLACEHOLDER_NAMES and not _is_local(name)
+        named = name not in _PLACEHOLDER_NAMES and not is_local(name)
         identified = named and _COMMIT.fullmatch(str(revision)) is not None
         if identified and _is_published(meta):
             return {"name": name, "revision": revision}
         part: dict[str, Any] = {"name": name, "revision": revision} if named else {}
-        weights = self._digest()
+        weights = self._source.weights()
         if weights is not None:
             return {**part, "weights": weights}
-        maker = f"{type(self._model).__module__}.{type(self._model).__qualname__}"
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"nothing tells this {maker} from another with different weights: it has no torch weights, "
-                f"and its revision {revision!r} is no commit; pass model_name='name@revision'",
+                f"nothing tells this {profile.maker} from another with different weights: it has no torch "
+                f"weights, and its revision {revision!r} is no commit; pass model_name='name@revision'",
                 DejavecWarning,
                 stacklevel=2,
             )
-        return {**part, "class": maker}
-
-    def _digest(self) -> str | None:
-        """Return the digest of the weights, taken again only when they may have changed; None without any."""
-        modules, tokenizers = _torch_parts(self._model)
-        if not modules:
-            return None
-        version = weights_version(modules, tokenizers)
-        if self._weights is None or self._weights[0] != version:
-            self._weights = (version, weights_digest(modules, tokenizers))
-        return self._weights[1]
+        return {**part, "class": profile.maker}
 
 
-def prompt(model: Any, kind: Kind, task_metadata: Any, prompt_type: Any) -> dict[str, Any]:
+def prompt(profile: Profile, task_metadata: Any, prompt_type: Any) -> dict[str, Any]:
     """Return the prompt of a call: its text where that can be known, else everything it may be made from.
 
     Raises:
         TypeError: a prompt setting has no stable form.
     """
-    role = getattr(prompt_type, "value", prompt_type)
-    if kind == "sentence-transformers":
+    role, model = getattr(prompt_type, "value", prompt_type), profile.prompter
+    if profile.kind == "sentence-transformers":
         wrapper = sys.modules["mteb.models.sentence_transformer_wrapper"]
         text = wrapper._resolve_prompt(model.model_prompts, task_metadata, prompt_type)
         return {"text": describe(_default_prompt(model.model, role) if text is None else text)}
-    if kind == "instruct":
+    if profile.kind == "instruct":
         text = model.get_task_instruction(task_metadata, prompt_type)
         if role == "document" and not model.apply_instruction_to_passages:
             text = None
         return {"text": describe(_default_prompt(model.model, None) if text is None else text)}
-    settings = [
-        {name: describe(getattr(layer, name, None)) for name in _PROMPT_SETTINGS} for layer in layers(model)
-    ]
     return {
         "task": describe(task_metadata.name),
         "type": describe(task_metadata.type),
         "metadata": describe(task_metadata.prompt),
-        "settings": sha256_of(settings),
+        "settings": profile.prompt_settings,
     }
 
 
@@ -212,6 +323,25 @@ def reads_argument(model: Any, name: str) -> bool:
     # Several names may share one instruction, which then has a tuple of them.
     loads = (step for step in dis.get_instructions(code) if "LOAD" in step.opname)
     return any(name in (step.argval if isinstance(step.argval, tuple) else (step.argval,)) for step in loads)
+
+
+def _prompt_settings(parts: list[Any]) -> str:
+    """Return a digest of all settings that a prompt may be made from, of a model and what it wraps."""
+    return sha256_of([{name: getattr(part, name, None) for name in _PROMPT_SETTINGS} for part in parts])
+
+
+def _first_setting(parts: list[Any], name: str) -> Any:
+    """Return the first value that a model, or what it wraps, has for a setting; None if there is none."""
+    found = (getattr(part, name, None) for part in parts if not is_module(part))
+    return next((value for value in found if value is not None), None)
+
+
+def _modalities(meta: Any, kind: Kind) -> dict[str, Any]:
+    """Describe which columns mteb's sentence-transformers read, where that is more or less than the text."""
+    modalities = getattr(meta, "modalities", None)
+    if kind == "other" or modalities in (None, ["text"]):
+        return {}
+    return {"modalities": describe(list(modalities))}
 
 
 def _default_prompt(inner: Any, role: str | None) -> str | None:
@@ -239,7 +369,8 @@ def _loader_settings(meta: Any, kind: Kind) -> Any:
     return {name: describe(value) for name, value in settings.items() if name not in left_out}
 
 
-def _is_local(name: str) -> bool:
+def is_local(name: str) -> bool:
+    """Tell whether a model's name is a path on this machine, which says nothing of the weights there."""
     return name.startswith((".", "~", "/")) or "\\" in name or Path(name).exists()
 
 
@@ -249,30 +380,3 @@ def _is_published(meta: Any) -> bool:
     The latter has name and commit of the model that the object began as, whatever it was trained to since.
     """
     return getattr(meta, "release_date", None) is not None or getattr(meta, "open_weights", None) is not None
-
-
-def _is_module(value: object) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.nn.Module)
-
-
-def _torch_parts(model: Any) -> tuple[list[Any], list[Any]]:
-    """Return the torch modules and tokenizers that a model holds; no modules if the weights lie elsewhere."""
-    modules: list[Any] = []
-    tokenizers: list[Any] = []
-    for layer in layers(model):
-        held = [layer] if _is_module(layer) else [layer, *_held_modules(layer)]
-        modules += [part for part in held if _is_module(part) and all(part is not other for other in modules)]
-        for part in held:
-            tokenizer = getattr(part, "tokenizer", None)
-            if tokenizer is not None and all(tokenizer is not other for other in tokenizers):
-                tokenizers.append(tokenizer)
-    if any(getattr(module, "backend", "torch") != "torch" for module in modules):
-        return [], []
-    with_weights = [module for module in modules if next(module.parameters(), None) is not None]
-    return (modules if with_weights else []), tokenizers
-
-
-def _held_modules(layer: Any) -> list[Any]:
-    own = getattr(layer, "__dict__", {})
-    return [own[name] for name in sorted(own) if _is_module(own[name])]

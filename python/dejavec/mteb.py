@@ -3,63 +3,78 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
-from dejavec.backends import NumpyCache
-from dejavec.cache import EmbeddingCache, OnProblem
-from dejavec.directories import experiment_name, safe_name
+import numpy as np
+
+from dejavec.backends import CacheBackendProtocol, NumpyCache
+from dejavec.cache import OnProblem
+from dejavec.encoders import INTEGER_PRECISIONS, as_encoder, refuse_sharing, searches
 from dejavec.errors import DejavecWarning
-from dejavec.fill import Plan, fill
+from dejavec.fill import Filled, Plan, fill
+from dejavec.foreign_backend import ForeignCache, ForeignCall, is_backend, not_kept
 from dejavec.handle import OnMismatch
-from dejavec.identity import digest
+from dejavec.keys import Keys
+from dejavec.lazy_model import LazyModel, ModelChangedError, Recipe, is_recipe
 from dejavec.loaders import Items, UncacheableError
-from dejavec.model_call import NOT_DENSE, ModelCall
-from dejavec.model_identity import Kind, ModelIdentity, encoder_kind, layers
-from dejavec.values import Output, Rows, from_rows
-
-_INTEGER_PRECISIONS = frozenset({"int8", "uint8", "int4", "uint4"})
-"""Quantised with bounds that are taken over the whole call."""
+from dejavec.model_call import NOT_DENSE, ModelCall, not_dense, quantised, whole_batches
+from dejavec.model_identity import BuiltModel, Kind, ModelIdentity
+from dejavec.places import Place, Places, Scope
+from dejavec.spot_check import compare, draw
+from dejavec.values import from_rows
 
 _QUANTISED_HERE = frozenset({"int8", "uint8", "binary", "ubinary"})
 """What sentence-transformers makes of float vectors after the last batch."""
 
-_OPEN_CACHES = 32
-"""A benchmark has thousands of directories, and a process may open some hundred files."""
-
-_CALL_DEPENDENT_MODULES = frozenset({"mteb.models.model_implementations.cde_models"})
 _NOT_FORWARDED = frozenset({"predict", "index", "search"})
 
 
 class CachedEmbeddingWrapper:
-    """An mteb model whose text embeddings are kept on disk and made only once.
+    """An mteb model whose embeddings are kept on disk and made only once.
 
     Vectors lie in ``<cache_path>/<task>[/experiments/<settings>][/<query or document>]``, one cache for each
     model, prompt and setting: where another's vectors lie already, the cache goes to a directory beside it.
-    What cannot be cached truly goes to the model as it is, with one warning: items that are not text, output
-    that is no dense 2-D array, models whose vectors depend on the rest of the call.
+    What cannot be cached truly goes to the model as it is, with one warning: output that is no dense 2-D
+    array, models whose vectors depend on the rest of the call, items and arguments that cannot be told apart.
+
+    A model may be given by its name: then it is built when the first vector is missing, and a run that finds
+    all needs neither weights nor a GPU. What it told of itself when it was built first (prompts, settings, a
+    digest of its weights) lies in ``<cache_path>/models.json``, and counts if its name and a commit, or
+    ``model_name``, settle the weights, or if its name is a directory in which no file has changed. Other
+    models with weights are built at the first call.
 
     Attributes that the wrapper does not have are the model's, to read and to assign.
 
     Args:
-        model: an mteb encoder, or a bare ``SentenceTransformer``.
+        model: an mteb encoder, or a bare ``SentenceTransformer``; or how to build one: a name in mteb's
+            registry, a ``ModelMeta``, or a function without arguments.
         cache_path: the directory of all caches of this wrapper.
-        cache_backend: the kind of cache.
+        cache_backend: the kind of cache: ours, or any class with the methods of ``CacheBackendProtocol``. The
+            others keep float32, and lie in directories of their own, ``<directory>@<12 hex digits>``.
+        model_meta: the metadata of what a function builds.
         model_name: ``"name@revision"``, for a model that cannot be told by its metadata or its weights.
         chunk_rows: how many items are encoded and committed at a time, in whole batches.
         extra_fields: columns besides mteb's own that the model reads.
         call_dependent: whether the model's vectors depend on what else is in the call.
+        scope: ``"model"`` shares the vectors between tasks, apart by prompt and role, in
+            ``<cache_path>/<model>``. Only for text, and models whose ``encode`` is that of mteb's
+            ``SentenceTransformerEncoderWrapper`` or ``InstructSentenceTransformerModel``.
+        spot_check: how many of the vectors that each call finds are made again, to compare them.
+        spot_check_tolerance: how far a number of such a vector may be from the held one, as a part of the
+            largest number in it. Models that pad differ in the last bits when the batch is another: of
+            float32, by less than 1e-5; half precision needs about 1e-2.
         on_mismatch: whether a directory of another model's vectors is left for one beside it, or raises.
         on_nonfinite: whether vectors with NaN or infinity, which are never stored, warn or raise.
         on_write_error: whether an evaluation completes with a warning if writing fails, or raises.
 
     Raises:
-        ValueError: the model has no ``encode``, or quantises over the whole call.
+        ValueError: the model has no ``encode``, or quantises over the whole call; or see ``scope``.
+        KeyError: mteb knows no model of this name.
 
     Example:
         >>> import tempfile, mteb
@@ -76,59 +91,79 @@ class CachedEmbeddingWrapper:
     """
 
     cache_path: Path
-    cache_backend: type[NumpyCache]
+    cache_backend: type[CacheBackendProtocol] | type[NumpyCache]
     totals: Plan
     """What all calls so far have found, added up."""
-    _model: Any
+    _source: BuiltModel | LazyModel
     _identity: ModelIdentity
+    _places: Places
+    _caches: dict[Place, Any]
+    _scope: Scope
     _chunk_rows: int
     _extra_fields: tuple[str, ...]
-    _call_dependent: bool
-    _options: dict[str, Any]
-    _caches: dict[tuple[Path, str], EmbeddingCache]
-    _not_dense: set[tuple[Path, str]]
+    _marked_call_dependent: bool
+    _spot_check: int
+    _tolerance: float
+    _not_dense: set[Place]
     _warned: set[str]
 
-    def __new__(cls, model: Any, *_args: Any, **_kwargs: Any) -> CachedEmbeddingWrapper:
+    def __new__(cls, model: Any, *_args: Any, **keywords: Any) -> CachedEmbeddingWrapper:
         """Make a wrapper that searches only if the model does: mteb tells models by their methods."""
-        searches = hasattr(model, "index") and hasattr(model, "search")
-        return super().__new__(_SearchingWrapper if searches and cls is CachedEmbeddingWrapper else cls)
+        if is_recipe(model):
+            searching = Recipe(model, keywords.get("model_meta")).searches
+        else:
+            searching = searches(model)
+        return super().__new__(_SearchingWrapper if searching and cls is CachedEmbeddingWrapper else cls)
 
     def __init__(
         self,
         model: Any,
         cache_path: str | os.PathLike[str],
-        cache_backend: type[NumpyCache] = NumpyCache,
+        cache_backend: type[CacheBackendProtocol] | type[NumpyCache] = NumpyCache,
         *,
+        model_meta: Any | None = None,
         model_name: str | None = None,
         chunk_rows: int = 10_000,
         extra_fields: Sequence[str] = (),
         call_dependent: bool = False,
+        scope: Scope = "task",
+        spot_check: int = 0,
+        spot_check_tolerance: float = 1e-5,
         on_mismatch: OnMismatch = "sibling",
         on_nonfinite: OnProblem = "warn",
         on_write_error: OnProblem = "warn",
     ) -> None:
         own = self.__dict__
-        own["_model"] = model = _as_encoder(model)
-        if cache_backend is not NumpyCache:
-            raise ValueError(f"expected cache_backend to be dejavec.NumpyCache, found {cache_backend!r}")
-        if chunk_rows < 1:
-            raise ValueError(f"expected chunk_rows of at least 1, found {chunk_rows}")
         own["cache_path"] = Path(cache_path)
+        if is_recipe(model) or model_meta is not None:
+            own["_source"] = LazyModel(Recipe(model, model_meta), self.cache_path)
+        else:
+            own["_source"] = BuiltModel(as_encoder(model))
+        if not is_backend(cache_backend):
+            raise ValueError(f"expected cache_backend to be a CacheBackendProtocol, found {cache_backend!r}")
+        if chunk_rows < 1 or spot_check < 0 or not spot_check_tolerance >= 0:
+            raise ValueError(
+                "expected chunk_rows of at least 1, spot_check and spot_check_tolerance of at least 0, found "
+                f"{chunk_rows}, {spot_check} and {spot_check_tolerance}"
+            )
+        if scope not in get_args(Scope):
+            raise ValueError(f"expected scope to be one of {get_args(Scope)}, found {scope!r}")
         own["cache_backend"] = cache_backend
         own["totals"] = Plan(0, 0, 0, 0, 0)
-        own["_identity"] = ModelIdentity(model, model_name)
+        own["_identity"] = ModelIdentity(self._source, model_name)
+        options = {"on_mismatch": on_mismatch, "on_nonfinite": on_nonfinite, "on_write_error": on_write_error}
+        own["_places"] = Places(self.cache_path, cache_backend, scope, options)
+        own["_caches"] = self._places.opened
+        own["_scope"] = scope
         own["_chunk_rows"] = chunk_rows
         own["_extra_fields"] = tuple(extra_fields)
-        own["_call_dependent"] = call_dependent or _depends_on_call(model)
-        own["_options"] = {
-            "on_mismatch": on_mismatch,
-            "on_nonfinite": on_nonfinite,
-            "on_write_error": on_write_error,
-        }
-        own["_caches"] = {}
+        own["_marked_call_dependent"] = call_dependent
+        own["_spot_check"] = spot_check
+        own["_tolerance"] = spot_check_tolerance
         own["_not_dense"] = set()
         own["_warned"] = set()
+        if scope == "model" and self._source.is_built:
+            refuse_sharing(self._source.profile().kind, text_only=True)
         self.cache_path.mkdir(parents=True, exist_ok=True)
 
     def encode(
@@ -150,6 +185,8 @@ class CachedEmbeddingWrapper:
         Raises:
             VectorsError: the model returned another number of rows, another dimension or dtype than before.
             IdentityMismatchError: see ``on_mismatch``.
+            SpotCheckError: see ``spot_check``.
+            ValueError: see ``scope``.
             Exception: whatever the model raises, unchanged.
         """
         arguments = {
@@ -159,11 +196,13 @@ class CachedEmbeddingWrapper:
             **arguments,
         }
         try:
-            if self._call_dependent:
-                raise UncacheableError("the model's vectors depend on the rest of the call")
+            self._known_kind()
             items = Items(inputs, self._extra_fields)
             inputs = items.inputs
-            return self._encode(items, arguments)
+            try:
+                return self._encode(items, arguments)
+            except ModelChangedError:
+                return self._encode(items, arguments)  # It is built by now, and asked itself.
         except UncacheableError as error:
             uncacheable = error
         self._warn_once(uncacheable)
@@ -173,25 +212,24 @@ class CachedEmbeddingWrapper:
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Return the model's similarities of all pairs of vectors."""
-        return self._model.similarity(embeddings1, embeddings2)
+        return self._source.similarity("similarity", embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Return the model's similarities of the vectors at the same position."""
-        return self._model.similarity_pairwise(embeddings1, embeddings2)
+        return self._source.similarity("similarity_pairwise", embeddings1, embeddings2)
 
     @property
     def mteb_model_meta(self) -> Any:
         """The model's metadata; assigning replaces it in the model."""
-        return self._model.mteb_model_meta
+        return self._source.mteb_model_meta
 
     @mteb_model_meta.setter
     def mteb_model_meta(self, meta: Any) -> None:
-        self._model.mteb_model_meta = meta
+        self._source.mteb_model_meta = meta
 
     def close(self) -> None:
         """Release all caches; a later ``encode`` opens them again."""
-        while self._caches:
-            self._caches.popitem()[1].close()
+        self._places.close()
 
     def __enter__(self) -> Self:
         return self
@@ -202,8 +240,10 @@ class CachedEmbeddingWrapper:
         self.close()
 
     def __getattr__(self, name: str) -> Any:
-        # `_model` is missing only before `__init__`, as while unpickling.
-        if name.startswith("__") or name in _NOT_FORWARDED or "_model" not in self.__dict__:
+        # `_source` is missing only before `__init__`, as while unpickling.
+        refused = name.startswith("__") or name in _NOT_FORWARDED or "_source" not in self.__dict__
+        # Notebooks and the like look for private names, which is no reason to build a model.
+        if refused or (name.startswith("_") and not self._source.is_built):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(self._model, name)
 
@@ -213,60 +253,108 @@ class CachedEmbeddingWrapper:
         else:
             setattr(self._model, name, value)
 
+    @property
+    def _model(self) -> Any:
+        """The model, built by now."""
+        return self._source.model
+
+    @property
+    def _call_dependent(self) -> bool:
+        return self._marked_call_dependent or self._source.profile().call_dependent
+
     def _encode(self, items: Items, arguments: dict[str, Any]) -> Any:
         """Do what :meth:`encode` does, for calls that can be cached.
 
         Raises:
             UncacheableError: this one cannot.
+            ModelChangedError: the model is built now, and is another than it was known to be.
         """
+        kind = self._known_kind()
         if len(items) == 0:
             return self._model.encode(items.inputs, **arguments)
         keys = items.keys()
-        kind = encoder_kind(self._model)
+        if self._scope == "model":
+            refuse_sharing(kind, text_only=items.text_only)
+        known = kind != "other" and items.text_only
         precision = arguments.get("precision")
-        quantise = kind != "other" and precision in _QUANTISED_HERE
-        if precision in _INTEGER_PRECISIONS and not quantise:
+        quantise = known and precision in _QUANTISED_HERE
+        if precision in INTEGER_PRECISIONS and not quantise:
             raise UncacheableError(f"precision {precision!r} is taken over the whole call")
         floats = {name: value for name, value in arguments.items() if name != "precision"}
-        makes_floats = kind != "other" and (quantise or precision == "float32")
+        makes_floats = known and (quantise or precision == "float32")
         place = self._place(kind, floats if makes_floats else arguments)
         if place in self._not_dense:
             raise UncacheableError(NOT_DENSE)
-        cache, task = self._caches[place], arguments["task_metadata"].name
-        batch_sizes = (arguments.get("batch_size"), items.inputs.batch_size)
-        cache.chunk_rows = _whole_batches(self._chunk_rows, batch_sizes)
-        cache.progress = None if arguments.get("show_progress_bar", True) else False
-        call = ModelCall(
-            self._model,
-            kind,
-            items,
-            arguments=floats if quantise else arguments,
-            chunk_rows=cache.chunk_rows,
-        )
         try:
-            filled = fill(
-                cache,
-                keys,
-                call.encode,
-                name=lambda position: f"item {position} of {task}",
-                order=call.order,
-            )
+            filled = self._fill(place, kind, items, keys, floats if quantise else arguments)
         except UncacheableError as error:
-            self._not_dense.add(place)
+            if error.reason == NOT_DENSE:
+                self._not_dense.add(place)
             raise UncacheableError(error.reason, vectors=None if quantise else error.vectors) from None
         self.__dict__["totals"] = _sum(self.totals, filled.plan)
         if quantise:
-            return _quantised(filled.vectors, filled.output, kind, str(precision))
+            return quantised(filled.vectors, filled.output, kind, str(precision))
         return from_rows(filled.vectors, filled.output)
 
-    def _place(self, kind: Kind, arguments: Mapping[str, Any]) -> tuple[Path, str]:
+    def _known_kind(self) -> Kind:
+        """Return how much is known of the model's ``encode``.
+
+        Raises:
+            UncacheableError: no vectors of this model can be cached.
+        """
+        try:
+            kind, call_dependent = self._source.profile().kind, self._call_dependent
+        except TypeError as error:
+            raise UncacheableError("a setting of the model cannot be told from others", str(error)) from None
+        if call_dependent:
+            raise UncacheableError("the model's vectors depend on the rest of the call")
+        return kind
+
+    def _fill(self, place: Place, kind: Kind, items: Items, keys: Keys, arguments: dict[str, Any]) -> Filled:
+        """Have the model encode what is missing, and compare some of what is not."""
+        cache, task = self._caches[place], arguments["task_metadata"].name
+        batch_sizes = (arguments.get("batch_size"), items.inputs.batch_size)
+        cache.chunk_rows = whole_batches(
+            self._chunk_rows, batch_sizes if items.text_only else batch_sizes[::-1]
+        )
+        cache.progress = None if arguments.get("show_progress_bar", True) else False
+        foreign = isinstance(cache, ForeignCache)
+        held = ForeignCall(cache, keys, items) if foreign else cache
+        hits = np.flatnonzero(held.partition(keys)[0] >= 0) if self._spot_check else np.empty(0, np.intp)
+
+        def call() -> ModelCall:
+            return ModelCall(
+                self._source.ready,
+                kind,
+                items,
+                arguments=arguments,
+                chunk_rows=cache.chunk_rows,
+                refusal=not_kept if foreign else not_dense,
+            )
+
+        def name(position: int) -> str:
+            return f"item {position} of {task}"
+
+        asked = call()
+        filled = fill(held, keys, asked.encode, name=name, order=asked.order)
+        if len(hits):
+            chosen = draw(hits, self._spot_check)
+            compare(
+                filled.vectors[chosen],
+                call().encode(chosen),
+                self._tolerance,
+                name=lambda position: name(int(chosen[position])),
+                path=cache.path,
+            )
+        return filled
+
+    def _place(self, kind: Kind, arguments: Mapping[str, Any]) -> Place:
         """Return directory and identity of a call's vectors, having opened the cache there.
 
         Raises:
             UncacheableError: nothing stable tells these vectors from others.
         """
-        task = arguments["task_metadata"]
-        meta = getattr(self._model, "mteb_model_meta", None)
+        meta = self.mteb_model_meta
         settings = dict(getattr(meta, "experiment_kwargs", None) or {})
         if arguments.get("precision") is not None:
             settings["output_dtypes"] = arguments["precision"]
@@ -277,20 +365,14 @@ class CachedEmbeddingWrapper:
                 **{name: arguments[name] for name in named},
                 arguments={name: value for name, value in arguments.items() if name not in named},
             )
-            experiment = experiment_name(settings)
+            return self._places.open(
+                identity,
+                task=arguments["task_metadata"].name,
+                model=self._identity.model_name,
+                settings=settings,
+            )
         except TypeError as error:
             raise UncacheableError("an argument or setting cannot be told from others", str(error)) from None
-        directory = self.cache_path / safe_name(task.name)
-        if experiment is not None:
-            directory = directory / "experiments" / experiment
-        if identity["role"] is not None:
-            directory = directory / safe_name(identity["role"])
-        place = (directory, digest(identity))
-        if place not in self._caches:
-            if len(self._caches) >= _OPEN_CACHES:
-                self._caches.pop(next(iter(self._caches))).close()
-            self._caches[place] = EmbeddingCache(directory, identity=identity, **self._options)
-        return place
 
     def _warn_once(self, error: UncacheableError) -> None:
         if error.reason not in self._warned:
@@ -308,59 +390,6 @@ class _SearchingWrapper(CachedEmbeddingWrapper):
     def search(self, *args: Any, **kwargs: Any) -> Any:
         """Have the model search its index."""
         return self._model.search(*args, **kwargs)
-
-
-def _as_encoder(model: Any) -> Any:
-    """Return ``model``, wrapped as mteb wraps it if it is a bare model of sentence-transformers.
-
-    Raises:
-        ValueError: there is no ``encode`` whose vectors could be cached.
-    """
-    library = sys.modules.get("sentence_transformers")
-    bare = ("SentenceTransformer", "SparseEncoder", "MultiVectorEncoder", "CrossEncoder")
-    if any(isinstance(model, getattr(library, name)) for name in bare if hasattr(library, name)):
-        from mteb.evaluate import _sanitize_model
-
-        model = _sanitize_model(model)[0]
-    if isinstance(model, str) or not hasattr(model, "encode"):
-        raise ValueError(f"Model must have an 'encode' method: found {type(model).__name__}.")
-    for layer in layers(model):
-        level = getattr(layer, "_quantization_level", None)
-        if type(layer).__name__ == "CompressionWrapper" and str(level) in _INTEGER_PRECISIONS:
-            raise ValueError(
-                "a CompressionWrapper to integers takes its bounds over each call, so its vectors cannot be "
-                "cached; wrap the other way round: CompressionWrapper(CachedEmbeddingWrapper(model, …))"
-            )
-    return model
-
-
-def _depends_on_call(model: Any) -> bool:
-    return any(
-        parent.__module__ in _CALL_DEPENDENT_MODULES
-        for layer in layers(model)
-        for parent in type(layer).__mro__
-    )
-
-
-def _whole_batches(chunk_rows: int, batch_sizes: tuple[Any, ...]) -> int:
-    """Return the largest multiple of the first batch size given, up to ``chunk_rows``, at least one batch."""
-    for size in batch_sizes:
-        if isinstance(size, int) and size > 0:
-            return max(size, chunk_rows // size * size)
-    return chunk_rows
-
-
-def _quantised(rows: Rows, output: Output, kind: Kind, precision: str) -> Any:
-    """Return float rows as sentence-transformers, and mteb's wrapper of it, return them at ``precision``."""
-    import sentence_transformers
-
-    vectors = sentence_transformers.quantize_embeddings(rows, precision=precision)
-    if output.library == "numpy":
-        return vectors
-    import torch
-
-    tensor = torch.as_tensor(vectors)
-    return tensor.float() if kind == "sentence-transformers" else tensor
 
 
 def _sum(one: Plan, other: Plan) -> Plan:

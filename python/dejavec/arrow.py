@@ -1,0 +1,89 @@
+"""Texts and media bytes hashed where they lie: in the Arrow buffers of a column."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dejavec import _core
+
+
+@dataclass(frozen=True)
+class ArrowTexts:
+    """A column of texts, or of bytes, that lies in Arrow buffers.
+
+    Attributes:
+        chunks: pyarrow arrays of string, large_string or binary.
+        indices: which items of the chunks, taken together, are the column's; None for all in order.
+    """
+
+    chunks: list[Any]
+    indices: NDArray[np.int64] | None
+
+    def __len__(self) -> int:
+        if self.indices is not None:
+            return len(self.indices)
+        return sum(len(chunk) for chunk in self.chunks)
+
+    def digest(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return the SHA-256 of each item (n, 32) and its length in bytes (n,), -1 for null.
+
+        Raises:
+            IndexError: an index points outside the chunks.
+        """
+        keys = np.empty((len(self), 32), np.uint8)
+        chunks = [_buffers(chunk) for chunk in self.chunks if len(chunk)]
+        rows = sum(len(chunk.lengths) for chunk in chunks)
+        if self.indices is not None and len(self.indices):
+            lowest, highest = int(self.indices.min()), int(self.indices.max())
+            if not 0 <= lowest <= highest < rows:
+                raise IndexError(f"expected indices below {rows}, found {lowest} to {highest}")
+        # One call for all chunks: data sets that were mapped have chunks of a thousand rows.
+        _core.hash_arrow([(chunk.data, chunk.offsets) for chunk in chunks], self.indices, keys)
+        lengths = np.concatenate([np.empty(0, np.int64), *(chunk.lengths for chunk in chunks)])
+        return keys, lengths if self.indices is None else lengths[self.indices]
+
+
+def arrow_texts(column: Any, indices: NDArray[np.int64] | None) -> ArrowTexts | None:
+    """Return an Arrow column of strings as its buffers; None if it holds something else."""
+    pyarrow = sys.modules["pyarrow"]
+    types = pyarrow.types
+    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+    if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
+        return None
+    if not (types.is_string(column.type) or types.is_large_string(column.type)):
+        column = column.cast(pyarrow.large_string())
+    return ArrowTexts(column.chunks if isinstance(column, pyarrow.ChunkedArray) else [column], indices)
+
+
+def row_indices(dataset: Any) -> NDArray[np.int64] | None:
+    """Return which rows of its table a Hugging Face data set has (n,); None for all in order."""
+    if dataset._indices is None:
+        return None
+    indices: NDArray[np.int64] = dataset._indices.column(0).to_numpy().astype(np.int64)
+    return indices
+
+
+class _Buffers(NamedTuple):
+    """An Arrow array: its value buffer, offsets into that (n + 1,), its items' lengths (n,), -1 for null."""
+
+    data: NDArray[np.uint8]
+    offsets: NDArray[Any]
+    lengths: NDArray[np.int64]
+
+
+def _buffers(chunk: Any) -> _Buffers:
+    _, offset_buffer, data_buffer = chunk.buffers()
+    wide = sys.modules["pyarrow"].types.is_large_string(chunk.type)
+    offsets: NDArray[Any] = np.frombuffer(offset_buffer, np.int64 if wide else np.int32)
+    # A slice shares the buffers of the array it was cut from.
+    offsets = offsets[chunk.offset : chunk.offset + len(chunk) + 1]
+    lengths = np.diff(offsets).astype(np.int64)
+    if chunk.null_count:
+        lengths[chunk.is_null().to_numpy(zero_copy_only=False)] = -1
+    data = np.frombuffer(b"" if data_buffer is None else data_buffer, np.uint8)
+    return _Buffers(data, offsets, lengths)

@@ -1,0 +1,269 @@
+"""Another library's backend of mteb's cache in the place of ours, with what it lacks: whose vectors it holds.
+
+Such a backend maps items to float32 vectors and knows no model. So each identity has a directory of its own,
+beside which a small file says what was stored there, and in which form the model returned it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dejavec.errors import DejavecWarning, IdentityMismatchError, StorageError
+from dejavec.identity import canonical_json, difference, sibling
+from dejavec.keys import Keys, first_of_each, text_keys
+from dejavec.model_call import not_dense
+from dejavec.records import read_record, write_record
+from dejavec.values import Output, Rows, check_kind
+
+if TYPE_CHECKING:
+    from dejavec.loaders import Items
+
+_METHODS = ("add", "get_vector", "save", "load", "close", "__contains__")
+_KEPT = ("float32", "float16", "bfloat16", "int8", "uint8", "int16", "uint16", "bool")
+"""Names of dtypes of which float32 holds every value."""
+
+_MARK = "dejavec:"
+"""Begins the text that stands for an item in a backend that hashes texts."""
+
+
+def is_backend(backend: object) -> bool:
+    """Tell whether this is a class with the methods that mteb asks of a backend."""
+    return isinstance(backend, type) and all(callable(getattr(backend, name, None)) for name in _METHODS)
+
+
+def not_kept(vectors: Any) -> str | None:
+    """Say why a backend that keeps float32 cannot hold these vectors as they are; None if it can."""
+    reason = not_dense(vectors)
+    if reason is None and str(vectors.dtype).removeprefix("torch.") not in _KEPT:
+        reason = f"the backend keeps float32, which does not hold {vectors.dtype}"
+    return reason
+
+
+class ForeignCache:
+    """A backend with the vectors of one identity, in ``<path>@<12 hex>``, described by a file beside it.
+
+    Args:
+        path: where our own cache would lie.
+        backend: the class of the backend.
+        identity: whose vectors these are.
+        on_mismatch: accepted for the sake of our own caches: there is nothing to mismatch.
+        on_nonfinite: as in ``EmbeddingCache``.
+        on_write_error: likewise.
+
+    Attributes:
+        path: the backend's directory.
+        output: the kind of array that the model returns, None before the first vector.
+        dtype: that of :func:`dejavec.values.to_rows`, None before the first vector.
+        dim: numbers in a vector, None before the first vector.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        backend: type[Any],
+        identity: Mapping[str, Any],
+        *,
+        on_mismatch: str,
+        on_nonfinite: str,
+        on_write_error: str,
+    ) -> None:
+        del on_mismatch
+        name = f"{backend.__module__}.{backend.__qualname__}"
+        self._identity = {"identity": dict(identity), "backend": name}
+        self.path = sibling(path, self._identity)
+        self.on_nonfinite = on_nonfinite
+        self.on_write_error = on_write_error
+        self.chunk_rows = 1
+        self.progress: bool | None = None
+        self.output: Output | None = None
+        self.dtype: np.dtype[Any] | None = None
+        self.dim: int | None = None
+        self._record = self.path.with_name(f"{self.path.name}.json")
+        self._warned = False
+        self._read_record()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._backend = backend(self.path)
+        self._backend.load()
+
+    def get(self, item: dict[str, str]) -> NDArray[np.float32] | None:
+        """Return the vector (dim,) of an item; None if there is none that can have been stored."""
+        vector = self._backend.get_vector(item)
+        if vector is None:
+            return None
+        array = np.asarray(vector, np.float32)
+        # Vectors that are not finite are never stored.
+        return array if array.shape == (self.dim,) and np.isfinite(array).all() else None
+
+    def add(self, items: list[dict[str, str]], rows: Rows, output: Output) -> int:
+        """Add the vectors (n, dim) of different items, and see whether the backend has them; return how many.
+
+        Raises:
+            VectorsError: they do not fit those that are held.
+            StorageError: the backend raised, or returns other vectors than it was given.
+        """
+        self._write_record(rows, output)
+        wanted = rows.astype(np.float32)
+        new = [at for at, item in enumerate(items) if not self._holds(item, wanted[at])]
+        try:
+            if new:
+                self._backend.add([items[at] for at in new], wanted[new])
+                self._backend.save()
+        except Exception as error:
+            raise StorageError(
+                f"{self.path}: {type(error).__name__}: {error}", path=str(self.path)
+            ) from error
+        if not all(self._holds(items[at], wanted[at]) for at in new):
+            self._record.unlink(missing_ok=True)
+            raise StorageError(
+                f"{self.path}: expected {self._identity['backend']} to return the vectors that it was given, "
+                "found others; use dejavec.NumpyCache",
+                path=str(self.path),
+                remedy="use dejavec.NumpyCache",
+            )
+        return len(new)
+
+    def warn_once(self, message: str) -> None:
+        """Warn, unless this cache did before."""
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"{self.path}: {message}", DejavecWarning, stacklevel=6)
+
+    def close(self) -> None:
+        """Close the backend."""
+        self._backend.close()
+
+    def _holds(self, item: dict[str, str], row: NDArray[np.float32]) -> bool:
+        held = self.get(item)
+        return held is not None and held.tobytes() == row.tobytes()
+
+    def _read_record(self) -> None:
+        record = read_record(self._record)
+        if record is None:
+            return
+        held = {name: record[name] for name in self._identity}
+        if canonical_json(held) != canonical_json(self._identity):
+            raise IdentityMismatchError(
+                f"{self.path}: {difference(self._identity, held)}", path=str(self.path)
+            )
+        self.output = Output.from_json(record["output"])
+        self.dtype, self.dim = np.dtype(record["dtype"]), record["dim"]
+
+    def _write_record(self, rows: Rows, output: Output) -> None:
+        if self.output is not None and self.dim is not None and self._record.exists():
+            check_kind(rows, output, self.dim, self.output.dtype, f"the vectors for {self.path}")
+            return
+        self.output, self.dtype, self.dim = output, rows.dtype, rows.shape[1]
+        form = {"output": output.to_json(), "dtype": rows.dtype.str, "dim": rows.shape[1]}
+        try:
+            write_record(self._record, {**self._identity, **form})
+        except OSError as error:
+            raise StorageError(f"{self._record}: {error}", path=str(self._record)) from error
+
+
+class ForeignCall:
+    """A backend as :func:`dejavec.fill.fill` asks it in one call: by keys.
+
+    Args:
+        cache: the backend.
+        keys: of all items of the call.
+        items: those.
+    """
+
+    miss = "encode"
+    renew = False
+
+    def __init__(self, cache: ForeignCache, keys: Keys, items: Items) -> None:
+        self._cache = cache
+        self._texts = dict(_plain_texts(keys, items))
+        self._found: dict[bytes, NDArray[np.float32]] = {}
+        self.path = cache.path
+        self.chunk_rows = cache.chunk_rows
+        self.progress = cache.progress
+        self.on_nonfinite = cache.on_nonfinite
+        self.on_write_error = cache.on_write_error
+        self.warn_once = cache.warn_once
+
+    @property
+    def output(self) -> Output | None:
+        """The kind of array that the model returns."""
+        return self._cache.output
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """The dtype of the rows."""
+        return self._cache.dtype
+
+    @property
+    def dim(self) -> int | None:
+        """Numbers in a vector."""
+        return self._cache.dim
+
+    def refresh(self) -> int:
+        """Learn of nothing: the backend knows of no other process."""
+        return 0
+
+    def partition(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Do what ``EmbeddingCache.partition`` does; a row is 0 where the backend has one."""
+        first = first_of_each(keys).astype(np.int64)
+        rows = self.lookup(keys)
+        return rows, np.where(rows < 0, first, np.arange(len(keys)))
+
+    def lookup(self, keys: Keys) -> NDArray[np.int64]:
+        """Do what ``EmbeddingCache.lookup`` does; a row is 0 where the backend has one."""
+        return np.array([-1 if self._get(key.tobytes()) is None else 0 for key in keys], np.int64)
+
+    def gather(self, keys: Keys, rows: NDArray[np.int64]) -> tuple[Rows, list[int]]:
+        """Return the vectors (n, dim) of keys, and the positions of those that the backend has not."""
+        vectors = np.zeros((len(keys), self.dim or 0), self.dtype or np.float32)
+        lost = []
+        for position in np.flatnonzero(rows >= 0).tolist():
+            vector = self._get(keys[position].tobytes())
+            if vector is None:
+                lost.append(position)
+            else:
+                vectors[position] = vector
+        return vectors, lost
+
+    def append(self, keys: Keys, rows: Rows, output: Output, seen: NDArray[np.int64] | None) -> int:
+        """Add rows for different keys that the backend has not."""
+        del seen
+        return self._cache.add([self._item(key.tobytes()) for key in keys], rows, output)
+
+    def _get(self, key: bytes) -> NDArray[np.float32] | None:
+        # The second look-up of a call finds what the first has found, or what was added since.
+        if self.dim is not None and key not in self._found:
+            vector = self._cache.get(self._item(key))
+            if vector is not None:
+                self._found[key] = vector
+        return self._found.get(key)
+
+    def _item(self, key: bytes) -> dict[str, str]:
+        text = self._texts.get(key)
+        return {"text": f"{_MARK}{key.hex()}" if text is None else text}
+
+
+def _plain_texts(keys: Keys, items: Items) -> Iterator[tuple[bytes, str]]:
+    """Yield key and text of each item that is no more than its text, and that any backend can hash."""
+    if not items.text_only or len(items) == 0:
+        return
+    texts = [str(text) for text in items.loader(np.arange(len(items))).dataset["text"]]
+    plain = (text_keys(texts) == keys).all(axis=1)
+    for position in np.flatnonzero(plain).tolist():
+        text = texts[position]
+        # The mark is ours, so a text that begins with it goes by its key.
+        if not text.startswith(_MARK) and (text.isascii() or _is_unicode(text)):
+            yield keys[position].tobytes(), text
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,65 @@
+"""Whether the model still returns what the cache holds: some hits are encoded again and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dejavec.errors import SpotCheckError
+from dejavec.loaders import Positions
+from dejavec.values import Rows, to_rows
+
+
+def draw(hits: Positions, count: int) -> Positions:
+    """Return at most ``count`` of the hits, drawn at random, in their order."""
+    return np.sort(np.random.default_rng().choice(hits, min(count, len(hits)), replace=False))
+
+
+def compare(
+    held: Rows,
+    vectors: Any,
+    tolerance: float,
+    *,
+    name: Callable[[int], str],
+    path: object,
+) -> None:
+    """Compare held vectors with what the model returns for the same items now.
+
+    Args:
+        held: (n, dim).
+        vectors: what the model returned for these n items.
+        tolerance: how far a number may be from the held one, as a part of the largest number of that vector.
+        name: how a message names the item of a row.
+        path: the cache.
+
+    Raises:
+        SpotCheckError: one is farther off, or of another dimension.
+        VectorsError: the model returned no (n, dim) array.
+    """
+    found, _ = to_rows(vectors, len(held), f"the vectors of {len(held)} items that are encoded again")
+    remedy = "use another cache_path, or a larger spot_check_tolerance if the model is as it was"
+    if found.shape != held.shape:
+        raise SpotCheckError(
+            f"{path}: expected dimension {held.shape[1]}, found {found.shape[1]} when made again; {remedy}",
+            path=str(path),
+            expected=f"dimension {held.shape[1]}",
+            found=f"dimension {found.shape[1]}",
+            remedy=remedy,
+        )
+    wide = held.astype(np.float64)
+    scale = np.maximum(np.abs(wide).max(axis=1), np.finfo(np.float64).tiny)
+    differences = np.abs(found.astype(np.float64) - wide).max(axis=1) / scale
+    differences[np.isnan(differences)] = np.inf
+    worst = int(differences.argmax())
+    if differences[worst] > tolerance:
+        off = int((differences > tolerance).sum())
+        raise SpotCheckError(
+            f"{path}: expected the model to return the held vectors within {tolerance:g}, found {off} of "
+            f"{len(held)} farther off, the worst of {name(worst)} by {differences[worst]:.3g}; {remedy}",
+            path=str(path),
+            expected=f"a difference of at most {tolerance:g}",
+            found=f"{differences[worst]:.3g} for {name(worst)}",
+            remedy=remedy,
+        )
