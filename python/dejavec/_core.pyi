@@ -57,6 +57,9 @@ def hash_fields(
         out: uint8 array of shape (n, 32).
     """
 
+def before_fork() -> None:
+    """Note that a fork begins; called by ``os.register_at_fork``."""
+
 def after_fork_in_child() -> None:
     """Close the lock files that the parent process held open; called by ``os.register_at_fork``."""
 

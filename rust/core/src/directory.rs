@@ -84,7 +84,12 @@ pub(crate) fn check_unclaimed(storage: &dyn Storage, directory: &Path) -> Result
             _ => return Err(foreign(file, false)),
         };
         let path = directory.join(file);
-        if storage.metadata(&path).map_err(Error::io("examine", &path))?.len > longest {
+        let len = match storage.metadata(&path) {
+            // Another process is creating the cache and has renamed its temporary.
+            Err(error) if error.kind() == ErrorKind::NotFound => 0,
+            found => found.map_err(Error::io("examine", &path))?.len,
+        };
+        if len > longest && storage.metadata(&directory.join(name::META)).is_err() {
             return Err(foreign(&format!("{file} with rows but no {}", name::META), false));
         }
     }
@@ -130,6 +135,12 @@ pub fn create(storage: &dyn Storage, directory: &Path, spec: &Spec, patience: Pa
         return Err(Error::Argument {
             expected: format!("an identity that fits {MAX_BYTES} bytes of meta.json"),
             found: format!("{} bytes", meta_bytes.len()),
+        });
+    }
+    if Meta::parse(&meta_bytes).as_ref() != Ok(&meta) {
+        return Err(Error::Argument {
+            expected: "an identity that can be read back".into(),
+            found: "one that is nested too deeply".into(),
         });
     }
     let header = npy::Header { dtype, rows: 0, dim: spec.dim };

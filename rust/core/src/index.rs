@@ -4,6 +4,7 @@
 //! 24; 0 is empty. The table can say anything: the full key of its row decides, so a wrong slot costs a miss, never a
 //! wrong row.
 
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 
 use crate::atomic;
@@ -184,15 +185,24 @@ impl Snapshot {
 
     fn get(&self, key: &Key, keys: &Keys) -> Option<u64> {
         match probe(self.header.capacity, |at| self.slot(at), key, keys) {
-            Probe::Row { row, .. } => Some(row),
-            Probe::Empty { .. } | Probe::Full => None,
+            // A damaged slot may name an older row of the same key.
+            Probe::Row { row, .. } if row < self.header.rows && !self.is_replaced(row) => Some(row),
+            _ => None,
         }
     }
 
-    /// The rows among the covered ones that a later covered row replaced, ascending.
-    pub fn replaced(&self) -> impl Iterator<Item = u64> + '_ {
+    fn is_replaced(&self, row: u64) -> bool {
         let start = SLOTS_OFFSET + self.layout.slots_bytes;
-        (0..self.header.replaced as usize).map(move |i| self.word(start + i * SLOT_BYTES))
+        let (mut low, mut high) = (0, self.layout.replaced_entries());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.word(start + middle * SLOT_BYTES).cmp(&row) {
+                Ordering::Equal => return true,
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+            }
+        }
+        false
     }
 
     /// Checks every block against its checksum.

@@ -1,7 +1,7 @@
 //! The lock files: one writer at a time, across processes, and what a forked child does with them.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,10 @@ const FIRST_PAUSE: Duration = Duration::from_micros(200);
 const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Descriptors of lock files that this process holds, for the child of a fork. A place is free at -1.
-static DESCRIPTORS: [AtomicI32; 64] = [const { AtomicI32::new(-1) }; 64];
+static DESCRIPTORS: [AtomicI32; 256] = [const { AtomicI32::new(-1) }; 256];
+
+/// Forks that this process has begun.
+static FORKS: AtomicU64 = AtomicU64::new(0);
 
 /// A held lock; given back when dropped.
 #[derive(Debug)]
@@ -34,15 +37,23 @@ impl HeldLock {
     /// Opens the lock file by its path, made if it is missing.
     ///
     /// The descriptor is entered before the lock is taken and removed after it is given back, so a child forked in
-    /// between finds every descriptor that could carry the lock.
+    /// between finds every descriptor that could carry the lock. A child forked before the entry has a descriptor that
+    /// it does not know of: that one is never locked, another is opened.
     fn open(storage: &dyn Storage, path: &Path) -> Result<HeldLock> {
-        let file = storage.open(path, Access::Lock).map_err(Error::io("open the lock file", path))?;
-        let place = file.descriptor().and_then(|descriptor| {
-            let enter =
-                |place: &&AtomicI32| place.compare_exchange(-1, descriptor, Ordering::SeqCst, Ordering::SeqCst).is_ok();
-            DESCRIPTORS.iter().find(enter)
-        });
-        Ok(HeldLock { file, place })
+        loop {
+            let forks = FORKS.load(Ordering::SeqCst);
+            let file = storage.open(path, Access::Lock).map_err(Error::io("open the lock file", path))?;
+            let place = file.descriptor().and_then(|descriptor| {
+                let enter = |place: &&AtomicI32| {
+                    place.compare_exchange(-1, descriptor, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+                };
+                DESCRIPTORS.iter().find(enter)
+            });
+            let lock = HeldLock { file, place };
+            if FORKS.load(Ordering::SeqCst) == forks {
+                return Ok(lock);
+            }
+        }
     }
 
     fn try_take(&self, path: &Path) -> Result<bool> {
@@ -103,6 +114,11 @@ impl Drop for HeldLock {
             place.store(-1, Ordering::SeqCst);
         }
     }
+}
+
+/// In the parent, before each fork.
+pub fn note_fork() {
+    FORKS.fetch_add(1, Ordering::SeqCst);
 }
 
 /// In the child of a fork: closes the lock files that the parent held open.

@@ -36,7 +36,10 @@ pub fn for_each<T: Send>(pieces: Vec<T>, items: usize, items_per_thread: usize, 
     };
     thread::scope(|scope| {
         for _ in 1..threads {
-            scope.spawn(drain);
+            // Where no thread can be had, this one does the work.
+            if thread::Builder::new().spawn_scoped(scope, drain).is_err() {
+                break;
+            }
         }
         drain();
     });

@@ -16,21 +16,21 @@ pub struct Recovered {
     pub next_epoch: u64,
 }
 
-/// Chooses the newest commit whose rows the files hold in full; None if not even durable rows are all there.
+/// Chooses the commit whose rows the files hold in full; None if not even the durable rows are all there.
 ///
-/// Without syncs a power loss may keep the slots and lose the rows. Then the older slot counts, then the `synced` rows
-/// of the newest.
+/// Without syncs a power loss may keep the slots and lose the rows. Then the older slot counts, if it has all rows that
+/// the newest knows to be durable, else just those. Rows that were durable and are gone are damage, never fewer rows.
 pub fn choose(slots: &Slots, whole_rows: u64) -> Option<Recovered> {
     let newest = slots.newest;
-    let next_to = |slot: Slot| if slot.epoch == newest.epoch { newest.epoch + 1 } else { newest.epoch + 2 };
+    let after = newest.epoch.checked_add(1)?;
     if newest.rows <= whole_rows {
-        return Some(Recovered { slot: newest, roll_forward: slots.newer_lost, next_epoch: next_to(newest) });
+        return Some(Recovered { slot: newest, roll_forward: slots.newer_lost, next_epoch: after });
     }
-    if let Some(older) = slots.older.filter(|older| older.rows <= whole_rows) {
-        return Some(Recovered { slot: older, roll_forward: true, next_epoch: next_to(older) });
+    if let Some(older) = slots.older.filter(|older| (newest.synced..=whole_rows).contains(&older.rows)) {
+        return Some(Recovered { slot: older, roll_forward: true, next_epoch: after.checked_add(1)? });
     }
     let durable = Slot { rows: newest.synced, ..newest };
-    (newest.synced <= whole_rows).then(|| Recovered { slot: durable, roll_forward: true, next_epoch: next_to(newest) })
+    (newest.synced <= whole_rows).then_some(Recovered { slot: durable, roll_forward: true, next_epoch: after })
 }
 
 /// How many rows there are if those from `rows` on whose checksums hold are taken back, up to the first that does not.
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn the_newest_covered_commit_counts() {
-        let both = slots(slot(5, 50, 50), Some(slot(4, 40, 40)));
+        let both = slots(slot(5, 50, 30), Some(slot(4, 40, 30)));
         let recovered = choose(&both, 50).unwrap();
         assert_eq!((recovered.slot.rows, recovered.roll_forward, recovered.next_epoch), (50, false, 6));
         let recovered = choose(&both, 45).unwrap();
@@ -79,6 +79,21 @@ mod tests {
             assert!(recovered.next_epoch > 5);
             assert_ne!(recovered.next_epoch % 2, recovered.slot.epoch % 2, "{recovered:?}");
         }
+    }
+
+    #[test]
+    fn durable_rows_are_never_rolled_back() {
+        // A writer that does not sync builds on one that does.
+        let both = slots(slot(7, 70, 50), Some(slot(4, 40, 40)));
+        assert_eq!(choose(&both, 50).unwrap().slot.rows, 50);
+        assert_eq!(choose(&both, 49), None);
+        let synced = slots(slot(5, 50, 50), Some(slot(4, 40, 40)));
+        assert_eq!(choose(&synced, 49), None);
+    }
+
+    #[test]
+    fn an_epoch_that_cannot_be_followed_is_refused() {
+        assert_eq!(choose(&slots(slot(u64::MAX, 1, 1), None), 1), None);
     }
 
     #[test]

@@ -63,9 +63,10 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
         }
         Err(error) => return Err(error),
     };
-    let checked = slot.map_or(whole_rows, |slot| slot.rows);
+    let key_rows = files.keys.whole_records()?;
+    let checked = slot.map_or(key_rows, |slot| slot.rows);
     let records = files.keys.map(checked)?;
-    let rows = files.vectors.map(checked)?;
+    let rows = files.vectors.map(checked.min(whole_rows))?;
     let damaged = Mutex::new(Vec::new());
     let pieces = (0..checked.div_ceil(PIECE)).collect();
     let items = usize::try_from(checked).unwrap_or(usize::MAX);
@@ -85,10 +86,9 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
     let is_damaged = |row: u64| report.damaged.binary_search(&row).is_ok();
     let key_of = |row: u64| record(&records, row).map_or(DEAD, |record| record.key);
     if slot.is_none() {
-        // Without a commit record, what lies behind the last row that holds was never committed.
+        // Without a commit record, rows end with the last that holds. Damaged ones behind it may have been committed,
+        // so they are named: older rows of their keys must not come back.
         report.rows = (0..checked).rev().find(|&row| key_of(row) != DEAD && !is_damaged(row)).map_or(0, |row| row + 1);
-        let rows = report.rows;
-        report.damaged.retain(|&row| row < rows);
     } else {
         report.rows = checked;
     }
@@ -115,8 +115,8 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
 /// Makes a damaged cache openable again; gives what was wrong.
 ///
 /// Under the writers' lock: restores headers and a missing commit record, takes back rows that lost their commit,
-/// zeroes the key record of each damaged row and of the older rows of the same key (which must not come back in its
-/// place), and removes the snapshots of a cache that had any damage.
+/// zeroes the key records of the older rows of each damaged row's key (which must not come back in its place), then
+/// those of the damaged rows, and removes the snapshots of a cache that had any damage.
 pub fn repair(storage: &dyn Storage, directory: &Path, patience: Patience) -> Result<Report> {
     directory::read_meta(storage, directory)?;
     let _lock = HeldLock::acquire(storage, &directory.join(name::LOCK), patience)?;
@@ -139,8 +139,13 @@ pub fn repair(storage: &dyn Storage, directory: &Path, patience: Patience) -> Re
     if files.check_keys_header().is_err() {
         files.keys.write_header(&keys::header(&files.meta.uuid))?;
     }
-    for row in rows_to_zero(&files, &report)? {
-        files.keys.write(row, &[0; RECORD_BYTES])?;
+    let (older, damaged) = rows_to_zero(&files, &report)?;
+    for rows in [older, damaged] {
+        for row in rows {
+            files.keys.write(row, &[0; RECORD_BYTES])?;
+        }
+        // The damaged rows are what tells a repair that was cut short which older ones must go.
+        files.keys.sync()?;
     }
     files.keys.clear_behind(rows)?;
     files.sync_rows()?;
@@ -157,20 +162,19 @@ pub fn repair(storage: &dyn Storage, directory: &Path, patience: Patience) -> Re
     Ok(report)
 }
 
-/// The damaged rows, and the older rows of the keys that they seem to have.
-fn rows_to_zero(files: &CacheFiles, report: &Report) -> Result<Vec<u64>> {
-    let Some(&last) = report.damaged.last() else { return Ok(Vec::new()) };
-    let records = files.keys.map(report.rows)?;
+/// The older rows of the keys that the damaged rows seem to have, and the damaged rows.
+fn rows_to_zero(files: &CacheFiles, report: &Report) -> Result<(Vec<u64>, Vec<u64>)> {
+    let Some(&last) = report.damaged.last() else { return Ok(Default::default()) };
+    let records = files.keys.map(files.keys.whole_records()?.min(last.saturating_add(1)))?;
     let key_of = |row: u64| record(&records, row).map_or(DEAD, |record| record.key);
     let mut lost: HashSet<Key> = HashSet::new();
-    let mut zero = Vec::new();
-    for row in (0..=last).rev() {
+    let mut older = Vec::new();
+    for row in (0..records.rows()).rev() {
         if report.damaged.binary_search(&row).is_ok() {
             lost.insert(key_of(row));
-            zero.push(row);
         } else if lost.contains(&key_of(row)) {
-            zero.push(row);
+            older.push(row);
         }
     }
-    Ok(zero)
+    Ok((older, report.damaged.clone()))
 }

@@ -323,6 +323,8 @@ impl Store {
     /// Appends the vectors that are not stored byte for byte already; the last of equal keys wins.
     pub fn put(&self, keys: &[Key], vectors: &[u8]) -> Result<usize> {
         let row_bytes = self.check_rows(keys, vectors)?;
+        // What others stored since counts as seen: else this put would be dropped in favour of theirs.
+        self.refresh()?;
         let vector = |position: usize| &vectors[position * row_bytes..(position + 1) * row_bytes];
         let mut rows = vec![partition::NO_ROW; keys.len()];
         self.lookup(keys, &mut rows)?;
@@ -428,6 +430,8 @@ impl Store {
                 // Whoever committed these rows may not have synced them.
                 self.sync_all(&open, &mut writer)?;
             }
+            let Slot { rows, synced, .. } = open.committed();
+            writer.unsynced |= !durable && synced < rows;
             return Ok(0);
         }
         let committed = open.committed();

@@ -134,3 +134,31 @@ fn files_of_another_cache_are_refused() {
     place.replace(name::VECTORS, &other.read(name::VECTORS));
     assert_eq!(right(&place.open(reader()).unwrap()), 0);
 }
+
+#[test]
+fn a_repair_that_is_cut_short_brings_no_older_row_back() {
+    let place = small();
+    place.open(options(Durability::Commit)).unwrap().put(&[key(2)], &vector(2, 5)).unwrap();
+    place.write(name::VECTORS, &[0xAA; DIM], 128 + 6 * DIM as u64);
+    // The first half of a repair: the older row is zeroed, the damaged one not yet.
+    place.write(name::KEYS, &[0; 40], 64 + 2 * 40);
+    let patience = options(Durability::Commit).patience;
+    let report = dejavec_core::repair::repair(&*place.storage, &place.path, patience).unwrap();
+    assert_eq!(report.damaged, [6]);
+    let mut rows = [0];
+    place.open(reader()).unwrap().lookup(&[key(2)], &mut rows).unwrap();
+    assert_eq!(rows, [-1]);
+}
+
+#[test]
+fn without_a_commit_a_damaged_last_row_does_not_give_way_to_an_older_one() {
+    let place = small();
+    place.open(options(Durability::Commit)).unwrap().put(&[key(2)], &vector(2, 5)).unwrap();
+    place.write(name::VECTORS, &[0xAA; DIM], 128 + 6 * DIM as u64);
+    place.replace(name::COMMIT, &[]);
+    let patience = options(Durability::Commit).patience;
+    dejavec_core::repair::repair(&*place.storage, &place.path, patience).unwrap();
+    let mut rows = [0];
+    place.open(reader()).unwrap().lookup(&[key(2)], &mut rows).unwrap();
+    assert_eq!(rows, [-1]);
+}

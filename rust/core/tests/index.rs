@@ -89,6 +89,22 @@ fn a_fingerprint_without_the_full_key_is_no_hit() {
 }
 
 #[test]
+fn a_damaged_slot_that_names_an_older_row_of_the_key_is_a_miss() {
+    let place = large();
+    let name = place.snapshots().remove(0);
+    let bytes = place.read(&name);
+    // Item 70 lies in row 70 in its first version, in row 170 in its second.
+    let at = bytes[4096..].chunks_exact(8).position(|slot| u64::from_le_bytes(slot.try_into().unwrap()) >> 24 == 171);
+    let at = 4096 + at.unwrap() * 8;
+    let slot = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    place.write(&name, &((slot & 0xFF_FFFF) | (71 << 24)).to_le_bytes(), at as u64);
+    let store = place.open(reader()).unwrap();
+    let mut rows = [0];
+    store.lookup(&[key(70)], &mut rows).unwrap();
+    assert_eq!(rows, [-1]);
+}
+
+#[test]
 fn a_table_without_an_empty_slot_does_not_spin() {
     let place = large();
     let name = place.snapshots().remove(0);

@@ -157,3 +157,52 @@ fn a_directory_replaced_under_an_open_handle_never_gives_a_wrong_vector() {
     assert_eq!(failed, (0..10).collect::<Vec<_>>());
     assert_eq!(get(&store, &[0, 100, 5]), [Some(vector(0, 0)), Some(vector(100, 7)), None]);
 }
+
+#[test]
+fn a_put_through_a_handle_that_has_not_refreshed_still_wins() {
+    let place = in_memory();
+    let (one, two) = (place.create(Durability::Commit), place.create(Durability::Commit));
+    one.put(&keys(0..1), &vector(0, 1)).unwrap();
+    two.put(&keys(0..1), &vector(0, 2)).unwrap();
+    assert_eq!(one.put(&keys(0..1), &vector(0, 1)).unwrap(), 1);
+    assert_eq!(get(&place.open(reader()).unwrap(), &[0]), [Some(vector(0, 1))]);
+}
+
+#[test]
+fn durable_rows_that_are_gone_are_damage_not_a_smaller_cache() {
+    let place = in_memory();
+    let store = place.create(Durability::Commit);
+    store.put(&keys(0..1), &vector(0, 1)).unwrap();
+    store.put(&keys(0..1), &vector(0, 2)).unwrap();
+    let vectors = place.read("vectors.npy");
+    place.replace("vectors.npy", &vectors[..vectors.len() - 1]);
+    assert!(matches!(place.open(reader()), Err(Error::Corrupt { .. })));
+    // The lost row's key is known: its older row does not come back.
+    dejavec_core::repair::repair(&*place.storage, &place.path, options(Durability::Commit).patience).unwrap();
+    assert_eq!(get(&place.open(reader()).unwrap(), &[0]), [None]);
+}
+
+#[test]
+fn rows_of_another_handle_that_a_put_relies_on_are_durable_after_close() {
+    let place = in_memory();
+    let (one, two) = (place.create(Durability::Close), place.create(Durability::Close));
+    one.append(&keys(0..3), &vectors(0..3, 0), None).unwrap();
+    assert_eq!(two.put(&keys(0..3), &vectors(0..3, 0)).unwrap(), 0);
+    two.close().unwrap();
+    let statistics = place.open(reader()).unwrap().statistics().unwrap();
+    assert_eq!((statistics.rows, statistics.synced), (3, 3));
+}
+
+#[test]
+fn an_identity_that_could_not_be_read_back_makes_no_cache() {
+    let place = in_memory();
+    let mut identity = serde_json::json!({});
+    for _ in 0..126 {
+        identity = serde_json::json!({ "deeper": identity });
+    }
+    let spec = dejavec_core::directory::Spec { identity, ..common::spec() };
+    let storage = std::sync::Arc::clone(&place.storage);
+    let made = dejavec_core::store::Store::create(storage, &place.path, &spec, options(Durability::Commit));
+    assert!(matches!(made, Err(Error::Argument { .. })));
+    assert!(place.storage.metadata(&place.path.join("meta.json")).is_err());
+}

@@ -22,9 +22,15 @@ use crate::rows::Rows;
 /// Adds what is here to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Store>()?;
+    module.add_function(wrap_pyfunction!(before_fork, module)?)?;
     module.add_function(wrap_pyfunction!(after_fork_in_child, module)?)?;
     module.add_function(wrap_pyfunction!(repair_directory, module)?)?;
     module.add_function(wrap_pyfunction!(verify, module)?)
+}
+
+#[pyfunction]
+fn before_fork() {
+    lock::note_fork();
 }
 
 #[pyfunction]

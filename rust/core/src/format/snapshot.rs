@@ -60,6 +60,13 @@ pub struct Layout {
     pub file_bytes: usize,
 }
 
+impl Layout {
+    /// Entries of the list of replaced rows.
+    pub fn replaced_entries(&self) -> usize {
+        (self.body_bytes - self.slots_bytes) / SLOT_BYTES
+    }
+}
+
 impl Header {
     /// The 128 bytes.
     pub fn to_bytes(self) -> [u8; HEADER_BYTES] {
