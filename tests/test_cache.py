@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -380,3 +384,100 @@ def test_the_decorator_caches_a_function(tmp_path: Path, model: Any, bits_equal:
         assert bits_equal(embed(TEXTS), model.vectors(TEXTS))
     assert model.encoded == ["a", "b", "c"]
     assert len(embed.cache) == 3
+
+
+@pytest.mark.parametrize("through_encode", [False, True])
+def test_a_cache_of_another_dtype_in_the_same_place_is_not_mixed(
+    tmp_path: Path, toy: Any, through_encode: bool, bits_equal: Any
+) -> None:
+    path, wide, narrow = tmp_path / "cache", toy(), toy(dtype="bfloat16")
+    early = EmbeddingCache(path, model="toy@1")  # before there is a cache
+    replaced = EmbeddingCache(path, model="toy@1")
+    replaced.put(["a"], wide.vectors(["a"]))
+    shutil.rmtree(path)
+    other = EmbeddingCache(path, model="toy@1")
+    other.put(["q"], narrow.vectors(["q"]))
+    for cache in (early, replaced):
+        store = partial(cache.encode if through_encode else cache.put, ["x"])
+        with pytest.raises(dejavec.VectorsError, match="expected dtype bfloat16, found float32"):
+            store(wide if through_encode else wide.vectors(["x"]))
+    other.refresh()
+    assert len(other) == 1
+    assert bits_equal(other.get(["q"])[1], narrow.vectors(["q"]))
+
+
+def test_an_array_for_a_cache_that_is_not_there_yet_is_filled_with_zeros(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path / "cache")
+    out = np.full((2, 3), 7, np.float32)
+    found, vectors = cache.get(["a", "b"], out=out)
+    assert vectors is out
+    assert not found.any()
+    assert not out.any()
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_what_cannot_take_vectors_is_refused_in_one_sentence(tmp_path: Path, exists: bool) -> None:
+    cache = EmbeddingCache(tmp_path / "cache")
+    if exists:
+        cache.put(["a"], np.ones((1, 3), np.float32))
+    read_only = np.ones((2, 3), np.float32)
+    read_only.flags.writeable = False
+    odd: list[tuple[Any, str]] = [
+        (read_only, "read-only"),
+        ([[1.0] * 3] * 2, "found list"),
+        (np.ones((9, 9)), r"\(9, 9\)"),
+        (np.ones(2, np.float32), r"\(2,\)"),
+        (np.ones((2, 3), object), "object"),
+        (np.ones((2, 6), np.float32)[:, ::2], "not C-contiguous"),
+    ]
+    for out, found in odd:
+        with pytest.raises(dejavec.VectorsError, match=f"^out=: expected C-contiguous [^\n]*{found}"):
+            cache.get(["a", "b"], out=out)
+
+
+def test_threads_that_use_a_new_cache_first_share_one_store(tmp_path: Path) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for run in range(20):
+            path = tmp_path / f"{run}"
+            with EmbeddingCache(path, durability="close") as cache:
+                barrier = threading.Barrier(6)
+
+                def work(number: int, cache: Any = cache, barrier: Any = barrier) -> bool:
+                    barrier.wait()
+                    cache.put([f"{number}"], np.full((1, 2), number, np.float32))
+                    return f"{number}" in cache
+
+                with ThreadPoolExecutor(6) as pool:
+                    assert all(pool.map(work, range(6)))
+            stats = EmbeddingCache(path, mode="r").stats()
+            assert stats["rows"] == stats["synced"] == 6
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_does_not_wait_for_a_lock_that_a_thread_of_its_parent_held(
+    cache: EmbeddingCache, model: Any
+) -> None:
+    script = """
+import os, signal, sys, threading
+from dejavec import EmbeddingCache
+cache = EmbeddingCache(sys.argv[1], model="toy@1")
+held, done = threading.Event(), threading.Event()
+def hold():
+    with cache._handle._opening:
+        held.set()
+        done.wait()
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    os._exit(0 if "a" in cache else 1)
+status = os.waitpid(child, 0)[1]
+done.set()
+sys.exit(status)
+"""
+    subprocess.run([sys.executable, "-c", script, str(cache.path)], check=True, timeout=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -426,3 +428,70 @@ def test_a_forked_child_reads_and_writes_and_its_parent_too(tmp_path: Path) -> N
         """,
         tmp_path / "cache",
     )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda texts: np.array(texts, object),
+        np.array,
+        lambda texts: pd.Series(texts, dtype=object),
+        lambda texts: pd.Series(texts, dtype="string[python]"),
+        lambda texts: pd.Series(texts, dtype="string[pyarrow]"),
+        list,
+    ],
+)
+def test_texts_that_change_while_the_model_runs_are_stored_as_they_were_given(
+    tmp_path: Path, make: Any, model: Any, bits_equal: Any
+) -> None:
+    texts = make(["a", "bb", "cc"])
+
+    def changing(given: list[str]) -> Any:
+        (texts.iloc if isinstance(texts, pd.Series) else texts)[1] = "z"
+        return model(given)
+
+    cache = EmbeddingCache(tmp_path / "cache", chunk_rows=1)
+    cache.encode(texts, changing)
+    assert model.encoded == ["a", "bb", "cc"]
+    assert bits_equal(cache.get(["a", "bb", "cc"])[1], model.vectors(["a", "bb", "cc"]))
+
+
+@pytest.mark.parametrize("first", ["numpy", "torch"])
+def test_the_kind_of_array_stored_first_is_returned_by_every_call(
+    cache: EmbeddingCache, model: Any, first: str
+) -> None:
+    def tensors(texts: list[str]) -> Any:
+        return torch.from_numpy(model.vectors(texts))
+
+    makers = [model.vectors, tensors] if first == "numpy" else [tensors, model.vectors]
+    expected = type(makers[0](["a"]))
+    for at, texts in enumerate((["a"], ["a", "b"], ["a", "b"], TEXTS)):
+        assert type(cache.encode(texts, makers[at > 0])) is expected
+        assert type(cache.get(texts)[1]) is expected
+
+    mixed = EmbeddingCache(cache.path.with_name("mixed"), chunk_rows=1)
+    assert type(mixed.encode(["a", "b"], lambda texts: makers[texts == ["b"]](texts))) is expected
+
+
+@pytest.mark.parametrize("remade", [False, True])
+def test_a_directory_removed_while_the_model_works_loses_no_vectors(
+    cache: EmbeddingCache, model: Any, bits_equal: Any, remade: bool
+) -> None:
+    def removing(texts: list[str]) -> Any:
+        shutil.rmtree(cache.path, ignore_errors=True)
+        if remade:
+            cache.path.mkdir(exist_ok=True)
+        return model(texts)
+
+    cache.encode(TEXTS[:3], model)
+    model.calls.clear()
+    with pytest.warns(dejavec.DejavecWarning, match="could not be written") as warned:
+        assert bits_equal(cache.encode(TEXTS, removing), model.vectors(TEXTS))
+    assert len(warned) == 1
+    assert model.encoded == TEXTS[3:]
+    assert bits_equal(cache.encode(TEXTS, model), model.vectors(TEXTS))
+    assert EmbeddingCache(cache.path, model="toy@1").get(TEXTS)[0].all()
+    shutil.rmtree(cache.path)
+    assert cache.put(TEXTS[:2], model.vectors(TEXTS[:2])) == 2
+    assert EmbeddingCache(cache.path, model="toy@1").get(TEXTS[:2])[0].all()
+    cache.close()

@@ -187,6 +187,67 @@ class TestUnidentified:
             found = encode(wrapper, TEXTS)
         assert same_bits(found, encode(model, TEXTS))
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda model: model.layer.weight.data.mul_(2),
+            lambda model: model.layer.register_forward_hook(lambda module, given, output: output),
+            lambda model: model.layer.register_forward_pre_hook(lambda module, given: given),
+        ],
+    )
+    def test_training_through_data_and_hooks_between_two_calls_are_noticed(
+        self, change: Any, tmp_path: Path
+    ) -> None:
+        model = self.Torch(1, revision="main")
+        wrapper = CachedEmbeddingWrapper(model, tmp_path)
+        encode(wrapper, TEXTS)
+        encode(wrapper, TEXTS)
+        assert model.calls == [TEXTS]
+        change(model)
+        with pytest.warns(DejavecWarning, match="expected model"):
+            found = encode(wrapper, TEXTS)
+        assert same_bits(found, encode(model, TEXTS))
+
+    def test_class_code_and_attributes_tell_models_of_equal_weights_apart(self, tmp_path: Path) -> None:
+        class Scaled(self.Torch):  # type: ignore[name-defined]
+            """The same code, and an attribute."""
+
+            scale = 1
+
+        class Negated(Scaled):
+            """Another class with an ``encode`` of its own."""
+
+            def encode(self, *arguments: Any, **settings: Any) -> Any:
+                return -super().encode(*arguments, **settings)
+
+        def made(kind: Any, **attributes: Any) -> Any:
+            model = kind(1, revision="main")
+            vars(model).update(attributes)
+            return model
+
+        for kind in (self.Torch, Scaled, Negated):
+            for attributes in ({}, {"scale": 2}, {"scale": 3.0}, {"layers": [1, 2]}, {"pool": "cls"}):
+                assert encoded(made(kind, **attributes), tmp_path)
+                assert not encoded(made(kind, **attributes), tmp_path)
+
+    def test_where_a_model_runs_and_what_encoding_counts_do_not_separate(self, tmp_path: Path) -> None:
+        class Counting(self.Torch):  # type: ignore[name-defined]
+            """An encoder that counts its calls."""
+
+            count = 0
+
+            def encode(self, *arguments: Any, **settings: Any) -> Any:
+                self.count += 1
+                return super().encode(*arguments, **settings)
+
+        for device in ("cpu", "cuda:1"):
+            model = Counting(1, revision="main")
+            model.device = device
+            wrapper = CachedEmbeddingWrapper(model, tmp_path)
+            for _ in range(3):
+                encode(wrapper, TEXTS)
+            assert model.count == (device == "cpu")
+
     def test_without_weights_the_class_counts_and_one_warning_asks_for_a_name(self, tmp_path: Path) -> None:
         model = FieldsModel(revision="1")
         wrapper = CachedEmbeddingWrapper(model, tmp_path)

@@ -124,7 +124,8 @@ class EmbeddingCache:
             encode_fn: returns the vectors (k, dim) of k different texts, at most ``chunk_rows`` at a time.
 
         Returns:
-            The vectors (n, dim) in the order of the texts, of the kind and dtype that ``encode_fn`` returns.
+            The vectors (n, dim) in the order of the texts, of the dtype that ``encode_fn`` returns, and of
+            the kind stored first: a NumPy array or a torch tensor.
 
         Raises:
             ItemError: a text is none.
@@ -234,8 +235,8 @@ class EmbeddingCache:
 
     def refresh(self) -> int:
         """Learn what other processes have stored; return the number of rows."""
-        store = self._handle.store()
-        return 0 if store is None else store.refresh()
+        store = self._handle.refresh()
+        return 0 if store is None else store.rows
 
     def sync(self) -> None:
         """Make all that is stored survive a power loss."""
@@ -308,14 +309,15 @@ class EmbeddingCache:
             VectorsError: ``out`` does not fit.
         """
         store = self._handle.store()
+        if out is not None:
+            _check_out(out, len(rows), store)
         if store is None:
-            return np.zeros((len(rows), 0), np.float32) if out is None else out, []
+            if out is None:
+                return np.zeros((len(rows), 0), np.float32), []
+            out.fill(0)
+            return out, []
         shape, dtype = (len(rows), store.dim), np.dtype(store.dtype)
         if out is not None:
-            if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
-                raise refusal(
-                    "out=", f"C-contiguous {dtype} {shape}", f"{out.dtype} {out.shape}", "make such an array"
-                )
             return out, store.gather(keys, rows, out, self._verify)
         many = len(rows) * store.dim * dtype.itemsize >= _MAPPED_BYTES
         if many and rows[0] >= 0 and (np.diff(rows) == 1).all():
@@ -365,6 +367,7 @@ class EmbeddingCache:
                 raise NonFiniteVectorsError(message, path=str(self.path))
             warnings.warn(message, DejavecWarning, stacklevel=3)
             keys, rows = np.delete(keys, bad, axis=0), np.delete(rows, bad, axis=0)
+        self.refresh()
         return self._writable(rows, output).put(keys, rows) if len(rows) else 0
 
     def warn_once(self, message: str) -> None:
@@ -376,6 +379,28 @@ class EmbeddingCache:
     def _writable(self, rows: Rows, output: Output) -> _core.Store:
         """Return the store, created if need be, having checked that these rows fit into it."""
         store = self._handle.create(rows.shape[1], rows.dtype.str, output)
+        store.refresh()  # The directory may hold another cache by now.
         held = Output.from_json(store.output)
         check_kind(rows, output, store.dim, held.dtype, f"the vectors for {self.path}")
         return store
+
+
+def _check_out(out: object, count: int, store: _core.Store | None) -> None:
+    """Check that vectors can be put into what the caller gave for them.
+
+    Raises:
+        VectorsError: they cannot.
+    """
+    dtype = "" if store is None else f"{np.dtype(store.dtype)} "
+    expected = f"C-contiguous {dtype}({count}, {'dim' if store is None else store.dim}), writable"
+    remedy = "make such an array"
+    if not isinstance(out, np.ndarray):
+        raise refusal("out=", expected, type(out).__name__, remedy)
+    if store is None:
+        fits = out.ndim == 2 and len(out) == count and out.dtype.kind in "fiub"
+    else:
+        fits = out.shape == (count, store.dim) and out.dtype == np.dtype(store.dtype)
+    if not (fits and out.flags.c_contiguous and out.flags.writeable):
+        state = "" if out.flags.writeable else ", read-only"
+        order = "" if out.flags.c_contiguous else ", not C-contiguous"
+        raise refusal("out=", expected, f"{out.dtype} {out.shape}{order}{state}", remedy)

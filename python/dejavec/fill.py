@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dejavec.errors import (
+    CacheNotFoundError,
     CorruptCacheError,
     DejavecWarning,
+    ForeignDirectoryError,
     LockTimeoutError,
     MissingVectorsError,
     NonFiniteVectorsError,
@@ -43,7 +45,15 @@ Positions = NDArray[np.intp]
 _logger = logging.getLogger("dejavec")
 _KEY_RECORD_BYTES = 40
 _NAMED = 5
-_WRITE_ERRORS = (StorageError, LockTimeoutError, PoisonedWriterError, ReadOnlyCacheError)
+_WRITE_ERRORS = (
+    StorageError,
+    LockTimeoutError,
+    PoisonedWriterError,
+    ReadOnlyCacheError,
+    # The directory was removed, or taken by others, while the model worked.
+    CacheNotFoundError,
+    ForeignDirectoryError,
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,7 @@ class Filled:
 
     Attributes:
         vectors: (n, dim), in the order of the items, writable and the caller's own.
-        output: the kind of array that the model returns.
+        output: the kind of array that the cache records: that of the first vectors stored.
         plan: what was found before; ``bytes`` is what was added.
         encoded: how many items the model encoded.
     """
@@ -203,7 +213,8 @@ class _Run:
                 rows, output = to_rows(self._encode(chunk), len(chunk), where)
                 if self._dim is not None:
                     check_kind(rows, output, self._dim, self.output.dtype, where)
-                self._dim, self.output = rows.shape[1], output
+                else:
+                    self._dim, self.output = rows.shape[1], output
                 self.encoded += len(chunk)
                 self._store(chunk, rows, seen[chunk])
                 advance(len(chunk))
@@ -254,6 +265,7 @@ class _Run:
         elif len(chunk):
             try:
                 self.appended += self._cache.append(self._keys[chunk], rows, self.output, seen)
+                self.output = self._cache.output or self.output
             except _WRITE_ERRORS as error:
                 if self._cache.on_write_error == "raise":
                     raise

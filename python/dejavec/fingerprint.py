@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import math
 import sys
@@ -21,6 +22,14 @@ from dejavec.identity import canonical_json
 
 _RUNTIME_CONFIG = ("_name_or_path", "name_or_path", "transformers_version")
 """Entries of a model's configuration that tell where it lies, not what it computes."""
+
+_RUNTIME_ATTRIBUTES = frozenset(
+    {"batch_size", "cache_dir", "cache_folder", "device", "num_proc", "num_workers", "show_progress_bar"}
+    | {"training", "verbose"}
+)
+"""Attributes that tell where, how fast and how loudly a model computes; ``encode`` sets ``training``."""
+
+_SAMPLED = 1024
 
 
 def describe(value: object) -> Any:
@@ -127,13 +136,65 @@ def weights_digest(modules: Iterable[Any], tokenizers: Iterable[Any]) -> str:
 
 
 def weights_version(modules: Sequence[Any], tokenizers: Iterable[Any]) -> object:
-    """Return, at little cost, what differs if the digest may: where tensors lie, write counts, settings."""
-    tensors = (tensor for module in modules for tensor in chain(module.parameters(), module.buffers()))
+    """Return, at little cost, what differs if the digest may.
+
+    That is where tensors lie, how often they were written, some of their numbers (training through ``.data``
+    is not counted), and the settings.
+    """
+    tensors = [tensor for module in modules for tensor in chain(module.parameters(), module.buffers())]
     return (
+        _sample(tensors),
         [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors],
         [_architecture(module) for module in modules],
         [(id(tokenizer), _tokenizer_settings(tokenizer)) for tokenizer in tokenizers],
     )
+
+
+def behaviour_of(layers: Iterable[Any]) -> str:
+    """Return the SHA-256 of what models do with their weights, as far as that can be seen from outside.
+
+    Covered are the class of each, the code of its ``encode``, and its attributes that are numbers, texts,
+    bools, None or containers of these. Empty containers are not: most are filled by encoding.
+    """
+    parts = []
+    for layer in layers:
+        encode = inspect.unwrap(getattr(layer, "encode", None))  # type: ignore[arg-type]
+        attributes = {
+            name: _loosely(value)
+            for name, value in getattr(layer, "__dict__", {}).items()
+            if name not in _RUNTIME_ATTRIBUTES and _is_setting(value)
+        }
+        parts.append([_qualified(type(layer)), _loosely(getattr(encode, "__func__", encode)), attributes])
+    return sha256_of(parts)
+
+
+def _is_setting(value: object) -> bool:
+    if type(value) in (list, tuple, set, frozenset):
+        return bool(value) and all(map(_is_plain_value, value))  # type: ignore[call-overload]
+    if type(value) is dict:
+        return bool(value) and all(type(key) is str and _is_plain_value(value[key]) for key in value)
+    return _is_plain_value(value)
+
+
+def _is_plain_value(value: object) -> bool:
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def _sample(tensors: Iterable[Any]) -> str:
+    """Return a digest of up to some thousand numbers of each tensor."""
+    import torch
+
+    parts: dict[Any, list[Any]] = {}
+    for tensor in tensors:
+        if tensor.numel():
+            # An odd step: rows are of even lengths, so every column has its turn.
+            step = (tensor.numel() // _SAMPLED) | 1
+            numbers = tensor.detach().reshape(-1)[::step].contiguous().view(torch.uint8)
+            parts.setdefault(tensor.device, []).append(numbers)
+    digest = hashlib.sha256()
+    for numbers in parts.values():
+        digest.update(torch.cat(numbers).cpu().numpy().data)
+    return digest.hexdigest()
 
 
 def _held_modules(layer: Any) -> list[Any]:
@@ -243,7 +304,13 @@ def _architecture(module: Any) -> list[Any]:
         name: _loosely(getattr(module, name, None))
         for name in ("max_seq_length", "truncate_dim", "module_kwargs")
     }
-    return [submodules, settings, [[name, _loosely(config)] for name, config in _configurations(module)]]
+    hooks = [
+        [name, [_qualified(hook if hasattr(hook, "__qualname__") else type(hook)) for hook in added]]
+        for name, part in module.named_modules()
+        if (added := [*part._forward_pre_hooks.values(), *part._forward_hooks.values()])
+    ]
+    configurations = [[name, _loosely(config)] for name, config in _configurations(module)]
+    return [submodules, settings, configurations, *([hooks] if hooks else [])]
 
 
 def _configurations(module: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakSet
 
 from dejavec import _core
 from dejavec.errors import (
@@ -27,17 +29,17 @@ OnMismatch = Literal["raise", "sibling"]
 
 _MTEB_FILES = ("index.json", "dimension")
 
-_forks = 0
+_handles: WeakSet[Handle] = WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    global _forks  # noqa: PLW0603 - the hook has no other way to tell every handle
-    _forks += 1
+    for handle in list(_handles):
+        handle.forget()
     _core.after_fork_in_child()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_core.before_fork, after_in_child=_after_fork_in_child)
 
 
 class Handle:
@@ -72,8 +74,10 @@ class Handle:
         self._on_mismatch: OnMismatch = on_mismatch
         self._lock_timeout = lock_timeout
         self._closed = False
-        self._forks = _forks
         self._store: _core.Store | None = None
+        # Two threads at the first use must not open two stores, of which one would be forgotten unsynced.
+        self._opening = threading.RLock()
+        _handles.add(self)
         self.store()
 
     def store(self) -> _core.Store | None:
@@ -83,35 +87,62 @@ class Handle:
             ClosedCacheError: after :meth:`close`.
             IdentityMismatchError, ForeignDirectoryError, CacheNotFoundError: as ``EmbeddingCache`` says.
         """
-        if self._closed:
-            raise ClosedCacheError(f"{self.path}: expected an open cache, found it closed; open it again")
-        if self._forks != _forks:
-            # A store is not safe to use across a fork; its files are.
-            self._forks, self._store = _forks, None
-        if self._store is None:
-            self._store = self._open()
-        return self._store
+        if (store := self._store) is not None:
+            return store
+        with self._opening:
+            if self._closed:
+                raise ClosedCacheError(f"{self.path}: expected an open cache, found it closed; open it again")
+            if self._store is None:
+                self._store = self._open()
+            return self._store
+
+    def forget(self) -> None:
+        """Let go of the store in a forked child; it is opened again at the next use.
+
+        A store is not safe to use across a fork, and a thread of the parent may have held the lock.
+        """
+        self._store, self._opening = None, threading.RLock()
+
+    def refresh(self) -> _core.Store | None:
+        """Return what :meth:`store` does, having learnt what others stored, or that the directory is gone.
+
+        Raises:
+            CacheNotFoundError: it is gone, and ``mode="r"``.
+        """
+        store = self.store()
+        if store is None:
+            return None
+        try:
+            store.refresh()
+        except CacheNotFoundError:
+            if self._mode == "r":
+                raise
+            with self._opening:
+                if self._store is store:
+                    self._store = None
+            return self.store()
+        return store
 
     def create(self, dim: int, dtype: str, output: Output) -> _core.Store:
         """Return the open store, made for vectors of this dimension and dtype if there is none."""
-        while (store := self.store()) is None:
-            path = self.path
-            identity = canonical_json(self._identity)
-            try:
-                _core.Store.create(
-                    str(path), dim, dtype, identity, output.to_json(), self._durability, self._lock_timeout
-                )
-            except VectorsError:
-                # Another process may have made a cache of other vectors a moment ago; opening it tells.
-                if self.store() is None and self.path == path:
-                    raise
-        return store
+        settings = (output.to_json(), self._durability, self._lock_timeout)
+        with self._opening:
+            while (store := self.store()) is None:
+                path = self.path
+                try:
+                    _core.Store.create(str(path), dim, dtype, canonical_json(self._identity), *settings)
+                except VectorsError:
+                    # Another process may have made a cache of other vectors a moment ago; opening it tells.
+                    if self.store() is None and self.path == path:
+                        raise
+            return store
 
     def close(self) -> None:
         """Close the store, if it was not closed before."""
-        store, self._store, self._closed = self._store, None, True
-        if store is not None and self._forks == _forks:
-            store.close()
+        with self._opening:
+            store, self._store, self._closed = self._store, None, True
+            if store is not None:
+                store.close()
 
     def _open(self) -> _core.Store | None:
         try:

@@ -185,15 +185,26 @@ def first_of_each(keys: Keys) -> NDArray[np.intp]:
 
 
 def frozen(items: object) -> Any:
-    """Return ``items`` such that hashing and :func:`take` see the same texts: lists become tuples."""
+    """Return ``items`` such that hashing and :func:`take` see the same texts, whatever is assigned meanwhile.
+
+    Arrow data and columns of data sets stay, as nobody can change them; all else becomes a tuple.
+    """
     if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
         raise ItemError(f"expected a list of texts, found one {type(items).__name__}; write [text]")
     if _is_table(items):
         raise ItemError(
             f"expected one column of texts, found a whole {type(items).__name__}; choose a column"
         )
-    if isinstance(items, np.ndarray) or _is_arrow(items) or _is_pandas(items) or _is_column(items):
+    if isinstance(items, np.ndarray):
+        if items.ndim != 1:
+            raise ItemError(f"expected a 1-D array of texts, found shape {items.shape}")
+        return tuple(items.tolist())
+    if _is_arrow(items) or _is_column(items):
         return items
+    if _is_pandas(items):
+        series: Any = items
+        in_arrow = hasattr(series.array, "__arrow_array__") and "pyarrow" in sys.modules
+        return series.array.__arrow_array__() if in_arrow else tuple(series.tolist())
     return tuple(items)
 
 
@@ -201,12 +212,8 @@ def take(items: Any, positions: NDArray[np.intp]) -> list[str]:
     """Return the texts at ``positions`` of what :func:`frozen` returned."""
     if isinstance(items, tuple):
         return [items[position] for position in positions.tolist()]
-    if isinstance(items, np.ndarray):
-        return list(items[positions].tolist())
     if _is_arrow(items):
         return [items[position].as_py() for position in positions.tolist()]
-    if _is_pandas(items):
-        return list(items.take(positions).tolist())
     return [str(text) for text in items[positions.tolist()]]
 
 
@@ -232,21 +239,12 @@ def _texts_of(items: Any) -> Texts:
     items = frozen(items)
     if isinstance(items, tuple):
         return items
-    if isinstance(items, np.ndarray):
-        if items.ndim != 1:
-            raise ItemError(f"expected a 1-D array of texts, found shape {items.shape}")
-        return tuple(items.tolist())
     if _is_column(items):
         source = items.source
         whole = isinstance(source, sys.modules["datasets"].Dataset)
         texts = dataset_texts(source, items.column_name) if whole else items
         return texts if isinstance(texts, ArrowTexts) else tuple(items)
-    column = items
-    if _is_pandas(items):
-        if not hasattr(items.array, "__arrow_array__") or "pyarrow" not in sys.modules:
-            return tuple(items.tolist())
-        column = items.array.__arrow_array__()
-    texts = arrow_texts(column, None)
+    texts = arrow_texts(items, None)
     return tuple(items.tolist()) if texts is None else texts
 
 

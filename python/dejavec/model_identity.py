@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 from dejavec.errors import DejavecWarning
 from dejavec.fingerprint import (
+    behaviour_of,
     describe,
     is_module,
     sha256_of,
@@ -91,6 +92,8 @@ class Profile:
     Attributes:
         kind: see :func:`encoder_kind`.
         maker: the qualified name of its class.
+        behaviour: a digest of what it does with its weights where that is not known: of its class, the code
+            of its ``encode`` and its attributes, as they were when they were first asked for.
         prompter: the model, or what has its prompt settings in its place.
         prompt_settings: a digest of these, where the prompt itself cannot be told.
         encoder: what may be assigned to a sentence-transformer after it was loaded.
@@ -101,6 +104,7 @@ class Profile:
 
     kind: Kind
     maker: str
+    behaviour: str | None
     prompter: Any = field(compare=False)
     prompt_settings: str | None
     encoder: dict[str, Any] | None
@@ -137,6 +141,7 @@ class BuiltModel:
     def __init__(self, model: Any) -> None:
         self.model = model
         self._weights: tuple[object, str] | None = None
+        self._behaviour: str | None = None
 
     is_built = True
 
@@ -165,11 +170,19 @@ class BuiltModel:
         """
         model, kind = self.model, encoder_kind(self.model)
         parts = list(layers(model))
+        if self._behaviour is None and kind == "other":
+            # Once: encoding may change attributes, such as counters.
+            self._behaviour = behaviour_of(
+                part
+                for part in parts
+                if (part is model or not is_module(part)) and not type(part).__module__.startswith("dejavec.")
+            )
         media = {name: _first_setting(parts, name) for name in _MEDIA_SETTINGS}
         parents = {parent.__module__ for layer in parts for parent in type(layer).__mro__}
         return Profile(
             kind=kind,
             maker=f"{type(model).__module__}.{type(model).__qualname__}",
+            behaviour=self._behaviour if kind == "other" else None,
             prompter=model,
             prompt_settings=_prompt_settings(parts) if kind == "other" else None,
             encoder=None if kind == "other" else _encoder_settings(model.model),
@@ -268,7 +281,10 @@ class ModelIdentity:
         part: dict[str, Any] = {"name": name, "revision": revision} if named else {}
         weights = self._source.weights()
         if weights is not None:
-            return {**part, "weights": weights}
+            part["weights"] = weights
+            if profile.behaviour is not None:
+                part |= {"class": profile.maker, "behaviour": profile.behaviour}
+            return part
         if not self._warned:
             self._warned = True
             warnings.warn(

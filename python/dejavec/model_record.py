@@ -34,6 +34,7 @@ def record_of(built: BuiltModel) -> dict[str, Any]:
         "revision": getattr(meta, "revision", None),
         "kind": profile.kind,
         "maker": profile.maker,
+        "behaviour": profile.behaviour,
         "prompts": _prompts_of(profile),
         "prompt_settings": profile.prompt_settings,
         "encoder": profile.encoder,
@@ -56,6 +57,7 @@ def profile_from(record: Mapping[str, Any], arguments: Mapping[str, Any]) -> Pro
     return Profile(
         kind=record["kind"],
         maker=record["maker"],
+        behaviour=record["behaviour"],
         prompter=_prompter(record, arguments),
         prompt_settings=record["prompt_settings"],
         encoder=record["encoder"],
