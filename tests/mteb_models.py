@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import json
@@ -174,9 +175,17 @@ def instruct_minilm(**settings: Any) -> InstructSentenceTransformerModel:
 def count_batches(model: Any) -> list[int]:
     """Return a list that grows by the number of texts in each batch that a sentence-transformer encodes."""
     sizes: list[int] = []
-    model.model[0].register_forward_hook(
-        lambda module, args, output: sizes.append(len(output["attention_mask"]))
-    )
+    module = model.model[0]
+    forward = module.forward
+
+    # Not a hook: those count as part of the model.
+    @functools.wraps(forward)
+    def counting(*arguments: Any, **settings: Any) -> Any:
+        output = forward(*arguments, **settings)
+        sizes.append(len(output["attention_mask"]))
+        return output
+
+    module.forward = counting
     return sizes
 
 
