@@ -133,6 +133,8 @@ def field_keys(columns: Mapping[str, object]) -> Keys:
     if "text" in fields:
         _drop_what_adds_nothing(fields, "title", "body")
         _drop_what_adds_nothing(fields, "instruction", "query")
+    if list(fields) == ["text"]:
+        return fields["text"][0]
     keys = np.empty((len(empty), 32), np.uint8)
     _core.hash_fields([(name, sizes, digests) for name, (digests, sizes) in fields.items()], keys)
     return keys
