@@ -343,6 +343,9 @@ class EmbeddingCache:
         Raises:
             VectorsError: dimension or dtype is not the cache's.
         """
+        store = self._handle.store()
+        if store is not None:
+            store.refresh()  # The directory may hold another cache by now.
         return self._writable(rows, output).append(keys, rows, seen)
 
     def read(self, keys: Keys, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Rows]:
@@ -379,7 +382,6 @@ class EmbeddingCache:
     def _writable(self, rows: Rows, output: Output) -> _core.Store:
         """Return the store, created if need be, having checked that these rows fit into it."""
         store = self._handle.create(rows.shape[1], rows.dtype.str, output)
-        store.refresh()  # The directory may hold another cache by now.
         held = Output.from_json(store.output)
         check_kind(rows, output, store.dim, held.dtype, f"the vectors for {self.path}")
         return store
