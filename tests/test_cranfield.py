@@ -16,8 +16,8 @@ import pytest
 from datasets import Dataset
 
 from dejavec import CachedEmbeddingWrapper
-from dejavec.demo import Meter, minilm
-from dejavec.demo_task import TextRetrieval
+from dejavec.demo.evaluate import Meter, minilm
+from dejavec.demo.task import TextRetrieval
 
 CRANFIELD = Path(__file__).parents[2] / "shared" / "data" / "cranfield"
 COLUMNS = {"id": "I", "title": "T", "text": "W"}

@@ -15,7 +15,7 @@ import pytest
 from mteb.mocks.mock_tasks import MockRetrievalTask
 
 from dejavec import cli, demo
-from dejavec.demo_corpus import read_corpus
+from dejavec.demo.corpus import read_corpus
 
 SMALL = ["--documents", "60", "--queries", "20"]
 

@@ -49,10 +49,10 @@ from dejavec import (
     TextVectorMap,
     VectorsError,
 )
-from dejavec.mteb_doubts import DOCUMENTS, MEDIA, MIXED, PREPARED, QUERIES, SHARED, UNKNOWN, doubt
-from dejavec.mteb_export import export, export_command
-from dejavec.mteb_files import open_old_cache
-from dejavec.mteb_import import (
+from dejavec.mteb.doubts import DOCUMENTS, MEDIA, MIXED, PREPARED, QUERIES, SHARED, UNKNOWN, doubt
+from dejavec.mteb.exporter import export, export_command
+from dejavec.mteb.files import open_old_cache
+from dejavec.mteb.importer import (
     ELSEWHERE,
     NONFINITE,
     OTHER_SETTINGS,

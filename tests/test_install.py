@@ -278,7 +278,7 @@ def test_the_scripts_of_mtebs_documentation_run_unchanged(
     assert through == uncached
     above = Path("cache") / "MockRetrievalTask"
     assert f"{above / 'query'} and {above / 'document'}" in both
-    assert child == "(True, 'dejavec.mteb')"
+    assert child == "(True, 'dejavec.mteb.wrapper')"
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])

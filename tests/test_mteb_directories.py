@@ -13,7 +13,7 @@ from mteb.models.model_meta import _serialize_experiment_kwargs_to_name
 from mteb_models import DOCUMENT, QUERY, TASK, FieldsModel, encode
 
 from dejavec import CachedEmbeddingWrapper
-from dejavec.directories import experiment_name, safe_name
+from dejavec.mteb.directories import experiment_name, safe_name
 
 
 def task(name: str) -> Any:

@@ -29,8 +29,8 @@ from mteb_models import (
 )
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning, IdentityMismatchError
-from dejavec.fingerprint import describe, weights_digest
-from dejavec.model_identity import encoder_kind, reads_argument
+from dejavec.mteb.fingerprint import describe, weights_digest
+from dejavec.mteb.model_identity import encoder_kind, reads_argument
 
 TEXTS = ["a b", "c d e"]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

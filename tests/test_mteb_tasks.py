@@ -18,8 +18,8 @@ from per_item_backend import FileBackend
 from threadpoolctl import threadpool_limits
 
 from dejavec import CachedEmbeddingWrapper, NumpyCache
-from dejavec.demo_corpus import read_corpus
-from dejavec.demo_task import docstring_task
+from dejavec.demo.corpus import read_corpus
+from dejavec.demo.task import docstring_task
 
 
 def mock_classes() -> list[type]:

@@ -123,7 +123,7 @@ def _demo(options: argparse.Namespace) -> int:
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
     try:
-        from dejavec.demo import Options, demo
+        from dejavec.demo.evaluate import Options, demo
     except ModuleNotFoundError as error:
         print(f"dejavec demo needs {error.name}: pip install 'dejavec[demo]'", file=sys.stderr)
         return 1
@@ -162,13 +162,13 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from dejavec.mteb_import import import_command
+    from dejavec.mteb.importer import import_command
 
     return import_command(options.old, options.new, options.model, trust=options.trust)
 
 
 def _export(options: argparse.Namespace) -> int:
-    from dejavec.mteb_export import export_command
+    from dejavec.mteb.exporter import export_command
 
     return export_command(options.source, options.target)
 

@@ -35,7 +35,7 @@ from dejavec.values import Output, Rows, check_kind, nonfinite, to_rows
 
 if TYPE_CHECKING:
     from dejavec.cache import EmbeddingCache
-    from dejavec.foreign_backend import ForeignCall
+    from dejavec.mteb.foreign_backend import ForeignCall
 
     Held: TypeAlias = EmbeddingCache | ForeignCall
 

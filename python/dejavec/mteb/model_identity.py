@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from dejavec.errors import DejavecWarning
-from dejavec.fingerprint import (
+from dejavec.identity import parse_model
+from dejavec.mteb.fingerprint import (
     behaviour_of,
     describe,
     is_module,
@@ -22,7 +23,6 @@ from dejavec.fingerprint import (
     weights_digest,
     weights_version,
 )
-from dejavec.identity import parse_model
 
 Kind = Literal["sentence-transformers", "instruct", "other"]
 """How much is known of ``encode``: one of mteb's two, whose prompts and batches can be told, or another."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.loaders import Items, Positions, UncacheableError
-from dejavec.model_identity import Kind
+from dejavec.mteb.loaders import Items, Positions, UncacheableError
+from dejavec.mteb.model_identity import Kind
 from dejavec.values import Output, Rows
 
 NOT_DENSE = "the model's output is no dense 2-D array"

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from dejavec.backends import NumpyCache
 from dejavec.cache import EmbeddingCache
-from dejavec.directories import experiment_name, safe_name
-from dejavec.foreign_backend import ForeignCache
 from dejavec.identity import digest, sibling
+from dejavec.mteb.directories import experiment_name, safe_name
+from dejavec.mteb.foreign_backend import ForeignCache
 
 Scope = Literal["task", "model"]
 Place = tuple[Path, str]

@@ -6,10 +6,10 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from dejavec.fingerprint import describe
 from dejavec.identity import canonical_json
-from dejavec.model_identity import BuiltModel, Profile
-from dejavec.similarity import similarity_of
+from dejavec.mteb.fingerprint import describe
+from dejavec.mteb.model_identity import BuiltModel, Profile
+from dejavec.mteb.similarity import similarity_of
 
 _INSTRUCT_SETTINGS = (
     "instruction_template",

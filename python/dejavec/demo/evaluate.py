@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import mteb
 import numpy as np
 
-from dejavec.demo_corpus import read_corpus
-from dejavec.demo_task import TextRetrieval, docstring_task
+from dejavec.demo.corpus import read_corpus
+from dejavec.demo.task import TextRetrieval, docstring_task
 from dejavec.mteb import CachedEmbeddingWrapper
 
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -12,7 +12,7 @@ from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
 
-from dejavec.demo_corpus import Corpus
+from dejavec.demo.corpus import Corpus
 
 SPLIT = "test"
 

@@ -20,7 +20,7 @@ from dejavec.errors import (
     StorageError,
     VectorsError,
 )
-from dejavec.mteb_files import BLOCK_BYTES, DIMENSION, INDEX, VECTORS
+from dejavec.mteb.files import BLOCK_BYTES, DIMENSION, INDEX, VECTORS
 
 _META = "meta.json"
 _SIBLING = re.compile("@[0-9a-f]{12}$")

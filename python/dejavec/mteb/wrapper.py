@@ -14,18 +14,18 @@ import numpy as np
 
 from dejavec.backends import CacheBackendProtocol, NumpyCache
 from dejavec.cache import OnProblem
-from dejavec.encoders import INTEGER_PRECISIONS, as_encoder, refuse_sharing, searches
 from dejavec.errors import DejavecWarning
 from dejavec.fill import Filled, Plan, fill
-from dejavec.foreign_backend import ForeignCache, ForeignCall, is_backend, not_kept
 from dejavec.handle import OnMismatch
 from dejavec.keys import Keys
-from dejavec.lazy_model import LazyModel, ModelChangedError, Recipe, is_recipe
-from dejavec.loaders import Items, UncacheableError
-from dejavec.model_call import NOT_DENSE, ModelCall, not_dense, quantised, whole_batches
-from dejavec.model_identity import BuiltModel, Kind, ModelIdentity
-from dejavec.places import Place, Places, Scope
-from dejavec.spot_check import compare, draw
+from dejavec.mteb.encoders import INTEGER_PRECISIONS, as_encoder, refuse_sharing, searches
+from dejavec.mteb.foreign_backend import ForeignCache, ForeignCall, is_backend, not_kept
+from dejavec.mteb.lazy_model import LazyModel, ModelChangedError, Recipe, is_recipe
+from dejavec.mteb.loaders import Items, UncacheableError
+from dejavec.mteb.model_call import NOT_DENSE, ModelCall, not_dense, quantised, whole_batches
+from dejavec.mteb.model_identity import BuiltModel, Kind, ModelIdentity
+from dejavec.mteb.places import Place, Places, Scope
+from dejavec.mteb.spot_check import compare, draw
 from dejavec.values import from_rows
 
 _QUANTISED_HERE = frozenset({"int8", "uint8", "binary", "ubinary"})

@@ -13,13 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dejavec.encoders import as_encoder, searches
 from dejavec.errors import DejavecWarning
-from dejavec.fingerprint import class_code, sha256_of
-from dejavec.model_identity import BuiltModel, Profile, is_local
-from dejavec.model_record import profile_from, record_of
-from dejavec.records import read_record, update_record
-from dejavec.similarity import Similarity
+from dejavec.mteb.encoders import as_encoder, searches
+from dejavec.mteb.fingerprint import class_code, sha256_of
+from dejavec.mteb.model_identity import BuiltModel, Profile, is_local
+from dejavec.mteb.model_record import profile_from, record_of
+from dejavec.mteb.records import read_record, update_record
+from dejavec.mteb.similarity import Similarity
 
 MODELS_FILE = "models.json"
 

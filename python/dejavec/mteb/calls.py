@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dejavec.cache import EmbeddingCache
-from dejavec.directories import safe_name
 from dejavec.errors import IdentityMismatchError, VectorsError
-from dejavec.loaders import UncacheableError
-from dejavec.model_call import is_dense
-from dejavec.model_identity import encoder_kind, reads_argument
-from dejavec.mteb_doubts import Place, prompt_type, registered
+from dejavec.mteb.directories import safe_name
+from dejavec.mteb.doubts import Place, prompt_type, registered
+from dejavec.mteb.loaders import UncacheableError
+from dejavec.mteb.model_call import is_dense
+from dejavec.mteb.model_identity import encoder_kind, reads_argument
 from dejavec.values import Output, refusal, to_rows
 
 if TYPE_CHECKING:
-    from dejavec.mteb import CachedEmbeddingWrapper
+    from dejavec.mteb.wrapper import CachedEmbeddingWrapper
 
 _KEPT_BY_FLOAT32 = ("float32", "float16", "bfloat16")
 

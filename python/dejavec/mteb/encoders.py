@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from dejavec.model_identity import Kind, layers
+from dejavec.mteb.model_identity import Kind, layers
 
 INTEGER_PRECISIONS = frozenset({"int8", "uint8", "int4", "uint4"})
 """Quantised with bounds that are taken over the whole call."""

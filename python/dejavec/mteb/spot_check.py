@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dejavec.errors import SpotCheckError
-from dejavec.loaders import Positions
+from dejavec.mteb.loaders import Positions
 from dejavec.values import Rows, to_rows
 
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from dejavec.errors import DejavecWarning, IdentityMismatchError, StorageError
 from dejavec.identity import canonical_json, difference, sibling
 from dejavec.keys import Keys, first_of_each, text_keys
-from dejavec.model_call import not_dense
-from dejavec.records import read_record, write_record
+from dejavec.mteb.model_call import not_dense
+from dejavec.mteb.records import read_record, write_record
 from dejavec.values import Output, Rows, check_kind
 
 if TYPE_CHECKING:
-    from dejavec.loaders import Items
+    from dejavec.mteb.loaders import Items
 
 _METHODS = ("add", "get_vector", "save", "load", "close", "__contains__")
 _KEPT = ("float32", "float16", "bfloat16", "int8", "uint8", "int16", "uint16", "bool")

@@ -24,8 +24,8 @@ from dejavec.errors import (
     IdentityMismatchError,
 )
 from dejavec.identity import parse_model
-from dejavec.mteb_calls import WrapperCalls
-from dejavec.mteb_doubts import (
+from dejavec.mteb.calls import WrapperCalls
+from dejavec.mteb.doubts import (
     MEDIA,
     ROLES,
     SHARED,
@@ -36,11 +36,11 @@ from dejavec.mteb_doubts import (
     only_text,
     place_of,
 )
-from dejavec.mteb_files import OldCache, damaged, find_old_caches, is_old_cache, open_old_cache
+from dejavec.mteb.files import OldCache, damaged, find_old_caches, is_old_cache, open_old_cache
 from dejavec.values import Output, Rows, nonfinite
 
 if TYPE_CHECKING:
-    from dejavec.mteb import CachedEmbeddingWrapper
+    from dejavec.mteb.wrapper import CachedEmbeddingWrapper
 
 ZEROS = "all zeros, as rows are that were never written"
 NONFINITE = "not finite, so never stored"
@@ -311,7 +311,7 @@ def _wrapper_of(model: str, new: Path) -> CachedEmbeddingWrapper:
     try:
         import mteb
 
-        from dejavec.mteb import CachedEmbeddingWrapper
+        from dejavec.mteb.wrapper import CachedEmbeddingWrapper
 
         loaded = mteb.get_model(name["name"], revision=name["revision"])
     except (ImportError, KeyError, ValueError, OSError) as error:
