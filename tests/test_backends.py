@@ -134,8 +134,22 @@ def test_a_named_models_cache_is_read_but_never_added_to(tmp_path: Path) -> None
     EmbeddingCache(tmp_path, model="toy@1").put(["a"], VECTORS[:1])
     vector_map = TextVectorMap(tmp_path)
     assert np.array_equal(vector_map.get_vector("a"), VECTORS[0])
-    with pytest.raises(dejavec.IdentityMismatchError, match="bare-backend"):
+    with pytest.raises(dejavec.IdentityMismatchError, match=r"no named model.*toy"):
         vector_map.add("b", VECTORS[0])
+
+
+def test_a_named_models_vectors_are_given_by_item_only_to_who_loads_by_name(tmp_path: Path) -> None:
+    EmbeddingCache(tmp_path, model="toy@1").put(["a"], VECTORS[:1])
+    vector_map = TextVectorMap(tmp_path)
+    for load in (lambda: vector_map, vector_map.load):
+        assert np.array_equal(load().vectors, VECTORS[:1])
+        assert "a" in vector_map
+        for ask in (vector_map.get_vector, vector_map.__contains__):
+            with pytest.raises(dejavec.IdentityMismatchError, match=r"toy.*load\(name="):
+                ask({"text": "a"})
+    vector_map.load(name="Task")
+    assert np.array_equal(vector_map.get_vector({"text": "a"}), VECTORS[0])
+    assert {"text": "b"} not in vector_map
 
 
 def test_a_map_is_never_taken_for_a_named_models_cache(task: Path) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from mteb.mocks.mock_tasks import MockRetrievalTask
 
-from dejavec import cli, demo
+from dejavec import cli
+from dejavec.demo import evaluate as demo
 from dejavec.demo.corpus import read_corpus
 
 SMALL = ["--documents", "60", "--queries", "20"]

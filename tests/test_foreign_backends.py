@@ -178,14 +178,18 @@ class TestNeverAnotherModelsVectors:
             encode(CachedEmbeddingWrapper(model, tmp_path), TEXTS)
         assert model.calls == [TEXTS]
 
-    def test_a_bare_backend_adds_nothing_to_what_the_wrapper_wrote(self, tmp_path: Path, files: Any) -> None:
+    @pytest.mark.parametrize("texts", [TEXTS, [*TEXTS, "z"], ["z"]], ids=["held", "more", "others"])
+    def test_a_bare_backend_shares_nothing_that_the_wrapper_wrote(
+        self, texts: list[str], tmp_path: Path, files: Any
+    ) -> None:
         with CachedEmbeddingWrapper(FieldsModel(), tmp_path) as wrapper:
             encode(wrapper, TEXTS)
-        before = files(tmp_path)
-        theirs = mteb.models.CachedEmbeddingWrapper(FieldsModel(name="tests/other"), tmp_path, NumpyCache)
+        before, model = files(tmp_path), FieldsModel(name="tests/other")
+        theirs = mteb.models.CachedEmbeddingWrapper(model, tmp_path, NumpyCache)
         with pytest.raises(dejavec.IdentityMismatchError, match="tests/model"):
-            encode(theirs, [*TEXTS, "z"])
+            encode(theirs, texts)
         theirs.close()
+        assert model.calls == []
         assert files(tmp_path) == before
 
     @pytest.mark.parametrize("damage", ["cut", "missing"])

@@ -50,23 +50,6 @@ def test_experiments_that_mteb_names_alike_do_not_share_vectors(tmp_path: Path) 
         assert model.calls == [["a"]]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["../../x", "/etc/x", "..", ".", "", "a\0b", "nul", "COM1.txt", "x" * 300, "\udc80", "a\\b", "C:x"],
-)
-def test_a_task_name_never_leaves_the_cache_directory(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b" / "cache"
-    model = FieldsModel()
-    wrapper = CachedEmbeddingWrapper(model, path)
-    for _ in range(2):
-        encode(wrapper, ["a"], task_metadata=task(name))
-    assert model.calls == [["a"]]
-    assert len(places(path)) == 1
-    assert "/" not in places(path)[0]
-    assert [found.name for found in tmp_path.iterdir()] == ["a"]
-    assert [found.name for found in (tmp_path / "a" / "b").iterdir()] == ["cache"]
-
-
 @given(
     st.from_regex(r"[A-Za-z0-9_.\-]{0,100}[A-Za-z0-9_\-]", fullmatch=True).filter(lambda name: len(name) > 4)
 )

@@ -47,7 +47,10 @@ class CacheBackendProtocol(Protocol):
 class NumpyCache:
     """A dejavec cache as a backend of mteb's own wrapper, and as the ``TextVectorMap`` of mteb 1.x.
 
-    It does not know which model makes its vectors, so it adds only to caches made by itself; it reads any.
+    A backend does not know which model makes its vectors, so it adds only to caches made by itself. The
+    vectors of a named model are there to be read: all ``vectors``, those of texts, and after
+    ``load(name=...)`` those of items. Without that call items are refused, because so mteb's wrapper asks,
+    for a model that nobody can compare.
 
     Args:
         directory: the cache directory.
@@ -74,18 +77,19 @@ class NumpyCache:
     def __init__(self, directory: str | os.PathLike[str], initial_vectors: int = 100_000) -> None:
         del initial_vectors
         self.directory = Path(directory)
+        self._by_name = False
         self._open()
 
     def load(self, name: str | None = None) -> Self:
         """Learn what is on disk; open the cache again if it was closed.
 
         Args:
-            name: the task's name, accepted for mteb's sake.
+            name: the task's name, which readers give and wrappers do not; which one it is does not count.
 
         Raises:
             CacheNotFoundError: the vectors lie in the directories ``query`` and ``document`` below.
         """
-        del name
+        self._by_name = name is not None
         if self._closed:
             self._open()
         self._cache.refresh()
@@ -112,7 +116,15 @@ class NumpyCache:
         self._cache.write(item_keys(many), vectors)
 
     def get_vector(self, item: Item) -> NDArray[Any] | None:
-        """Return the vector (dim,) of an item, of the stored dtype; None if there is none."""
+        """Return the vector (dim,) of an item, of the stored dtype; None if there is none.
+
+        Raises:
+            ItemError: the item is neither text nor a dict of content that has a key.
+            IdentityMismatchError: it is a dict, the cache holds the vectors of a named model, and was not
+                loaded by name.
+        """
+        if self._named is not None and not self._by_name and isinstance(item, Mapping):
+            raise self._named
         found, vectors = self._cache.read(item_keys([item]))
         return vectors[0] if found[0] else None
 
@@ -153,7 +165,15 @@ class NumpyCache:
         try:
             self._cache = EmbeddingCache(self.directory, durability="close")
         except IdentityMismatchError as error:
-            self._named = error
+            remedy = "use another directory or dejavec's CachedEmbeddingWrapper; to read, load(name=...)"
+            self._named = IdentityMismatchError(
+                f"{self.directory}: expected vectors of no named model, found those of {error.found:.200}; "
+                f"{remedy}",
+                path=str(self.directory),
+                expected="vectors of no named model",
+                found=error.found,
+                remedy=remedy,
+            )
             self._cache = EmbeddingCache(self.directory, mode="r")
 
     def _refuse_directory_above(self) -> None:
