@@ -6,10 +6,12 @@ batch with the GIL released. Errors are those of :mod:`dejavec.errors`; each cal
 and ``CorruptCacheError``.
 """
 
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
+
+Container: TypeAlias = Literal["npy", "faiss-l2", "faiss-ip"]
 
 __version__: str
 """The version of the package, from the Rust workspace."""
@@ -113,6 +115,7 @@ class Store:
         dtype: str,
         identity: str,
         output: str,
+        container: Container,
         durability: Literal["commit", "close"],
         lock_timeout: float,
     ) -> Store:
@@ -125,12 +128,15 @@ class Store:
             identity: JSON object: which model and settings make the vectors. The caller compares it with
                 ``Store.identity`` afterwards: an existing cache keeps its own.
             output: JSON object: which kind of array and dtype the model returns.
+            container: the file that holds the rows: ``vectors.npy``, or ``vectors.faiss``, a FAISS flat index of
+                this metric, which holds float32 only.
             durability: ``"commit"`` syncs each append group, ``"close"`` only ``sync`` and ``close``.
             lock_timeout: seconds to wait for the writers' lock.
 
         Raises:
             ForeignDirectoryError: the directory holds files that are not ours.
-            VectorsError: the existing cache has another dimension or dtype.
+            VectorsError: the existing cache has another dimension, dtype or container, or the container cannot
+                hold the dtype.
             LockTimeoutError: the lock was held for longer than ``lock_timeout``.
         """
 
@@ -142,6 +148,8 @@ class Store:
     def dim(self) -> int: ...
     @property
     def dtype(self) -> str: ...
+    @property
+    def container(self) -> Container: ...
     @property
     def identity(self) -> str: ...
     @property
@@ -158,6 +166,17 @@ class Store:
 
     def lookup(self, keys: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
         """Write the newest row of each key, or -1, into ``rows`` (n,)."""
+
+    def mark_newest(self, bits: NDArray[np.uint8]) -> int:
+        """Set the bit of each row that is the newest of its key, and clear those of the others.
+
+        Args:
+            bits: uint8 array of shape (ceil(rows / 8),); row ``i`` is bit ``i % 8`` of byte ``i // 8``, the lowest
+                bit first.
+
+        Returns:
+            How many rows are not: replaced by a later one, or dead.
+        """
 
     def partition(self, keys: NDArray[np.uint8], rows: NDArray[np.int64], first: NDArray[np.int64]) -> None:
         """Look up and collapse duplicates.

@@ -8,9 +8,10 @@ use serde_json::Value;
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::format::commit::{FILE_BYTES, Slot, Slots, fresh_file};
+use crate::format::container::Container;
+use crate::format::dtype::Dtype;
 use crate::format::meta::{MAX_BYTES, Meta, Refusal};
-use crate::format::npy::Dtype;
-use crate::format::{Defect, MAX_DIM, VERSION, keys, name, npy};
+use crate::format::{Defect, MAX_DIM, VERSION, keys, name};
 use crate::lock::{HeldLock, Patience};
 use crate::records::RecordsFile;
 use crate::recovery::{self, Recovered};
@@ -29,6 +30,8 @@ pub struct Spec {
     pub dim: u32,
     /// NumPy's descriptor of a number.
     pub dtype: String,
+    /// Which file holds the rows.
+    pub container: Container,
     /// Which model and settings make the vectors.
     pub identity: Value,
     /// What kind of array the model returns.
@@ -78,10 +81,12 @@ pub(crate) fn check_unclaimed(storage: &dyn Storage, directory: &Path) -> Result
         let plain = file.split_once(name::TEMPORARY).map_or(file.as_str(), |(finished, _)| finished);
         let longest = match plain {
             name::LOCK | name::INDEX_LOCK | name::META => u64::MAX,
-            name::VECTORS => npy::HEADER_BYTES as u64,
             name::KEYS => keys::HEADER_BYTES as u64,
             name::COMMIT => FILE_BYTES as u64,
-            _ => return Err(foreign(file, false)),
+            _ => match Container::ALL.into_iter().find(|container| container.file_name() == plain) {
+                Some(container) => container.header_bytes() as u64,
+                None => return Err(foreign(file, false)),
+            },
         };
         let path = directory.join(file);
         let len = match storage.metadata(&path) {
@@ -122,6 +127,7 @@ pub fn create(storage: &dyn Storage, directory: &Path, spec: &Spec, patience: Pa
         uuid: [0; 16],
         dim: spec.dim,
         dtype,
+        container: spec.container,
         seed: 0,
         identity: spec.identity.clone(),
         output: spec.output.clone(),
@@ -143,8 +149,8 @@ pub fn create(storage: &dyn Storage, directory: &Path, spec: &Spec, patience: Pa
             found: "one that is nested too deeply".into(),
         });
     }
-    let header = npy::Header { dtype, rows: 0, dim: spec.dim };
-    create_file(storage, &directory.join(name::VECTORS), &header.to_bytes())?;
+    let header = spec.container.header(dtype, spec.dim, 0);
+    create_file(storage, &directory.join(spec.container.file_name()), &header)?;
     create_file(storage, &directory.join(name::KEYS), &keys::header(&meta.uuid))?;
     create_file(storage, &directory.join(name::COMMIT), &fresh_file(&meta.uuid))?;
     atomic::write(storage, &meta_path, &[&meta_bytes])?;
@@ -161,8 +167,13 @@ fn check_spec(spec: &Spec) -> Result<Dtype> {
             found: spec.dim.to_string(),
         });
     }
-    Dtype::parse(&spec.dtype).ok_or_else(|| Error::Argument {
-        expected: format!("a dtype among {}", Dtype::all()),
+    let held = Dtype::ALL.into_iter().filter(|dtype| spec.container.holds(*dtype));
+    held.clone().find(|dtype| dtype.descr == spec.dtype).ok_or_else(|| Error::Argument {
+        expected: format!(
+            "a dtype among {} for {}",
+            held.map(|dtype| dtype.descr).collect::<Vec<_>>().join(" "),
+            spec.container.file_name()
+        ),
         found: spec.dtype.clone(),
     })
 }
@@ -180,7 +191,7 @@ pub struct CacheFiles {
     pub meta: Meta,
     /// `keys.bin`.
     pub keys: RecordsFile,
-    /// `vectors.npy`.
+    /// The rows.
     pub vectors: RecordsFile,
     commit: Box<dyn StorageFile>,
     commit_path: PathBuf,
@@ -194,7 +205,8 @@ impl CacheFiles {
             RecordsFile::open(storage, directory.join(file), writable, header_bytes, record_bytes)
         };
         let keys = records(name::KEYS, keys::HEADER_BYTES, keys::RECORD_BYTES as u64)?;
-        let vectors = records(name::VECTORS, npy::HEADER_BYTES, meta.row_bytes())?;
+        let container = meta.container;
+        let vectors = records(container.file_name(), container.header_bytes(), meta.row_bytes())?;
         let commit_path = directory.join(name::COMMIT);
         let access = if writable { Access::Write } else { Access::Read };
         let commit = storage.open(&commit_path, access).map_err(Error::io("open", &commit_path))?;
@@ -223,21 +235,15 @@ impl CacheFiles {
         keys::check(&bytes, &self.meta.uuid)
     }
 
-    /// Checks the header of `vectors.npy` against `meta.json`. Its row count is for other programs; ours is the commit's.
+    /// Checks the header of the rows file against `meta.json`. Its row count is for other programs; ours is the commit's.
     pub fn check_vectors_header(&self) -> std::result::Result<(), Defect> {
-        let header = npy::Header::parse(&self.vectors.read_header().map_err(unreadable)?)?;
-        if (header.dtype, header.dim) == (self.meta.dtype, self.meta.dim) {
-            Ok(())
-        } else {
-            let shape = |dtype: Dtype, dim| format!("rows of {dim} × {}", dtype.descr);
-            Err(Defect::new(shape(self.meta.dtype, self.meta.dim), shape(header.dtype, header.dim)))
-        }
+        let bytes = self.vectors.read_header().map_err(unreadable)?;
+        self.meta.container.check(&bytes, self.meta.dtype, self.meta.dim)
     }
 
-    /// Writes the header of `vectors.npy`: what other programs see of it. `rows` are durable.
+    /// Writes the header of the rows file: what other programs see of it. `rows` are durable.
     pub fn write_vectors_header(&self, rows: u64) -> Result<()> {
-        let header = npy::Header { dtype: self.meta.dtype, rows, dim: self.meta.dim };
-        self.vectors.write_header(&header.to_bytes())
+        self.vectors.write_header(&self.meta.container.header(self.meta.dtype, self.meta.dim, rows))
     }
 
     /// The commit that counts.

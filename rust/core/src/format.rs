@@ -3,6 +3,9 @@
 //! `docs/format.md` draws each structure. Parsers are total: any bytes give a value or a [`Defect`], never a panic.
 
 pub mod commit;
+pub mod container;
+pub mod dtype;
+pub mod flat;
 pub mod keys;
 pub mod meta;
 pub mod npy;
@@ -29,8 +32,6 @@ pub mod name {
     pub const LOCK: &str = "LOCK";
     /// The lock of whoever writes an index snapshot.
     pub const INDEX_LOCK: &str = "INDEX.LOCK";
-    /// The rows.
-    pub const VECTORS: &str = "vectors.npy";
     /// The key records.
     pub const KEYS: &str = "keys.bin";
     /// The two commit slots.

@@ -191,12 +191,20 @@ impl Snapshot {
         }
     }
 
+    /// Entry `at` of the list of replaced rows.
+    fn replaced_row(&self, at: usize) -> u64 {
+        self.word(SLOTS_OFFSET + self.layout.slots_bytes + at * SLOT_BYTES)
+    }
+
+    fn replaced(&self) -> impl Iterator<Item = u64> {
+        (0..self.layout.replaced_entries()).map(|at| self.replaced_row(at))
+    }
+
     fn is_replaced(&self, row: u64) -> bool {
-        let start = SLOTS_OFFSET + self.layout.slots_bytes;
         let (mut low, mut high) = (0, self.layout.replaced_entries());
         while low < high {
             let middle = low + (high - low) / 2;
-            match self.word(start + middle * SLOT_BYTES).cmp(&row) {
+            match self.replaced_row(middle).cmp(&row) {
                 Ordering::Equal => return true,
                 Ordering::Less => low = middle + 1,
                 Ordering::Greater => high = middle,
@@ -254,6 +262,8 @@ fn last_record(rows: u64, keys: &Keys) -> Option<[u8; RECORD_BYTES]> {
 pub struct Index {
     snapshot: Option<Snapshot>,
     delta: Table,
+    /// Rows that rows of the delta have replaced, and dead rows of the delta.
+    replaced: Vec<u64>,
     /// Rows that the snapshot and the delta cover together.
     rows: u64,
     /// Different keys in them.
@@ -265,7 +275,7 @@ impl Index {
     pub fn open(storage: &dyn Storage, directory: &Path, uuid: &Uuid, keys: &Keys) -> Index {
         let snapshot = newest_snapshot(storage, directory, uuid, keys);
         let (rows, known) = snapshot.as_ref().map_or((0, 0), |snapshot| (snapshot.header.rows, snapshot.header.keys));
-        let mut index = Index { snapshot, delta: Table::default(), rows, keys: known };
+        let mut index = Index { snapshot, delta: Table::default(), replaced: Vec::new(), rows, keys: known };
         index.extend(keys);
         index
     }
@@ -277,10 +287,15 @@ impl Index {
             self.delta = Table::with_room_for(new);
         }
         for row in self.rows..keys.records.rows() {
-            let Some(key) = keys.key(row).filter(|key| *key != DEAD) else { continue };
-            let replaced = self.delta.insert(row, &key, keys);
-            let known = replaced.is_some() || self.snapshot.as_ref().is_some_and(|old| old.get(&key, keys).is_some());
-            self.keys += u64::from(!known);
+            let Some(key) = keys.key(row) else { continue };
+            if key == DEAD {
+                self.replaced.push(row);
+                continue;
+            }
+            let older = self.delta.insert(row, &key, keys);
+            let older = older.or_else(|| self.snapshot.as_ref()?.get(&key, keys));
+            self.keys += u64::from(older.is_none());
+            self.replaced.extend(older);
         }
         self.rows = self.rows.max(keys.records.rows());
     }
@@ -289,6 +304,12 @@ impl Index {
     pub fn get(&self, key: &Key, keys: &Keys) -> Option<u64> {
         let newest = if self.delta.keys == 0 { None } else { self.delta.get(key, keys) };
         newest.or_else(|| self.snapshot.as_ref()?.get(key, keys))
+    }
+
+    /// The rows that no key has any more: replaced by a later one of their key, or dead. Each once, in no order.
+    pub fn replaced(&self) -> impl Iterator<Item = u64> {
+        let snapshot = self.snapshot.iter().flat_map(Snapshot::replaced);
+        snapshot.chain(self.replaced.iter().copied())
     }
 
     /// Different keys.
@@ -319,7 +340,9 @@ pub fn write_snapshot(storage: &dyn Storage, directory: &Path, uuid: &Uuid, epoc
     let mut replaced = Vec::new();
     for (row, record) in (0..).zip(keys.records.bytes().as_chunks::<RECORD_BYTES>().0) {
         let key = Record::from_bytes(record).key;
-        if key != DEAD {
+        if key == DEAD {
+            replaced.push(row);
+        } else {
             replaced.extend(table.insert(row, &key, keys));
         }
     }

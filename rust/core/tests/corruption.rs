@@ -8,7 +8,8 @@ use dejavec_core::format::name;
 use dejavec_core::store::{Durability, Store};
 
 const ITEMS: u64 = 6;
-const FILES: [&str; 4] = [name::META, name::KEYS, name::VECTORS, name::COMMIT];
+const VECTORS: &str = "vectors.npy";
+const FILES: [&str; 4] = [name::META, name::KEYS, VECTORS, name::COMMIT];
 
 fn small() -> Place {
     let place = in_memory();
@@ -76,7 +77,7 @@ fn every_flipped_bit_is_harmless_and_repair_heals() {
 #[test]
 fn damaged_rows_are_named_and_become_misses() {
     let place = small();
-    place.write(name::VECTORS, &[0xFF; 2], 128 + 4 * DIM as u64);
+    place.write(VECTORS, &[0xFF; 2], 128 + 4 * DIM as u64);
     place.write(name::KEYS, &[0xFF; 2], 64 + 40);
     let report = dejavec_core::repair::verify(&*place.storage, &place.path).unwrap();
     assert_eq!(report.damaged, [1, 4]);
@@ -92,7 +93,7 @@ fn damaged_rows_are_named_and_become_misses() {
 fn an_older_row_does_not_come_back_when_the_newer_is_lost() {
     let place = small();
     place.open(options(Durability::Commit)).unwrap().put(&[key(2)], &vector(2, 5)).unwrap();
-    place.write(name::VECTORS, &[0xAA; DIM], 128 + 6 * DIM as u64);
+    place.write(VECTORS, &[0xAA; DIM], 128 + 6 * DIM as u64);
     let patience = options(Durability::Commit).patience;
     dejavec_core::repair::repair(&*place.storage, &place.path, patience).unwrap();
     let mut rows = [0];
@@ -131,7 +132,7 @@ fn files_of_another_cache_are_refused() {
     let (place, other) = (small(), in_memory());
     let store = other.create(Durability::Commit);
     store.append(&keys(50..56), &vectors(50..56, 1), None).unwrap();
-    place.replace(name::VECTORS, &other.read(name::VECTORS));
+    place.replace(VECTORS, &other.read(VECTORS));
     assert_eq!(right(&place.open(reader()).unwrap()), 0);
 }
 
@@ -139,7 +140,7 @@ fn files_of_another_cache_are_refused() {
 fn a_repair_that_is_cut_short_brings_no_older_row_back() {
     let place = small();
     place.open(options(Durability::Commit)).unwrap().put(&[key(2)], &vector(2, 5)).unwrap();
-    place.write(name::VECTORS, &[0xAA; DIM], 128 + 6 * DIM as u64);
+    place.write(VECTORS, &[0xAA; DIM], 128 + 6 * DIM as u64);
     // The first half of a repair: the older row is zeroed, the damaged one not yet.
     place.write(name::KEYS, &[0; 40], 64 + 2 * 40);
     let patience = options(Durability::Commit).patience;
@@ -154,7 +155,7 @@ fn a_repair_that_is_cut_short_brings_no_older_row_back() {
 fn without_a_commit_a_damaged_last_row_does_not_give_way_to_an_older_one() {
     let place = small();
     place.open(options(Durability::Commit)).unwrap().put(&[key(2)], &vector(2, 5)).unwrap();
-    place.write(name::VECTORS, &[0xAA; DIM], 128 + 6 * DIM as u64);
+    place.write(VECTORS, &[0xAA; DIM], 128 + 6 * DIM as u64);
     place.replace(name::COMMIT, &[]);
     let patience = options(Durability::Commit).patience;
     dejavec_core::repair::repair(&*place.storage, &place.path, patience).unwrap();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dejavec_core::Result;
 use dejavec_core::directory::Spec;
+use dejavec_core::format::container::Container;
 use dejavec_core::format::hex;
 use dejavec_core::lock::{self, Patience};
 use dejavec_core::repair::{self, Report};
@@ -80,6 +81,13 @@ fn options(writable: bool, durability: &str, lock_timeout: f64) -> PyResult<Opti
     Ok(Options { writable, durability, patience: patience(lock_timeout)? })
 }
 
+fn container_named(name: &str) -> PyResult<Container> {
+    Container::parse(name).ok_or_else(|| {
+        let names = Container::ALL.map(Container::name).join(", ");
+        PyValueError::new_err(format!("expected a container among {names}, found {name:?}"))
+    })
+}
+
 fn disk() -> Arc<dyn Storage> {
     Arc::new(DiskStorage)
 }
@@ -118,11 +126,13 @@ impl Store {
         dtype: String,
         identity: &str,
         output: &str,
+        container: &str,
         durability: &str,
         lock_timeout: f64,
     ) -> PyResult<Store> {
         let options = options(true, durability, lock_timeout)?;
-        let spec = Spec { dim, dtype, identity: json(identity)?, output: json(output)? };
+        let container = container_named(container)?;
+        let spec = Spec { dim, dtype, container, identity: json(identity)?, output: json(output)? };
         let inner = detached(py, || store::Store::create(disk(), &path, &spec, options))?;
         Ok(Store { inner })
     }
@@ -145,6 +155,11 @@ impl Store {
     #[getter]
     fn dtype(&self, py: Python<'_>) -> PyResult<&'static str> {
         Ok(self.inner.meta().map_err(|error| to_python(py, error))?.dtype.descr)
+    }
+
+    #[getter]
+    fn container(&self, py: Python<'_>) -> PyResult<&'static str> {
+        Ok(self.inner.meta().map_err(|error| to_python(py, error))?.container.name())
     }
 
     #[getter]
@@ -178,6 +193,12 @@ impl Store {
         let mut rows = Array::<i64>::output(rows)?;
         let rows = rows.items_mut();
         detached(py, || self.inner.lookup(keys, rows))
+    }
+
+    fn mark_newest(&self, py: Python<'_>, bits: &Bound<'_, PyAny>) -> PyResult<u64> {
+        let mut bits = Array::<u8>::output(bits)?;
+        let bits = bits.items_mut();
+        detached(py, || self.inner.mark_newest(bits))
     }
 
     fn partition(

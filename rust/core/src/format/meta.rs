@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::npy::Dtype;
+use super::container::Container;
+use super::dtype::Dtype;
 use super::{Defect, MAX_DIM, Uuid, VERSION, hex};
 use crate::checksum;
 
@@ -22,6 +23,8 @@ pub struct Meta {
     pub dim: u32,
     /// Their type.
     pub dtype: Dtype,
+    /// Which file holds the rows.
+    pub container: Container,
     /// Places the keys in the index.
     pub seed: u64,
     /// Which model and settings made the vectors; opaque here.
@@ -47,6 +50,18 @@ impl Meta {
         u64::from(self.dim) * u64::from(self.dtype.item_bytes)
     }
 
+    /// Whether another cache holds the same vectors in the same form: all but what tells one cache from another.
+    pub fn holds_the_same_as(&self, other: &Meta) -> bool {
+        let form = |meta: &Meta| (meta.dim, meta.dtype, meta.container);
+        form(self) == form(other) && self.identity == other.identity && self.output == other.output
+    }
+
+    /// What the cache holds, for messages.
+    pub fn describe(&self) -> String {
+        let (dtype, container) = (self.dtype.descr, self.container.name());
+        format!("{} × {dtype} ({container}) {}, returned as {}", self.dim, self.identity, self.output)
+    }
+
     /// The file. The first line holds the checksum of all that follows it.
     pub fn to_bytes(&self) -> Vec<u8> {
         let body = json!({
@@ -54,6 +69,7 @@ impl Meta {
             "uuid": hex(&self.uuid),
             "dim": self.dim,
             "dtype": self.dtype.descr,
+            "container": self.container.name(),
             "hash_seed": format!("{:016x}", self.seed),
             "identity": self.identity,
             "output": self.output,
@@ -80,16 +96,21 @@ impl Meta {
         if stored != computed.as_bytes() {
             return Err(defect(&format!("checksum {computed}"), String::from_utf8_lossy(stored).into_owned()));
         }
-        Self::read(&object).ok_or_else(|| defect("uuid, dim, dtype, hash_seed, identity, output", "others".into()))
+        Self::read(&object)
+            .ok_or_else(|| defect("uuid, dim, dtype, container, hash_seed, identity, output", "others".into()))
     }
 
     fn read(object: &Map<String, Value>) -> Option<Meta> {
         let text = |name: &str| object.get(name).and_then(Value::as_str);
         let dim = u32::try_from(object.get("dim")?.as_u64()?).ok()?;
+        let dtype = Dtype::parse(text("dtype")?)?;
+        // Files made before there was a second container name none.
+        let container = object.get("container").map_or(Some(Container::Npy), |name| Container::parse(name.as_str()?));
         Some(Meta {
             uuid: u128::from_str_radix(text("uuid")?, 16).ok().map(swap_to_bytes)?,
             dim: (1..=MAX_DIM).contains(&dim).then_some(dim)?,
-            dtype: Dtype::parse(text("dtype")?)?,
+            dtype,
+            container: container.filter(|container| container.holds(dtype))?,
             seed: u64::from_str_radix(text("hash_seed")?, 16).ok()?,
             identity: object.get("identity")?.clone(),
             output: object.get("output")?.clone(),
@@ -112,12 +133,14 @@ fn split_checksum(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::flat::Metric;
 
     fn meta() -> Meta {
         Meta {
             uuid: [0xab; 16],
             dim: 384,
             dtype: Dtype::parse("<f4").unwrap(),
+            container: Container::Npy,
             seed: u64::MAX,
             identity: json!({"model": {"name": "größe", "revision": "r"}}),
             output: json!({"library": "numpy", "dtype": "float32"}),
@@ -156,5 +179,12 @@ mod tests {
         let text = String::from_utf8(meta().to_bytes()).unwrap();
         let newer = text.replace("\"format_version\": 1", "\"format_version\": 7");
         assert_eq!(Meta::parse(newer.as_bytes()), Err(Refusal::Newer(7)));
+    }
+    #[test]
+    fn a_container_that_cannot_hold_the_dtype_is_refused() {
+        let meta = Meta { container: Container::Flat(Metric::L2), ..meta() };
+        assert_eq!(Meta::parse(&meta.to_bytes()), Ok(meta.clone()));
+        let half = Meta { dtype: Dtype::parse("<f2").unwrap(), ..meta };
+        assert!(Meta::parse(&half.to_bytes()).is_err());
     }
 }

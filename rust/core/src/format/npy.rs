@@ -1,5 +1,6 @@
 //! The header of `vectors.npy`: version 1.0 of NumPy's format, in 128 bytes of which only 20 ever change.
 
+use super::dtype::Dtype;
 use super::{Defect, MAX_DIM};
 
 /// Bytes before the first row.
@@ -11,42 +12,6 @@ const AFTER_DTYPE: &str = "', 'fortran_order': False, 'shape': (";
 const ROWS_COLUMNS: usize = 20;
 const BETWEEN: &str = ", ";
 const AFTER_SHAPE: &str = "), }";
-
-/// The type of the numbers in a row, by NumPy's descriptor. The engine uses nothing of it but its size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Dtype {
-    /// NumPy's descriptor: `<f4`.
-    pub descr: &'static str,
-    /// Bytes a number.
-    pub item_bytes: u32,
-}
-
-const DTYPES: [Dtype; 12] = [
-    Dtype { descr: "<f2", item_bytes: 2 },
-    Dtype { descr: "<f4", item_bytes: 4 },
-    Dtype { descr: "<f8", item_bytes: 8 },
-    Dtype { descr: "|i1", item_bytes: 1 },
-    Dtype { descr: "|u1", item_bytes: 1 },
-    Dtype { descr: "|b1", item_bytes: 1 },
-    Dtype { descr: "<i2", item_bytes: 2 },
-    Dtype { descr: "<u2", item_bytes: 2 },
-    Dtype { descr: "<i4", item_bytes: 4 },
-    Dtype { descr: "<u4", item_bytes: 4 },
-    Dtype { descr: "<i8", item_bytes: 8 },
-    Dtype { descr: "<u8", item_bytes: 8 },
-];
-
-impl Dtype {
-    /// The type with this descriptor, if a cache can hold it.
-    pub fn parse(descr: &str) -> Option<Dtype> {
-        DTYPES.into_iter().find(|dtype| dtype.descr == descr)
-    }
-
-    /// All descriptors, for messages.
-    pub fn all() -> String {
-        DTYPES.map(|dtype| dtype.descr).join(" ")
-    }
-}
 
 /// What the header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,10 +71,10 @@ mod tests {
 
     #[test]
     fn a_header_survives_the_way_to_disk_and_back() {
-        for descr in DTYPES {
+        for dtype in Dtype::ALL {
             for rows in [0, 1, 10, u64::MAX] {
                 for dim in [1, 384, MAX_DIM] {
-                    let header = Header { dtype: descr, rows, dim };
+                    let header = Header { dtype, rows, dim };
                     assert_eq!(Header::parse(&header.to_bytes()), Ok(header));
                 }
             }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dejavec_core::directory::Spec;
+use dejavec_core::format::container::Container;
 use dejavec_core::key::{Key, of_text};
 use dejavec_core::lock::Patience;
 use dejavec_core::storage::{DiskStorage, MemoryStorage, Storage};
@@ -22,6 +23,7 @@ pub fn spec() -> Spec {
     Spec {
         dim: DIM as u32,
         dtype: "|u1".into(),
+        container: Container::Npy,
         identity: serde_json::json!({"model": "test"}),
         output: serde_json::json!({}),
     }

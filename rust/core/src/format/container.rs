@@ -1,0 +1,114 @@
+//! The file that holds the rows: which one, and what lies before them.
+
+use super::dtype::Dtype;
+use super::flat::{self, Metric};
+use super::{Defect, npy};
+
+/// A kind of rows file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Container {
+    /// `vectors.npy`: a NumPy file, of any dtype.
+    Npy,
+    /// `vectors.faiss`: a FAISS flat index, of float32.
+    Flat(Metric),
+}
+
+impl Container {
+    /// All kinds.
+    pub const ALL: [Container; 3] =
+        [Container::Npy, Container::Flat(Metric::L2), Container::Flat(Metric::InnerProduct)];
+
+    /// The kind with this name.
+    pub fn parse(name: &str) -> Option<Container> {
+        Container::ALL.into_iter().find(|container| container.name() == name)
+    }
+
+    /// What `meta.json` calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Container::Npy => "npy",
+            Container::Flat(Metric::L2) => "faiss-l2",
+            Container::Flat(Metric::InnerProduct) => "faiss-ip",
+        }
+    }
+
+    /// The name of the file.
+    pub fn file_name(self) -> &'static str {
+        match self {
+            Container::Npy => "vectors.npy",
+            Container::Flat(_) => "vectors.faiss",
+        }
+    }
+
+    /// Bytes before the first row.
+    pub fn header_bytes(self) -> usize {
+        match self {
+            Container::Npy => npy::HEADER_BYTES,
+            Container::Flat(_) => flat::HEADER_BYTES,
+        }
+    }
+
+    /// Whether rows lie where numbers may be read from, so that a mapping of them is an array.
+    pub fn is_aligned(self) -> bool {
+        self.header_bytes().is_multiple_of(size_of::<u64>())
+    }
+
+    /// Whether it can hold numbers of this type.
+    pub fn holds(self, dtype: Dtype) -> bool {
+        match self {
+            Container::Npy => true,
+            Container::Flat(_) => dtype.descr == "<f4",
+        }
+    }
+
+    /// The header of a file from which other programs read `rows` rows.
+    pub fn header(self, dtype: Dtype, dim: u32, rows: u64) -> Vec<u8> {
+        match self {
+            Container::Npy => npy::Header { dtype, rows, dim }.to_bytes().to_vec(),
+            Container::Flat(metric) => flat::Header { metric, rows, dim }.to_bytes().to_vec(),
+        }
+    }
+
+    /// Checks that a header is one of such a file of such rows, however many.
+    pub fn check(self, bytes: &[u8], dtype: Dtype, dim: u32) -> Result<(), Defect> {
+        let rows = match self {
+            Container::Npy => npy::Header::parse(bytes)?.rows,
+            Container::Flat(_) => flat::Header::parse(bytes)?.rows,
+        };
+        if self.header(dtype, dim, rows) == bytes {
+            return Ok(());
+        }
+        let expected = format!("the {} header of rows of {dim} × {}", self.name(), dtype.descr);
+        Err(Defect::new(expected, String::from_utf8_lossy(bytes).trim_end().escape_debug().to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back_and_others_are_none() {
+        for container in Container::ALL {
+            assert_eq!(Container::parse(container.name()), Some(container));
+        }
+        assert_eq!(Container::parse("faiss"), None);
+    }
+
+    #[test]
+    fn a_header_of_other_rows_or_another_container_is_noticed() {
+        let dtype = Dtype::parse("<f4").unwrap();
+        for container in Container::ALL {
+            let header = container.header(dtype, 3, 7);
+            assert_eq!(header.len(), container.header_bytes());
+            assert_eq!(container.check(&header, dtype, 3), Ok(()));
+            assert!(container.check(&header, dtype, 4).is_err());
+            for other in Container::ALL {
+                assert_eq!(other.check(&header, dtype, 3).is_ok(), other == container);
+            }
+        }
+        let half = Dtype::parse("<f2").unwrap();
+        assert!(Container::Npy.check(&Container::Npy.header(dtype, 3, 7), half, 3).is_err());
+        assert!(Container::Npy.holds(half) && !Container::Flat(Metric::L2).holds(half));
+    }
+}
