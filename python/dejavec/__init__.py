@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dejavec import _core
 from dejavec._core import __version__
-from dejavec.backends import CacheBackendProtocol, NumpyCache, TextVectorMap
+from dejavec.backends import CacheBackendProtocol, FaissCache, NumpyCache, TextVectorMap
 from dejavec.cache import EmbeddingCache
 from dejavec.decorator import cached
 from dejavec.errors import (
@@ -20,6 +20,7 @@ from dejavec.errors import (
     IdentityMismatchError,
     ItemError,
     LockTimeoutError,
+    MissingPackageError,
     MissingVectorsError,
     NonFiniteVectorsError,
     PoisonedWriterError,
@@ -44,10 +45,12 @@ __all__ = [
     "DejavecError",
     "DejavecWarning",
     "EmbeddingCache",
+    "FaissCache",
     "ForeignDirectoryError",
     "IdentityMismatchError",
     "ItemError",
     "LockTimeoutError",
+    "MissingPackageError",
     "MissingVectorsError",
     "NonFiniteVectorsError",
     "NumpyCache",

@@ -6,12 +6,12 @@ batch with the GIL released. Errors are those of :mod:`dejavec.errors`; each cal
 and ``CorruptCacheError``.
 """
 
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-Container: TypeAlias = Literal["npy", "faiss-l2", "faiss-ip"]
+from dejavec.values import Container
 
 __version__: str
 """The version of the package, from the Rust workspace."""
@@ -128,15 +128,15 @@ class Store:
             identity: JSON object: which model and settings make the vectors. The caller compares it with
                 ``Store.identity`` afterwards: an existing cache keeps its own.
             output: JSON object: which kind of array and dtype the model returns.
-            container: the file that holds the rows: ``vectors.npy``, or ``vectors.faiss``, a FAISS flat index of
-                this metric, which holds float32 only.
+            container: the file that holds the rows: ``vectors.npy``, or ``vectors.faiss``, a FAISS flat index
+                of this metric, which holds float32 only.
             durability: ``"commit"`` syncs each append group, ``"close"`` only ``sync`` and ``close``.
             lock_timeout: seconds to wait for the writers' lock.
 
         Raises:
             ForeignDirectoryError: the directory holds files that are not ours.
-            VectorsError: the existing cache has another dimension, dtype or container, or the container cannot
-                hold the dtype.
+            VectorsError: the existing cache has another dimension, dtype or container, or the container
+                cannot hold the dtype.
             LockTimeoutError: the lock was held for longer than ``lock_timeout``.
         """
 
@@ -161,21 +161,18 @@ class Store:
     def __len__(self) -> int:
         """How many different keys the cache holds."""
 
-    def read_keys(self, out: NDArray[np.uint8]) -> None:
-        """Copy the keys of the committed rows into ``out`` (rows, 32); the keys of dead rows are zeros."""
+    def read_keys(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        """Copy the keys of rows into ``out`` (n, 32), zeros where a row is dead or not committed."""
 
     def lookup(self, keys: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
         """Write the newest row of each key, or -1, into ``rows`` (n,)."""
 
-    def mark_newest(self, bits: NDArray[np.uint8]) -> int:
-        """Set the bit of each row that is the newest of its key, and clear those of the others.
-
-        Args:
-            bits: uint8 array of shape (ceil(rows / 8),); row ``i`` is bit ``i % 8`` of byte ``i // 8``, the lowest
-                bit first.
+    def newest(self) -> tuple[int, int, bytes]:
+        """Tell which rows are the newest of their key, without looking at the keys.
 
         Returns:
-            How many rows are not: replaced by a later one, or dead.
+            How many rows there are; how many of them are not the newest: replaced by a later one, or dead;
+            a bit for each row, 1 if it is: row ``i`` is bit ``i % 8`` of byte ``i // 8``, the lowest first.
         """
 
     def partition(self, keys: NDArray[np.uint8], rows: NDArray[np.int64], first: NDArray[np.int64]) -> None:
@@ -227,6 +224,18 @@ class Store:
 
         Returns:
             The mapping and the positions that failed, as of ``gather``; None where the system cannot map.
+        """
+
+    def read_rows(self, first: int, out: NDArray[Any], verify: bool) -> list[int]:
+        """Copy the committed rows from ``first`` on into ``out``, without mapping them.
+
+        ``out`` is C-contiguous, (n, dim), of the store's dtype.
+
+        Returns:
+            The positions whose row is dead or, unless ``verify`` is false, breaks its checksum.
+
+        Raises:
+            VectorsError: not all of these rows are committed.
         """
 
     def map_all(self) -> Rows:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from dejavec.cache import EmbeddingCache
 from dejavec.errors import CacheNotFoundError, IdentityMismatchError
 from dejavec.keys import item_keys
+from dejavec.search import Metric, default_metric, flat_index
+from dejavec.values import Container, from_rows
 
 Item = str | Mapping[str, Any]
 """A text, or a dict as mteb has them: ``{"text": …, "title": …}``."""
@@ -44,38 +47,13 @@ class CacheBackendProtocol(Protocol):
         """Tell whether an item has a vector."""
 
 
-class NumpyCache:
-    """A dejavec cache as a backend of mteb's own wrapper, and as the ``TextVectorMap`` of mteb 1.x.
+class _Backend:
+    """What the backends share: all but the file that holds the vectors."""
 
-    A backend does not know which model makes its vectors, so it adds only to caches made by itself. The
-    vectors of a named model are there to be read: all ``vectors``, those of texts, and after
-    ``load(name=...)`` those of items. Without that call items are refused, because so mteb's wrapper asks,
-    for a model that nobody can compare.
+    container: Container | None = None
+    """The file that the directory must have; None for any, and ``vectors.npy`` for a new one."""
 
-    Args:
-        directory: the cache directory.
-        initial_vectors: accepted for mteb's sake; the file grows as it must.
-
-    Raises:
-        ForeignDirectoryError: the directory holds something else, such as a cache that mteb wrote.
-
-    Example:
-        >>> import tempfile, numpy as np
-        >>> from dejavec import TextVectorMap
-        >>> directory = tempfile.TemporaryDirectory()
-        >>> vector_map = TextVectorMap(directory.name).load(name="Task")
-        >>> vector_map.add(["a", {"text": "b"}], np.eye(2, dtype=np.float32))
-        >>> np.asarray(vector_map.vectors)
-        array([[1., 0.],
-               [0., 1.]], dtype=float32)
-        >>> vector_map.get_vector("b"), "c" in vector_map
-        (array([0., 1.], dtype=float32), False)
-        >>> vector_map.close()
-        >>> directory.cleanup()
-    """
-
-    def __init__(self, directory: str | os.PathLike[str], initial_vectors: int = 100_000) -> None:
-        del initial_vectors
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory)
         self._by_name = False
         self._open()
@@ -116,7 +94,9 @@ class NumpyCache:
         self._cache.write(item_keys(many), vectors)
 
     def get_vector(self, item: Item) -> NDArray[Any] | None:
-        """Return the vector (dim,) of an item, of the stored dtype; None if there is none.
+        """Return the vector (dim,) of an item, None if there is none.
+
+        Its dtype is that of the vectors added; bfloat16, which NumPy lacks, is float32.
 
         Raises:
             ItemError: the item is neither text nor a dict of content that has a key.
@@ -126,7 +106,11 @@ class NumpyCache:
         if self._named is not None and not self._by_name and isinstance(item, Mapping):
             raise self._named
         found, vectors = self._cache.read(item_keys([item]))
-        return vectors[0] if found[0] else None
+        output = self._cache.output
+        if output is None or not found[0]:
+            return None
+        vector: NDArray[Any] = from_rows(vectors, replace(output, library="numpy"))[0]
+        return vector
 
     def __contains__(self, item: Item) -> bool:
         return self.get_vector(item) is not None
@@ -163,7 +147,7 @@ class NumpyCache:
         self._closed = False
         self._named: IdentityMismatchError | None = None
         try:
-            self._cache = EmbeddingCache(self.directory, durability="close")
+            self._cache = EmbeddingCache(self.directory, container=self.container, durability="close")
         except IdentityMismatchError as error:
             remedy = "use another directory or dejavec's CachedEmbeddingWrapper; to read, load(name=...)"
             self._named = IdentityMismatchError(
@@ -174,7 +158,7 @@ class NumpyCache:
                 found=error.found,
                 remedy=remedy,
             )
-            self._cache = EmbeddingCache(self.directory, mode="r")
+            self._cache = EmbeddingCache(self.directory, container=self.container, mode="r")
 
     def _refuse_directory_above(self) -> None:
         if self._cache.dim is not None:
@@ -190,6 +174,136 @@ class NumpyCache:
                 found=caches,
                 remedy="open one of those",
             )
+
+
+class NumpyCache(_Backend):
+    """A dejavec cache as a backend of mteb's own wrapper, and as the ``TextVectorMap`` of mteb 1.x.
+
+    It does not know which model makes its vectors, so it adds only to caches made by a backend. The vectors of
+    a named model are there to be read: all ``vectors``, those of texts, and after ``load(name=...)`` those of
+    items. Without that call items are refused, because so mteb's wrapper asks, for a model that nobody can
+    compare.
+
+    Args:
+        directory: the cache directory.
+        initial_vectors: accepted for mteb's sake; the file grows as it must.
+
+    Raises:
+        ForeignDirectoryError: the directory holds something else, such as a cache that mteb wrote.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> from dejavec import TextVectorMap
+        >>> directory = tempfile.TemporaryDirectory()
+        >>> vector_map = TextVectorMap(directory.name).load(name="Task")
+        >>> vector_map.add(["a", {"text": "b"}], np.eye(2, dtype=np.float32))
+        >>> np.asarray(vector_map.vectors)
+        array([[1., 0.],
+               [0., 1.]], dtype=float32)
+        >>> vector_map.get_vector("b"), "c" in vector_map
+        (array([0., 1.], dtype=float32), False)
+        >>> vector_map.close()
+        >>> directory.cleanup()
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], initial_vectors: int = 100_000) -> None:
+        del initial_vectors
+        super().__init__(directory)
+
+
+class FaissCache(_Backend):
+    """A dejavec cache whose vectors lie in ``vectors.faiss``, an index that FAISS reads at any moment.
+
+    Otherwise it is as :class:`NumpyCache`. The file holds float32, so it takes what float32 holds exactly,
+    such as float16 and bfloat16, and returns it in its own dtype.
+
+    Args:
+        directory: the cache directory.
+        metric: how the index compares vectors: squared Euclidean distance or inner product.
+        dtype: ``"float32"`` rounds vectors that float32 does not hold, such as float64, and returns them so.
+
+    Raises:
+        IdentityMismatchError: the directory has ``vectors.npy``, or an index of the other metric.
+        ForeignDirectoryError: the directory holds something else, such as a cache that mteb wrote.
+        ValueError: there is no such metric or dtype.
+
+    Example:
+        >>> import tempfile, faiss, numpy as np
+        >>> from dejavec import FaissCache
+        >>> directory = tempfile.TemporaryDirectory()
+        >>> cache = FaissCache(directory.name, metric="ip")
+        >>> cache.add(["east", "north"], np.eye(2, dtype=np.float32))
+        >>> cache.save()
+        >>> distances, rows = cache.search([[0.9, 0.1]], 2)
+        >>> rows
+        array([[0, 1]])
+        >>> faiss.read_index(f"{directory.name}/vectors.faiss").ntotal
+        2
+        >>> cache.close()
+        >>> directory.cleanup()
+    """
+
+    container: Container | None = "faiss-l2"
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        metric: Metric = "l2",
+        dtype: Literal["float32"] | None = None,
+    ) -> None:
+        if metric not in get_args(Metric):
+            raise ValueError(f"expected metric to be one of {get_args(Metric)}, found {metric!r}")
+        if dtype not in ("float32", None):
+            raise ValueError(f"expected dtype to be 'float32' or None, found {dtype!r}")
+        self.container = "faiss-ip" if metric == "ip" else "faiss-l2"
+        self._rounds = dtype is not None
+        self._index: Any | None = None
+        self._covered: tuple[str | None, int] = (None, 0)
+        super().__init__(directory)
+
+    def add(self, items: Item | Sequence[Item], vectors: Any) -> None:
+        """Do what :meth:`NumpyCache.add` does, having rounded the vectors if ``dtype`` says so."""
+        super().add(items, np.asarray(vectors, np.float32) if self._rounds else vectors)
+
+    @property
+    def index(self) -> Any | None:
+        """The FAISS index over the file: not copied, for searching only; None before the first vector.
+
+        It covers the rows that this cache knows, replaced ones too; :meth:`search` leaves these out. It is
+        another object when rows came to it.
+
+        Raises:
+            MissingPackageError: faiss is not installed.
+        """
+        self._refuse_directory_above()
+        vectors = self._cache.vectors
+        if len(vectors) == 0:
+            return None
+        covered = (self._cache.uuid, len(vectors))
+        if self._covered != covered:
+            self._index, self._covered = flat_index(vectors, default_metric(self._cache)), covered
+        return self._index
+
+    def search(self, queries: object, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Find the nearest vectors of each query: see :meth:`EmbeddingCache.search`."""
+        return self._cache.search(queries, k)
+
+    def search_items(self, queries: object, k: int) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
+        """Do what :meth:`search` does, and return the items' keys.
+
+        Returns:
+            Distances (n, k), and keys (n, k) as ``hash_to_index`` has them, ``""`` where there are fewer.
+        """
+        distances, rows = self.search(queries, k)
+        keys = [key.tobytes().hex() for key in self._cache.keys_of(rows.reshape(-1))]
+        return distances, np.where(rows < 0, "", np.array(keys, np.str_).reshape(rows.shape))
+
+    def build_index(
+        self, factory: str, *, train_rows: int | None = None, progress: bool | None = None
+    ) -> Any:
+        """Build an index for approximate search: see :meth:`EmbeddingCache.build_index`."""
+        return self._cache.build_index(factory, train_rows=train_rows, progress=progress)
 
 
 TextVectorMap = NumpyCache

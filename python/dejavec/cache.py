@@ -13,12 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dejavec import _core
+from dejavec.built_index import build_index
 from dejavec.errors import DejavecWarning, NonFiniteVectorsError
 from dejavec.fill import Plan, fill, plan
 from dejavec.handle import Durability, Handle, Mode, OnMismatch
 from dejavec.identity import describe
 from dejavec.keys import Keys, first_of_each, frozen, take, text_keys
-from dejavec.values import Output, Rows, check_kind, from_rows, nonfinite, refusal, to_rows
+from dejavec.search import Metric, search
+from dejavec.values import (
+    Container,
+    Output,
+    Rows,
+    check_kind,
+    from_rows,
+    nonfinite,
+    refusal,
+    stored_dtype,
+    to_rows,
+)
 
 Miss = Literal["encode", "raise"]
 OnProblem = Literal["warn", "raise"]
@@ -37,6 +49,9 @@ class EmbeddingCache:
         path: the directory.
         model: which model makes the vectors, as ``"name@revision"``.
         identity: more of what changes a vector (prompt, settings), as a JSON object.
+        container: the file of the rows: ``"npy"`` is ``vectors.npy``; ``"faiss-l2"`` and ``"faiss-ip"`` are
+            ``vectors.faiss``, an index that FAISS reads, of float32 and what float32 holds exactly. None is
+            what the directory has, ``"npy"`` if it has none.
         mode: ``"a"`` reads and appends; ``"r"`` only reads, and takes any model's cache if none is named.
         miss: what ``encode`` does with texts that are not held: have them encoded, or raise before any is.
         refresh: whether ``encode`` encodes every text again and replaces the held vectors.
@@ -51,7 +66,7 @@ class EmbeddingCache:
         progress: whether ``encode`` shows a bar of the texts to encode; None: on a terminal.
 
     Raises:
-        IdentityMismatchError: the directory holds another model's vectors.
+        IdentityMismatchError: the directory holds another model's vectors, or has another container.
         ForeignDirectoryError: the directory holds something else.
         CacheNotFoundError: ``mode="r"``, and there is no cache.
 
@@ -72,6 +87,7 @@ class EmbeddingCache:
         *,
         model: str | None = None,
         identity: Mapping[str, Any] | None = None,
+        container: Container | None = None,
         mode: Mode = "a",
         miss: Miss = "encode",
         refresh: bool = False,
@@ -91,6 +107,7 @@ class EmbeddingCache:
             ("on_write_error", on_write_error, OnProblem),
             ("on_nonfinite", on_nonfinite, OnProblem),
             ("on_mismatch", on_mismatch, OnMismatch),
+            ("container", container or "npy", Container),
         ):
             if value not in get_args(allowed):
                 raise ValueError(f"expected {name} to be one of {get_args(allowed)}, found {value!r}")
@@ -110,6 +127,7 @@ class EmbeddingCache:
         self._handle = Handle(
             Path(path),
             identity=expected,
+            container=container,
             mode=mode,
             durability=durability,
             on_mismatch=on_mismatch,
@@ -208,6 +226,11 @@ class EmbeddingCache:
         return None if store is None else np.dtype(store.dtype)
 
     @property
+    def container(self) -> Container:
+        """The file that holds the rows, or will."""
+        return self._handle.container
+
+    @property
     def output(self) -> Output | None:
         """The kind of array that the model returned; None before the first vector."""
         store = self._handle.store()
@@ -220,6 +243,69 @@ class EmbeddingCache:
         if store is None:
             return np.empty((0, 0), np.float32)
         return np.frombuffer(memoryview(store.map_all()), np.dtype(store.dtype)).reshape(-1, store.dim)
+
+    def search(
+        self, queries: object, k: int, *, metric: Metric | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Find the nearest held vectors of each query, comparing it with all of them.
+
+        The newest vector of each text counts, as this handle knows it (see :meth:`refresh`). The vectors are
+        read where they lie, without a copy; their checksums are not verified.
+
+        Args:
+            queries: (n, dim), in any form that NumPy converts to float32.
+            k: how many to find for each.
+            metric: squared Euclidean distance (``"l2"``) or inner product (``"ip"``); None for that of the
+                file, ``"l2"`` for ``vectors.npy``.
+
+        Returns:
+            Distances (n, k), the nearest first, and rows (n, k) of ``vectors``, -1 where there are fewer.
+
+        Raises:
+            VectorsError: the queries have another dimension, or the vectors are neither float32 nor float16.
+            MissingPackageError: faiss is not installed.
+
+        Example:
+            >>> import tempfile, numpy as np
+            >>> from dejavec import EmbeddingCache
+            >>> with tempfile.TemporaryDirectory() as path, EmbeddingCache(path) as cache:
+            ...     _ = cache.put(["east", "north"], np.eye(2, dtype=np.float32))
+            ...     cache.search([[0.9, 0.1]], 1, metric="ip")
+            (array([[0.9]], dtype=float32), array([[0]]))
+        """
+        return search(self, queries, k, metric)
+
+    def build_index(
+        self,
+        factory: str,
+        *,
+        metric: Metric | None = None,
+        train_rows: int | None = None,
+        progress: bool | None = None,
+    ) -> Any:
+        """Build an index for approximate search, or take the one that was built of the same rows.
+
+        It is trained on rows drawn at random and filled a block at a time, so that memory holds those to
+        train on, one block and the index. It is saved in the cache's directory, and extended if rows only
+        came to it since; if rows were replaced, it is built anew. Damaged rows are left out.
+
+        Args:
+            factory: any string that ``faiss.index_factory`` takes, such as ``"IVF4096,PQ48"``.
+            metric: as in :meth:`search`.
+            train_rows: how many rows to train on at most; None for 40 a list of an inverted file, 65,536 at
+                least.
+            progress: whether to show a bar; None: on a terminal.
+
+        Returns:
+            A ``faiss.IndexIDMap`` whose ids are rows of ``vectors``: its ``search(queries, k)`` returns
+            distances and rows. ``faiss.extract_index_ivf(index).nprobe`` sets how many lists that visits.
+
+        Raises:
+            VectorsError: there are no vectors.
+            MissingPackageError: faiss is not installed.
+            RuntimeError: FAISS does not know the factory string, or needs more rows to train on.
+        """
+        return build_index(self, factory, metric, train_rows, progress)
 
     def stats(self) -> dict[str, int]:
         """Return counts and sizes: see ``_core.Store.stats``."""
@@ -264,10 +350,38 @@ class EmbeddingCache:
     def keys(self) -> Keys:
         """Return each committed row's key (rows, 32), zeros for a dead row; of equal keys the last counts."""
         store = self._handle.store()
-        keys = np.zeros((0 if store is None else store.rows, 32), np.uint8)
+        return self.keys_of(np.arange(0 if store is None else store.rows))
+
+    def keys_of(self, rows: NDArray[np.int64]) -> Keys:
+        """Return the keys of rows (n, 32), zeros where a row is dead or there is none."""
+        keys = np.zeros((len(rows), 32), np.uint8)
+        store = self._handle.store()
         if store is not None:
-            store.read_keys(keys)
+            store.read_keys(rows, keys)
         return keys
+
+    @property
+    def uuid(self) -> str | None:
+        """What tells the cache from any other, 32 hex digits; None before the first vector."""
+        store = self._handle.store()
+        return None if store is None else store.uuid
+
+    def newest(self) -> tuple[int, int, bytes]:
+        """Tell which rows are the newest of their key: see ``_core.Store.newest``."""
+        store = self._handle.store()
+        return (0, 0, b"") if store is None else store.newest()
+
+    def read_rows(self, first: int, count: int) -> tuple[Rows, list[int]]:
+        """Copy rows from ``first`` on, without mapping them.
+
+        Returns:
+            The vectors (count, dim), and the positions of those that are dead or damaged.
+        """
+        store = self._handle.store()
+        if store is None:
+            return np.empty((count, 0), np.float32), list(range(count))
+        vectors = np.empty((count, store.dim), np.dtype(store.dtype))
+        return vectors, store.read_rows(first, vectors, self._verify)
 
     def partition(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Look up keys and collapse duplicates.
@@ -343,10 +457,8 @@ class EmbeddingCache:
         Raises:
             VectorsError: dimension or dtype is not the cache's.
         """
-        store = self._handle.store()
-        if store is not None:
-            store.refresh()  # The directory may hold another cache by now.
-        return self._writable(rows, output).append(keys, rows, seen)
+        store, rows = self._writable(rows, output)
+        return store.append(keys, rows, seen)
 
     def read(self, keys: Keys, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Rows]:
         """Do what :meth:`get` does, for keys; the vectors are NumPy's, of the stored dtype."""
@@ -370,8 +482,9 @@ class EmbeddingCache:
                 raise NonFiniteVectorsError(message, path=str(self.path))
             warnings.warn(message, DejavecWarning, stacklevel=3)
             keys, rows = np.delete(keys, bad, axis=0), np.delete(rows, bad, axis=0)
-        self.refresh()
-        return self._writable(rows, output).put(keys, rows) if len(rows) else 0
+        self.refresh()  # The directory may be gone, or hold another cache by now.
+        store, rows = self._writable(rows, output)
+        return store.put(keys, rows) if len(rows) else 0
 
     def warn_once(self, message: str) -> None:
         """Warn, unless this cache did before."""
@@ -379,12 +492,13 @@ class EmbeddingCache:
             self._warned = True
             warnings.warn(f"{self.path}: {message}", DejavecWarning, stacklevel=6)
 
-    def _writable(self, rows: Rows, output: Output) -> _core.Store:
-        """Return the store, created if need be, having checked that these rows fit into it."""
-        store = self._handle.create(rows.shape[1], rows.dtype.str, output)
-        held = Output.from_json(store.output)
-        check_kind(rows, output, store.dim, held.dtype, f"the vectors for {self.path}")
-        return store
+    def _writable(self, rows: Rows, output: Output) -> tuple[_core.Store, Rows]:
+        """Return the store, created if need be, and the rows in its dtype, having checked that they fit."""
+        where = f"the vectors for {self.path}"
+        dtype = stored_dtype(rows, output, self._handle.container, where)
+        store = self._handle.create(rows.shape[1], dtype.str, output)
+        check_kind(rows, output, store.dim, Output.from_json(store.output).dtype, where)
+        return store, rows.astype(dtype, copy=False)
 
 
 def _check_out(out: object, count: int, store: _core.Store | None) -> None:

@@ -94,5 +94,9 @@ class ClosedCacheError(DejavecError, ValueError):
     """The cache was closed."""
 
 
+class MissingPackageError(DejavecError, ImportError):
+    """A package that this call needs is not installed."""
+
+
 class DejavecWarning(UserWarning):
     """Base of every warning issued by dejavec."""

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -31,6 +30,7 @@ from dejavec.errors import (
     StorageError,
 )
 from dejavec.keys import Keys, first_of_each
+from dejavec.progress import progress
 from dejavec.values import Output, Rows, check_kind, nonfinite, to_rows
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class _Run:
                 f'{self._list(positions)}; encode them first or open the cache with miss="encode"',
                 path=str(cache.path),
             )
-        with _progress(cache.progress, len(positions)) as advance:
+        with progress(cache.progress, len(positions)) as advance:
             for start in range(0, len(positions), cache.chunk_rows):
                 chunk = positions[start : start + cache.chunk_rows]
                 where = f"the vectors of {len(chunk)} items from {self._name(int(chunk[0]))} on"
@@ -291,15 +291,3 @@ class _Run:
             f"{self._cache.path}: expected finite vectors, found NaN or infinity in those of "
             f"{self._list(np.array(positions))}; they are not stored"
         )
-
-
-@contextmanager
-def _progress(shown: bool | None, total: int) -> Iterator[Callable[[int], object]]:
-    """Show a bar of the items to encode: always, never, or (None) on a terminal."""
-    if total == 0 or shown is False:
-        yield lambda _: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc="dejavec", unit="item", disable=None if shown is None else False) as bar:
-        yield bar.update

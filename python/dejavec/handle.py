@@ -21,7 +21,7 @@ from dejavec.errors import (
     VectorsError,
 )
 from dejavec.identity import canonical_json, difference, sibling
-from dejavec.values import Output
+from dejavec.values import Container, Output
 
 Mode = Literal["r", "a"]
 Durability = Literal["commit", "close"]
@@ -48,6 +48,7 @@ class Handle:
     Args:
         path: the directory.
         identity: whose vectors these must be; None takes any.
+        container: the file that must hold the rows; None takes any, and makes ``vectors.npy``.
         mode: as in ``EmbeddingCache``, like the following.
         durability: likewise.
         on_mismatch: likewise.
@@ -62,6 +63,7 @@ class Handle:
         path: Path,
         *,
         identity: Mapping[str, Any] | None,
+        container: Container | None,
         mode: Mode,
         durability: Durability,
         on_mismatch: OnMismatch,
@@ -69,6 +71,7 @@ class Handle:
     ) -> None:
         self.path = path
         self._identity = identity
+        self._container: Container | None = container
         self._mode: Mode = mode
         self._durability: Durability = durability
         self._on_mismatch: OnMismatch = on_mismatch
@@ -95,6 +98,12 @@ class Handle:
             if self._store is None:
                 self._store = self._open()
             return self._store
+
+    @property
+    def container(self) -> Container:
+        """The file that holds the rows, or will."""
+        store = self.store()
+        return (self._container or "npy") if store is None else store.container
 
     def forget(self) -> None:
         """Let go of the store in a forked child; it is opened again at the next use.
@@ -125,7 +134,7 @@ class Handle:
 
     def create(self, dim: int, dtype: str, output: Output) -> _core.Store:
         """Return the open store, made for vectors of this dimension and dtype if there is none."""
-        settings = (output.to_json(), self._durability, self._lock_timeout)
+        settings = (output.to_json(), self.container, self._durability, self._lock_timeout)
         with self._opening:
             while (store := self.store()) is None:
                 path = self.path
@@ -153,19 +162,22 @@ class Handle:
             if self._mode == "a" and isinstance(error, CacheNotFoundError):
                 return None
             raise
-        held = json.loads(store.identity)
-        if self._identity is None or canonical_json(held) == canonical_json(self._identity):
+        expected, found = self._identity, json.loads(store.identity)
+        if self._container is not None:
+            expected = {**({} if expected is None else expected), "container": self._container}
+            found = {**({} if self._identity is None else found), "container": store.container}
+        if expected is None or canonical_json(found) == canonical_json(expected):
             return store
-        message = f"{self.path}: {difference(self._identity, held)}"
+        message = f"{self.path}: {difference(expected, found)}"
         if self._on_mismatch == "raise":
             raise IdentityMismatchError(
-                f'{message}; use another directory for another model, or on_mismatch="sibling"',
+                f'{message}; use another directory for other vectors, or on_mismatch="sibling"',
                 path=str(self.path),
-                expected=canonical_json(self._identity),
-                found=canonical_json(held),
+                expected=canonical_json(expected),
+                found=canonical_json(found),
                 remedy='use another directory, or on_mismatch="sibling"',
             )
-        beside = sibling(self.path, self._identity)
+        beside = sibling(self.path, expected)
         warnings.warn(f"{message}; these vectors go to {beside} instead", DejavecWarning, stacklevel=5)
         self.path, self._on_mismatch = beside, "raise"
         return self._open()

@@ -18,7 +18,9 @@ _REPLACED = (
     ("mteb.models.cache_wrappers.cache_wrapper", "CachedEmbeddingWrapper"),
     ("mteb.models.cache_wrappers.cache_wrapper", "NumpyCache"),
     ("mteb.models.cache_wrappers.cache_backends", "NumpyCache"),
+    ("mteb.models.cache_wrappers.cache_backends", "FaissCache"),
     ("mteb.models.cache_wrappers.cache_backends.numpy_cache", "NumpyCache"),
+    ("mteb.models.cache_wrappers.cache_backends.faiss_cache", "FaissCache"),
 )
 """Every module of mteb 2.26 that binds a class for which dejavec has its own."""
 
@@ -32,8 +34,8 @@ _ABSENT = object()
 def install() -> None:
     """Put dejavec's cache in the place of mteb's, for this process.
 
-    From now on ``CachedEmbeddingWrapper`` and ``NumpyCache`` are dejavec's wherever they are imported from
-    mteb, and ``mteb.models.cache_wrapper``, the module of mteb 1.x, can be imported with its
+    From now on ``CachedEmbeddingWrapper``, ``NumpyCache`` and ``FaissCache`` are dejavec's wherever they are
+    imported from mteb, and ``mteb.models.cache_wrapper``, the module of mteb 1.x, can be imported with its
     ``CachedEmbeddingWrapper`` and ``TextVectorMap``. mteb itself is not imported: if it is not yet, this
     happens as soon as something imports it. Installing twice is fine.
 

@@ -12,10 +12,19 @@ from numpy.typing import NDArray
 
 from dejavec.errors import VectorsError
 
+Container = Literal["npy", "faiss-l2", "faiss-ip"]
+"""The file of the rows: ``vectors.npy``, or ``vectors.faiss``, a FAISS flat index of this metric."""
+
 Rows = NDArray[Any]
 """Vectors as stored: (n, dim), C-contiguous, little-endian."""
 
 _STORABLE = ("<f2", "<f4", "<f8", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "|b1")
+FLOAT32_HOLDS = ("float32", "float16", "bfloat16", "int8", "uint8", "int16", "uint16", "bool")
+"""Names of dtypes of which float32 holds every value exactly."""
+
+_LOST = {"float64": "half of its digits"}
+"""What float32 does not keep of a dtype, other than the larger integers."""
+
 _REMEDY = "return one 2-D array of numbers with a row for each text"
 
 
@@ -94,16 +103,43 @@ def check_kind(rows: Rows, output: Output, dim: int, dtype: str, where: str) -> 
         raise refusal(where, f"dtype {dtype}", output.dtype, "convert the vectors or use another directory")
 
 
+def stored_dtype(rows: Rows, output: Output, container: Container, where: str) -> np.dtype[Any]:
+    """Return the dtype in which a container holds rows: their own in ``vectors.npy``, else float32.
+
+    Args:
+        rows: what :func:`to_rows` returned.
+        output: likewise.
+        container: the kind of file.
+        where: who returned the vectors, to begin an error message with.
+
+    Raises:
+        VectorsError: the file holds float32, which does not hold every value of these rows' dtype.
+    """
+    if container == "npy":
+        return rows.dtype
+    if output.dtype not in FLOAT32_HOLDS:
+        lost = _LOST.get(output.dtype, "integers above 16,777,216")
+        raise refusal(
+            where,
+            "vectors that float32 holds exactly, as vectors.faiss does",
+            f"{output.dtype}, of which it would lose {lost}",
+            'use NumpyCache, or accept the loss with FaissCache(directory, dtype="float32")',
+        )
+    return np.dtype("<f4")
+
+
 def from_rows(rows: Rows, output: Output) -> Any:
     """Return stored rows as the kind of array that the model returns.
 
     Args:
-        rows: (n, dim), writable.
+        rows: (n, dim), writable, of a dtype that holds every value of the output's.
         output: the kind.
 
     Returns:
-        A NumPy array, or a torch tensor on the CPU, that shares the memory of ``rows`` (bfloat16 is copied).
+        A NumPy array, or a torch tensor on the CPU, that shares the memory of ``rows`` if that has its dtype.
     """
+    if output.dtype != "bfloat16":
+        rows = rows.astype(output.dtype, copy=False)
     if output.library == "numpy":
         return rows
     import torch

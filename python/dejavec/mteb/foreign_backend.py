@@ -19,15 +19,12 @@ from dejavec.identity import canonical_json, difference, sibling
 from dejavec.keys import Keys, first_of_each, text_keys
 from dejavec.mteb.model_call import not_dense
 from dejavec.mteb.records import read_record, write_record
-from dejavec.values import Output, Rows, check_kind
+from dejavec.values import FLOAT32_HOLDS, Output, Rows, check_kind
 
 if TYPE_CHECKING:
     from dejavec.mteb.loaders import Items
 
 _METHODS = ("add", "get_vector", "save", "load", "close", "__contains__")
-_KEPT = ("float32", "float16", "bfloat16", "int8", "uint8", "int16", "uint16", "bool")
-"""Names of dtypes of which float32 holds every value."""
-
 _MARK = "dejavec:"
 """Begins the text that stands for an item in a backend that hashes texts."""
 
@@ -40,7 +37,7 @@ def is_backend(backend: object) -> bool:
 def not_kept(vectors: Any) -> str | None:
     """Say why a backend that keeps float32 cannot hold these vectors as they are; None if it can."""
     reason = not_dense(vectors)
-    if reason is None and str(vectors.dtype).removeprefix("torch.") not in _KEPT:
+    if reason is None and str(vectors.dtype).removeprefix("torch.") not in FLOAT32_HOLDS:
         reason = f"the backend keeps float32, which does not hold {vectors.dtype}"
     return reason
 
@@ -58,6 +55,7 @@ class ForeignCache:
 
     Attributes:
         path: the backend's directory.
+        container: None: how the backend keeps its vectors is its own affair.
         output: the kind of array that the model returns, None before the first vector.
         dtype: that of :func:`dejavec.values.to_rows`, None before the first vector.
         dim: numbers in a vector, None before the first vector.
@@ -79,6 +77,7 @@ class ForeignCache:
         self.path = sibling(path, self._identity)
         self.on_nonfinite = on_nonfinite
         self.on_write_error = on_write_error
+        self.container = None
         self.chunk_rows = 1
         self.progress: bool | None = None
         self.output: Output | None = None

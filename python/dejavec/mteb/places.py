@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from dejavec.backends import NumpyCache
+from dejavec.backends import FaissCache, NumpyCache
 from dejavec.cache import EmbeddingCache
 from dejavec.identity import digest, sibling
 from dejavec.mteb.directories import experiment_name, safe_name
@@ -78,6 +78,7 @@ class Places:
             self.opened.popitem()[1].close()
 
     def _open(self, directory: Path, identity: Mapping[str, Any]) -> EmbeddingCache | ForeignCache:
-        if self._backend is NumpyCache:
-            return EmbeddingCache(directory, identity=identity, **self._options)
+        if self._backend in (NumpyCache, FaissCache):
+            container = self._backend.container
+            return EmbeddingCache(directory, identity=identity, container=container, **self._options)
         return ForeignCache(directory, self._backend, identity, **self._options)

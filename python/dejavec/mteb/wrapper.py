@@ -54,8 +54,9 @@ class CachedEmbeddingWrapper:
         model: an mteb encoder, or a bare ``SentenceTransformer``; or how to build one: a name in mteb's
             registry, a ``ModelMeta``, or a function without arguments.
         cache_path: the directory of all caches of this wrapper.
-        cache_backend: the kind of cache: ours, or any class with the methods of ``CacheBackendProtocol``. The
-            others keep float32, and lie in directories of their own, ``<directory>@<12 hex digits>``.
+        cache_backend: the kind of cache: ``NumpyCache``, ``FaissCache``, or any class with the methods of
+            ``CacheBackendProtocol``. All but the first keep float32; what that does not hold passes through.
+            The third kind lies in directories of its own, ``<directory>@<12 hex digits>``.
         model_meta: the metadata of what a function builds.
         model_name: ``"name@revision"``, for a model that cannot be told by its metadata or its weights.
         chunk_rows: how many items are encoded and committed at a time, in whole batches.
@@ -329,7 +330,7 @@ class CachedEmbeddingWrapper:
                 items,
                 arguments=arguments,
                 chunk_rows=cache.chunk_rows,
-                refusal=not_kept if foreign else not_dense,
+                refusal=not_dense if cache.container == "npy" else not_kept,
             )
 
         def name(position: int) -> str:

@@ -84,7 +84,7 @@ impl RecordsFile {
         Ok(())
     }
 
-    /// Reads one record into a buffer of its size.
+    /// Reads records from `row` on, as many as the buffer holds.
     pub fn read(&self, row: u64, buffer: &mut [u8]) -> Result<()> {
         self.file.read_at(buffer, self.offset(row)?).map_err(Error::io("read", &self.path))
     }

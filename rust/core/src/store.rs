@@ -12,7 +12,6 @@ use self::opened::Open;
 use crate::directory::{self, Spec};
 use crate::error::{Error, Result};
 use crate::format::commit::Slot;
-use crate::format::keys::{RECORD_BYTES, Record};
 use crate::format::meta::Meta;
 use crate::key::{DEAD, Key};
 use crate::lock::Patience;
@@ -66,6 +65,17 @@ pub struct Statistics {
     pub snapshot_rows: u64,
     /// Rows covered by the index delta.
     pub delta_rows: u64,
+}
+
+/// Which rows are the newest of their key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Newest {
+    /// Committed rows.
+    pub rows: u64,
+    /// How many of them are not: replaced by a later one, or dead.
+    pub replaced: u64,
+    /// A bit for each row, 1 if it is; the lowest of byte 0 is that of row 0.
+    pub bits: Vec<u8>,
 }
 
 /// An open cache directory. Its methods may be called from many threads.
@@ -147,13 +157,14 @@ impl Store {
         Ok(state.index.keys())
     }
 
-    /// Copies the keys of the committed rows into `keys`, one a row; those of dead rows are zeros.
-    pub fn read_keys(&self, keys: &mut [Key]) -> Result<()> {
+    /// Copies the keys of `rows` into `keys`; those of rows that are dead or not committed are zeros.
+    pub fn read_keys(&self, rows: &[i64], keys: &mut [Key]) -> Result<()> {
+        same_length("keys", rows.len(), keys.len())?;
         let open = self.current()?;
-        let records = open.files.keys.map(open.committed().rows.min(keys.len() as u64))?;
-        same_length("keys", usize::try_from(records.rows()).unwrap_or(usize::MAX), keys.len())?;
-        for (key, record) in keys.iter_mut().zip(records.bytes().as_chunks::<RECORD_BYTES>().0) {
-            *key = Record::from_bytes(record).key;
+        let records = open.files.keys.map(open.committed().rows)?;
+        for (key, row) in keys.iter_mut().zip(rows) {
+            let record = u64::try_from(*row).ok().and_then(|row| vectors::record(&records, row));
+            *key = record.map_or(DEAD, |record| record.key);
         }
         Ok(())
     }
@@ -183,22 +194,20 @@ impl Store {
         Ok(())
     }
 
-    /// Sets bit `row` of `bits` (the lowest of byte 0 first) for each row that is the newest of its key and clears those
-    /// of the others; gives how many the others are. `bits` has a byte for each eight of the committed rows.
-    pub fn mark_newest(&self, bits: &mut [u8]) -> Result<u64> {
+    /// Which rows are the newest of their key.
+    pub fn newest(&self) -> Result<Newest> {
         let open = self.current()?;
         let state = open.state.read().unwrap_or_else(PoisonError::into_inner);
-        let bytes = usize::try_from(state.committed.rows.div_ceil(8)).unwrap_or(usize::MAX);
-        same_length("bytes of bits", bytes, bits.len())?;
-        bits.fill(0xFF);
-        let mut replaced = 0;
+        let rows = state.committed.rows;
+        let mut newest =
+            Newest { rows, replaced: 0, bits: vec![0xFF; usize::try_from(rows.div_ceil(8)).unwrap_or(usize::MAX)] };
         for row in state.index.replaced() {
-            if let Some(byte) = usize::try_from(row / 8).ok().and_then(|at| bits.get_mut(at)) {
-                replaced += u64::from(*byte >> (row % 8) & 1);
+            if let Some(byte) = usize::try_from(row / 8).ok().and_then(|at| newest.bits.get_mut(at)) {
+                newest.replaced += u64::from(*byte >> (row % 8) & 1);
                 *byte &= !(1 << (row % 8));
             }
         }
-        Ok(replaced)
+        Ok(newest)
     }
 
     /// Copies the rows of `keys` into `out`; gives the positions that failed. See [`vectors::gather`].
@@ -221,6 +230,23 @@ impl Store {
         let committed = open.committed();
         let records = open.files.keys.map(committed.rows)?;
         vectors::map(&open.files.vectors, &records, keys, first, verify_mode(verify, committed))
+    }
+
+    /// Reads the committed rows from `first` on into `out`; gives the positions that failed. See [`vectors::read`].
+    pub fn read_rows(&self, first: u64, out: &mut [u8], verify: bool) -> Result<Vec<usize>> {
+        let open = self.current()?;
+        let committed = open.committed();
+        let row_bytes = open.files.meta.row_bytes();
+        let count = out.len() as u64 / row_bytes;
+        if first.checked_add(count).is_none_or(|end| end > committed.rows) || count * row_bytes != out.len() as u64 {
+            return Err(Error::Argument {
+                expected: format!("whole rows among the {} committed", committed.rows),
+                found: format!("{} bytes from row {first} on", out.len()),
+            });
+        }
+        let records = open.files.keys.map(committed.rows)?;
+        open.files.vectors.check_length(committed.rows)?;
+        vectors::read(&open.files.vectors, &records, first, out, verify_mode(verify, committed))
     }
 
     /// All committed rows, shared and read-only.

@@ -1,11 +1,11 @@
-//! Reading rows: copied together, or mapped where they lie, each checked against its key record.
+//! Reading rows: copied together, mapped where they lie or read in sequence, each checked against its key record.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use crate::error::{Error, Result};
 use crate::format::keys::{RECORD_BYTES, Record};
-use crate::key::Key;
+use crate::key::{DEAD, Key};
 use crate::mmap::PrivateMapping;
 use crate::parallel;
 use crate::records::{Records, RecordsFile};
@@ -126,6 +126,27 @@ pub fn map(
         }
     });
     Ok(Some((mapping, sorted(failed))))
+}
+
+/// Reads the rows from `first` on into `out`, through the system's cache and not through a mapping, so that no more
+/// memory than `out` is taken; gives the positions that are dead or, where that is wanted, harmed.
+pub fn read(file: &RecordsFile, records: &Records, first: u64, out: &mut [u8], verify: Verify) -> Result<Vec<usize>> {
+    file.read(first, out)?;
+    let row_bytes = usize::try_from(file.record_bytes()).unwrap_or(usize::MAX);
+    let failed = Mutex::new(Vec::new());
+    let items = out.len() / row_bytes;
+    let pieces: Vec<_> = out.chunks(PIECE.saturating_mul(row_bytes)).enumerate().collect();
+    parallel::for_each(pieces, items, ROWS_PER_THREAD, |(piece, bytes)| {
+        for (i, vector) in bytes.chunks_exact(row_bytes).enumerate() {
+            let position = piece * PIECE + i;
+            let row = first.saturating_add(position as u64);
+            let is_sound = |record: Record| record.key != DEAD && (!verify.wants(row) || record.holds(row, vector));
+            if !record(records, row).is_some_and(is_sound) {
+                failed.lock().unwrap_or_else(PoisonError::into_inner).push(position);
+            }
+        }
+    });
+    Ok(sorted(failed))
 }
 
 fn sorted(failed: Mutex<Vec<usize>>) -> Vec<usize> {

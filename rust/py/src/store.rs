@@ -14,7 +14,7 @@ use dejavec_core::storage::{DiskStorage, Storage};
 use dejavec_core::store::{self, Durability, Options};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBytes, PyDict};
 
 use crate::buffers::{Array, as_keys, as_keys_mut};
 use crate::errors::to_python;
@@ -181,10 +181,12 @@ impl Store {
         Ok(usize::try_from(self.inner.keys().map_err(|error| to_python(py, error))?)?)
     }
 
-    fn read_keys(&self, py: Python<'_>, out: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn read_keys(&self, py: Python<'_>, rows: &Bound<'_, PyAny>, out: &Bound<'_, PyAny>) -> PyResult<()> {
+        let rows = Array::<i64>::input(rows)?;
+        let rows = rows.items();
         let mut out = Array::<u8>::output(out)?;
         let keys = as_keys_mut(out.items_mut())?;
-        detached(py, || self.inner.read_keys(keys))
+        detached(py, || self.inner.read_keys(rows, keys))
     }
 
     fn lookup(&self, py: Python<'_>, keys: &Bound<'_, PyAny>, rows: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -195,10 +197,9 @@ impl Store {
         detached(py, || self.inner.lookup(keys, rows))
     }
 
-    fn mark_newest(&self, py: Python<'_>, bits: &Bound<'_, PyAny>) -> PyResult<u64> {
-        let mut bits = Array::<u8>::output(bits)?;
-        let bits = bits.items_mut();
-        detached(py, || self.inner.mark_newest(bits))
+    fn newest<'py>(&self, py: Python<'py>) -> PyResult<(u64, u64, Bound<'py, PyBytes>)> {
+        let newest = detached(py, || self.inner.newest())?;
+        Ok((newest.rows, newest.replaced, PyBytes::new(py, &newest.bits)))
     }
 
     fn partition(
@@ -259,6 +260,12 @@ impl Store {
         let keys = as_keys(keys.items())?;
         let mapped = detached(py, || self.inner.map_rows(keys, first, verify))?;
         Ok(mapped.map(|(mapping, failed)| (Rows::private(mapping), failed)))
+    }
+
+    fn read_rows(&self, py: Python<'_>, first: u64, out: &Bound<'_, PyAny>, verify: bool) -> PyResult<Vec<usize>> {
+        let mut out = Array::<u8>::output(out)?;
+        let out = out.items_mut();
+        detached(py, || self.inner.read_rows(first, out, verify))
     }
 
     fn map_all(&self, py: Python<'_>) -> PyResult<Rows> {
