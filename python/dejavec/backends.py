@@ -179,9 +179,9 @@ class _Backend:
 class NumpyCache(_Backend):
     """A dejavec cache as a backend of mteb's own wrapper, and as the ``TextVectorMap`` of mteb 1.x.
 
-    It does not know which model makes its vectors, so it adds only to caches made by a backend. The vectors of
-    a named model are there to be read: all ``vectors``, those of texts, and after ``load(name=...)`` those of
-    items. Without that call items are refused, because so mteb's wrapper asks, for a model that nobody can
+    It does not know which model makes its vectors, so it adds only to caches made by a backend. The vectors
+    of a named model are there to be read: all ``vectors``, those of texts, and after ``load(name=...)`` those
+    of items. Without that call items are refused, because so mteb's wrapper asks, for a model that nobody can
     compare.
 
     Args:
