@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import sysconfig
-import warnings
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
+
+from dejavec.demo.corpus import docstrings
 
 PACKAGES = ("torch", "transformers", "sklearn", "scipy", "sympy", "pandas", "networkx")
 MEAN_BYTES = 377
@@ -57,18 +57,7 @@ def _docstrings() -> Iterator[str]:
         spec = importlib.util.find_spec(package)
         roots += map(Path, spec.submodule_search_locations or ()) if spec else ()
     for root in roots:
-        for path in sorted(root.rglob("*.py")):
-            if "site-packages" in path.relative_to(root).parts:
-                continue
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", SyntaxWarning)
-                    tree = ast.parse(path.read_bytes())
-            except (SyntaxError, ValueError):
-                continue
-            for node in ast.walk(tree):
-                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                    docstring = ast.get_docstring(node, clean=False)
-                    # A word longer than a piece could not be cut.
-                    if docstring and all(len(word) < MEAN_BYTES // 4 for word in docstring.split()):
-                        yield docstring
+        for _, docstring in docstrings(root):
+            # A word longer than a piece could not be cut.
+            if all(len(word) < MEAN_BYTES // 4 for word in docstring.split()):
+                yield docstring

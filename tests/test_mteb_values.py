@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mteb_models import FieldsModel, count_batches, encode, instruct_minilm, minilm, same_bits
+from mteb_models import (
+    DOCUMENT,
+    QUERY,
+    FieldsModel,
+    count_batches,
+    encode,
+    instruct_minilm,
+    minilm,
+    same_bits,
+)
 from sentence_transformers import quantize_embeddings
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning, ForeignDirectoryError, NonFiniteVectorsError
@@ -110,26 +119,45 @@ def test_another_models_binary_precision_is_cached_under_mtebs_name(tmp_path: Pa
     assert (tmp_path / "MockRetrievalTask/experiments/output_dtypes_binary/vectors.npy").is_file()
 
 
-@pytest.mark.parametrize("settings", [{"normalize_embeddings": False}, {"truncate_dim": 64}], ids=str)
-@pytest.mark.parametrize("half", [False, True])
-def test_a_real_models_arguments_give_what_they_give_without_a_cache(
-    settings: Any, half: bool, tmp_path: Path
+@pytest.fixture(scope="module", params=["float32", "float16"])
+def real(request: pytest.FixtureRequest) -> tuple[Any, list[int]]:
+    """The model of ``make demo`` in each precision, with two prompts, and the batches that it encodes."""
+    model = minilm(model_prompts={"query": "search: ", "document": "found: "})
+    model.model.to(getattr(torch, request.param))
+    return model, count_batches(model)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"normalize_embeddings": True},
+        {"normalize_embeddings": False},
+        {"truncate_dim": 64},
+        {"truncate_dim": 64, "normalize_embeddings": True},
+        *({"precision": precision} for precision in ("float32", "int8", "uint8", "binary", "ubinary")),
+        {"precision": "int8", "truncate_dim": 64},
+    ],
+    ids=lambda arguments: " ".join(map(str, arguments.values())) or "plain",
+)
+def test_a_real_model_is_equal_uncached_cold_and_warm(
+    arguments: dict[str, Any], library: str, real: tuple[Any, list[int]], tmp_path: Path
 ) -> None:
-    model = minilm()
-    if half:
-        model.model.half()
-    expected = encode(model, TEXTS, **settings)
-    for _ in range(2):
-        assert same_bits(encode(CachedEmbeddingWrapper(model, tmp_path), TEXTS, **settings), expected)
-
-
-def test_tensors_come_back_as_tensors_on_the_cpu(tmp_path: Path) -> None:
-    model = minilm()
-    for _ in range(2):
-        found = encode(CachedEmbeddingWrapper(model, tmp_path), TEXTS, convert_to_tensor=True)
-        assert isinstance(found, torch.Tensor)
-        assert found.device.type == "cpu"
-        assert same_bits(found, encode(model, TEXTS, convert_to_tensor=True))
+    model, batches = real
+    arguments = arguments if library == "numpy" else {**arguments, "convert_to_tensor": True}
+    found = []
+    for role in (QUERY, DOCUMENT):
+        uncached = encode(model, TEXTS, prompt_type=role, **arguments)
+        for run in ("cold", "warm"):
+            batches.clear()
+            with CachedEmbeddingWrapper(model, tmp_path) as wrapper:
+                vectors = encode(wrapper, TEXTS, prompt_type=role, **arguments)
+            assert same_bits(vectors, uncached), run
+            assert sum(batches) == (len(TEXTS) if run == "cold" else 0)
+        assert type(uncached) is (np.ndarray if library == "numpy" else torch.Tensor)
+        found.append(uncached)
+    assert not same_bits(*found)
 
 
 def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:

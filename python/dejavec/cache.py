@@ -6,14 +6,14 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dejavec import _core
 from dejavec.built_index import build_index
+from dejavec.closing import Closing
 from dejavec.errors import DejavecWarning, NonFiniteVectorsError
 from dejavec.fill import Plan, fill, plan
 from dejavec.handle import Durability, Handle, Mode, OnMismatch
@@ -39,7 +39,7 @@ _MAPPED_BYTES = 1 << 20
 _STATS = ("rows", "keys", "synced", "epoch", "row_bytes", "bytes_on_disk", "snapshot_rows", "delta_rows")
 
 
-class EmbeddingCache:
+class EmbeddingCache(Closing):
     """A directory of vectors, each under the digest of the text it was made from.
 
     The directory is created when the first vectors arrive; their dimension and dtype become the cache's. Many
@@ -333,14 +333,6 @@ class EmbeddingCache:
     def close(self) -> None:
         """Sync and release everything; later calls raise ``ClosedCacheError``. Closing twice is fine."""
         self._handle.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"EmbeddingCache({str(self.path)!r}, mode={self.mode!r})"

@@ -12,7 +12,8 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +34,6 @@ from dejavec.keys import Keys, first_of_each
 from dejavec.progress import progress
 from dejavec.values import Output, Rows, check_kind, nonfinite, to_rows
 
-if TYPE_CHECKING:
-    from dejavec.cache import EmbeddingCache
-    from dejavec.mteb.foreign_backend import ForeignCall
-
-    Held: TypeAlias = EmbeddingCache | ForeignCall
-
 Positions = NDArray[np.intp]
 """Positions in the items of one call, shape (k,)."""
 
@@ -54,6 +49,68 @@ _WRITE_ERRORS = (
     CacheNotFoundError,
     ForeignDirectoryError,
 )
+
+
+class Held(Protocol):
+    """Where :func:`fill` finds vectors and stores new ones: ``EmbeddingCache``, or what stands in for it."""
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+
+    @property
+    def dim(self) -> int | None:
+        """Numbers in a vector; None before the first vector."""
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """The stored dtype; None before the first vector."""
+
+    @property
+    def output(self) -> Output | None:
+        """The kind of array that the model returned; None before the first vector."""
+
+    @property
+    def miss(self) -> str:
+        """``"encode"``, or ``"raise"`` if no model may run."""
+
+    @property
+    def renew(self) -> bool:
+        """Whether every item is encoded again."""
+
+    @property
+    def chunk_rows(self) -> int:
+        """How many items are encoded and stored at a time."""
+
+    @property
+    def progress(self) -> bool | None:
+        """Whether to show a bar; None: on a terminal."""
+
+    @property
+    def on_nonfinite(self) -> str:
+        """``"warn"`` or ``"raise"``."""
+
+    @property
+    def on_write_error(self) -> str:
+        """``"warn"`` or ``"raise"``."""
+
+    def refresh(self) -> int:
+        """Learn what others have stored."""
+
+    def partition(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return each key's row or -1, and the position of the first equal key of a miss."""
+
+    def lookup(self, keys: Keys) -> NDArray[np.int64]:
+        """Return each key's newest row or -1."""
+
+    def gather(self, keys: Keys, rows: NDArray[np.int64]) -> tuple[Rows, list[int]]:
+        """Return the vectors (n, dim) of rows, and the positions of those that are damaged."""
+
+    def append(self, keys: Keys, rows: Rows, output: Output, seen: NDArray[np.int64] | None) -> int:
+        """Store rows for different keys, whose rows were ``seen`` before; return how many."""
+
+    def warn_once(self, message: str) -> None:
+        """Warn, unless this was done before."""
 
 
 @dataclass(frozen=True)

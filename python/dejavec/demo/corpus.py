@@ -50,7 +50,7 @@ def read_corpus(documents: int, queries: int, root: Path | None = None) -> Corpu
         root: the directory to read; None for the running Python's standard library.
     """
     found: dict[str, Document] = {}
-    for title, docstring in _docstrings(root or Path(sysconfig.get_path("stdlib"))):
+    for title, docstring in docstrings(root or Path(sysconfig.get_path("stdlib"))):
         first_line, _, body = docstring.partition("\n")
         if len(body.split()) >= _MIN_BODY_WORDS:
             found.setdefault(title, Document(title, first_line.strip(), body.strip()))
@@ -68,8 +68,11 @@ def read_corpus(documents: int, queries: int, root: Path | None = None) -> Corpu
     return Corpus(chosen, _spaced(askable, queries))
 
 
-def _docstrings(root: Path) -> Iterator[tuple[str, str]]:
-    """Qualified name and docstring of every module, class and function below ``root``, in a stable order."""
+def docstrings(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield qualified name and docstring of every module, class and function below ``root``, in one order.
+
+    Installed packages below it and tests are left out.
+    """
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         if not _NOT_THE_LIBRARY.isdisjoint(parts):

@@ -140,8 +140,6 @@ class LazyModel:
         """
         if self._built is not None:
             return self._built.model
-        if self._built is not None:
-            return self._built.model
         model = self._build().model
         if self._record is not None and self._told != _told(self._record):
             raise ModelChangedError

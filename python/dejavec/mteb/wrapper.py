@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from dejavec.backends import CacheBackendProtocol, NumpyCache
 from dejavec.cache import OnProblem
+from dejavec.closing import Closing
 from dejavec.errors import DejavecWarning
 from dejavec.fill import Filled, Plan, fill
 from dejavec.handle import OnMismatch
@@ -34,7 +34,7 @@ _QUANTISED_HERE = frozenset({"int8", "uint8", "binary", "ubinary"})
 _NOT_FORWARDED = frozenset({"predict", "index", "search"})
 
 
-class CachedEmbeddingWrapper:
+class CachedEmbeddingWrapper(Closing):
     """An mteb model whose embeddings are kept on disk and made only once.
 
     Vectors lie in ``<cache_path>/<task>[/experiments/<settings>][/<query or document>]``, one cache for each
@@ -231,14 +231,6 @@ class CachedEmbeddingWrapper:
     def close(self) -> None:
         """Release all caches; a later ``encode`` opens them again."""
         self._places.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __getattr__(self, name: str) -> Any:
         # `_source` is missing only before `__init__`, as while unpickling.
