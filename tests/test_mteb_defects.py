@@ -106,7 +106,7 @@ def test_no_column_is_lost_between_the_task_and_the_model(tmp_path: Path) -> Non
 # 3. Its FaissCache returns another row after a duplicate.
 
 
-@pytest.mark.parametrize("backend", [FaissCache, dejavec.NumpyCache])
+@pytest.mark.parametrize("backend", [FaissCache, dejavec.FaissCache, dejavec.NumpyCache])
 def test_a_duplicate_moves_no_other_row(backend: Any, tmp_path: Path) -> None:
     for _ in range(2):
         with CachedEmbeddingWrapper(FieldsModel(), tmp_path, backend) as wrapper:
