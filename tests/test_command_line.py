@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +61,76 @@ def test_a_directory_without_a_cache_is_one_clear_sentence(
 ) -> None:
     assert main(["verify", str(tmp_path)]) == 1
     assert "no cache at" in capsys.readouterr().err
+
+
+def test_ls_tells_of_each_cache_whose_it_is_and_how_large(
+    tmp_path: Path, model: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit = "0123456789abcdef" * 2 + "01234567"
+    prompt = {"text": "find:\n\x1b[31m"}
+    for path, identity in (
+        ("Task/query", {"model": {"name": "org/a", "revision": commit}, "role": "query", "prompt": prompt}),
+        ("Task/query@0123456789ab", {"model": {"weights": "ab" * 32}, "role": "query"}),
+        ("bare", None),
+    ):
+        with EmbeddingCache(tmp_path / path, identity=identity) as cache:
+            cache.encode(["a", "b", "c"], model)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "meta.json").write_text("{}")
+
+    assert main(["ls", str(tmp_path)]) == 0
+    headings, *lines, total = capsys.readouterr().out.splitlines()
+    assert headings.split() == ["cache", "model", "role", "prompt", "rows", "dim", "dtype", "bytes"]
+    sizes = [sum(file.stat().st_size for file in (tmp_path / path).iterdir()) for path in (
+        "Task/query", "Task/query@0123456789ab", "bare"
+    )]  # fmt: skip
+    cells = [re.split(r"\s{2,}", line) for line in lines]
+    numbers = ["3", "4", "numpy float32"]
+    assert cells == [
+        ["Task/query", "org/a@0123456789ab", "query", r"'find:\n\x1b[31m'", *numbers, f"{sizes[0]:,}"],
+        ["Task/query@0123456789ab", "(no name) weights abababababab", "query", *numbers, f"{sizes[1]:,}"],
+        ["bare", "(none named)", *numbers, f"{sizes[2]:,}"],
+    ]
+    assert total == f"3 caches, 9 rows, {sum(sizes):,} bytes"
+
+    assert main(["ls", str(tmp_path / "bare")]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith(".  ")
+
+
+def test_ls_names_what_does_not_open_beside_the_rest(
+    cache: Path, model: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with EmbeddingCache(cache.parent / "sound") as sound:
+        sound.encode(["a"], model)
+    (cache / "keys.bin").write_bytes(b"")
+    assert main(["ls", str(cache.parent)]) == 1
+    output = capsys.readouterr().out
+    assert "sound" in output
+    assert f"does not open: {cache}" in output
+
+
+def test_ls_where_there_is_no_cache_is_one_clear_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for directory, message in (
+        (tmp_path, "expected a cache, found none"),
+        (tmp_path / "none", "No such file"),
+    ):
+        assert main(["ls", str(directory)]) == 1
+        assert capsys.readouterr().err.startswith(f"dejavec: {directory}: ")
+        assert main(["ls", str(directory)]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_stats_prints_counts_and_identity_and_changes_nothing(
+    cache: Path, files: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(cache)
+    assert main(["stats", str(cache)]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == f"{cache}: vectors of numpy float32"
+    start = lines.index("{")
+    counts = {line[:16].strip(): line[16:].strip() for line in lines[:start]}
+    assert (counts["rows"], counts["keys"], counts["dim"], counts["row bytes"]) == ("3", "3", "4", "16")
+    assert json.loads("\n".join(lines[start:])) == {"model": {"name": "toy", "revision": "1"}}
+    assert files(cache) == before

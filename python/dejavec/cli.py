@@ -63,6 +63,21 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--queries", type=_positive, default=1000, metavar="N", help="default: %(default)s")
     demo.add_argument("--compare", action="store_true", help="run mteb's own cache too")
 
+    listing = commands.add_parser(
+        "ls",
+        help="list the caches below a directory",
+        description="List all caches at and below a directory: whose vectors they hold, how many, and how "
+        "large they are. The status is 1 if one of them does not open.",
+    )
+    listing.add_argument("directory", type=Path, metavar="DIR", nargs="?", default=Path(), help="default: .")
+
+    stats = commands.add_parser(
+        "stats",
+        help="print counts, sizes and identity of a cache",
+        description="Print the counts and sizes of one cache, and which model and settings made its vectors.",
+    )
+    stats.add_argument("cache", type=Path, metavar="DIR")
+
     verify = commands.add_parser(
         "verify",
         help="check every row and file of a cache",
@@ -139,6 +154,18 @@ def _demo(options: argparse.Namespace) -> int:
     )
 
 
+def _ls(options: argparse.Namespace) -> int:
+    from dejavec.listing import ls_command
+
+    return ls_command(options.directory)
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from dejavec.listing import stats_command
+
+    return stats_command(options.cache)
+
+
 def _verify(options: argparse.Namespace) -> int:
     from dejavec import _core
 
@@ -173,4 +200,11 @@ def _export(options: argparse.Namespace) -> int:
     return export_command(options.source, options.target)
 
 
-_COMMANDS = {"demo": _demo, "verify": _verify, "import": _import, "export": _export}
+_COMMANDS = {
+    "demo": _demo,
+    "ls": _ls,
+    "stats": _stats,
+    "verify": _verify,
+    "import": _import,
+    "export": _export,
+}

@@ -14,12 +14,12 @@ import numpy as np
 
 from dejavec.cache import EmbeddingCache
 from dejavec.errors import (
-    CacheNotFoundError,
     DejavecError,
     ForeignDirectoryError,
     StorageError,
     VectorsError,
 )
+from dejavec.listing import caches_below
 from dejavec.mteb.files import BLOCK_BYTES, DIMENSION, INDEX, VECTORS
 
 _META = "meta.json"
@@ -68,9 +68,7 @@ def export(source: Path, target: Path, *, progress: bool | None = None) -> list[
         StorageError: the files could not be written.
     """
     single = (source / _META).is_file()
-    sources = [source] if single else sorted(path.parent for path in source.rglob(_META))
-    if not sources:
-        raise CacheNotFoundError(f"{source}: expected a cache, found none", path=str(source))
+    sources = [source] if single else caches_below(source)
     beside = [path for path in sources if any(map(_SIBLING.search, path.relative_to(source).parts))]
     sources = [path for path in sources if path not in beside]
     for path in sources:

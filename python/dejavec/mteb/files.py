@@ -18,8 +18,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.errors import CacheNotFoundError, CorruptCacheError, StorageError
+from dejavec.errors import CorruptCacheError
 from dejavec.keys import Keys
+from dejavec.listing import directories_below
 
 INDEX, VECTORS, DIMENSION, FAISS = "index.json", "vectors.npy", "dimension", "vectors.faiss"
 
@@ -94,24 +95,12 @@ def is_old_cache(directory: Path) -> bool:
 
 
 def find_old_caches(directory: Path) -> list[Path]:
-    """Return all directories at and below this one in which mteb wrote a cache; links are not followed.
+    """Return all directories at and below this one in which mteb wrote a cache.
 
     Raises:
-        CacheNotFoundError: there is none.
-        StorageError: a directory cannot be read.
+        CacheNotFoundError, StorageError: see :func:`dejavec.listing.directories_below`.
     """
-
-    def refuse(error: OSError) -> None:
-        raise StorageError(f"{error.filename}: could not be read: {error.strerror}") from error
-
-    found = sorted(
-        Path(path) for path, _, _ in os.walk(directory, onerror=refuse) if is_old_cache(Path(path))
-    )
-    if not found:
-        raise CacheNotFoundError(
-            f"{directory}: expected caches that mteb wrote, found none", path=str(directory)
-        )
-    return found
+    return directories_below(directory, is_old_cache, "caches that mteb wrote")
 
 
 def open_old_cache(directory: Path) -> OldCache:
