@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONHOME PYTHONPATH CONDA_PREFIX
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core test-python lint lint-rust lint-python check-core bench requirements build clean
+.PHONY: help demo test test-core test-python lint lint-rust lint-python check-core bench crash requirements build clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +53,9 @@ check-core: ## the Rust core alone, without Python: formatting, clippy, tests
 
 bench: build ## compare with mteb's own cache on this machine (minutes, about 4 GB of disk)
 	$(OFFLINE) $(BIN)/python benches/warm_encode.py $(ARGS)
+
+crash: build ## kill N processes (default 10000) that write and read one cache, and check what they leave
+	$(BIN)/python tests/kills.py $(or $(N),10000)
 
 requirements: $(STAMPS)/venv ## write requirements.txt anew from requirements.in
 	$(UV) pip compile --universal --python-version 3.11 requirements.in -o requirements.txt
