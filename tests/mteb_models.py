@@ -148,13 +148,20 @@ def encode(model: Any, rows: Any, **arguments: Any) -> Any:
     return model.encode(inputs, **arguments)
 
 
-def evaluate(model: Any, task: Any) -> str:
+def evaluate(model: Any, task: Any, **encode_kwargs: Any) -> str:
     """Evaluate without mteb's cache of results, which would answer for the model.
 
     Returns:
         The scores of all splits and subsets, as text: some are NaN, which equals nothing.
     """
-    result = mteb.evaluate(model, task, cache=None, co2_tracker=False, show_progress_bar=False)
+    result = mteb.evaluate(
+        model,
+        task,
+        cache=None,
+        co2_tracker=False,
+        show_progress_bar=False,
+        encode_kwargs=encode_kwargs or None,
+    )
     return json.dumps([part.scores for part in result.task_results], sort_keys=True)
 
 

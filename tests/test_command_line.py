@@ -117,9 +117,7 @@ def test_ls_where_there_is_no_cache_is_one_clear_sentence(
         (tmp_path / "none", "No such file"),
     ):
         assert main(["ls", str(directory)]) == 1
-        assert capsys.readouterr().err.startswith(f"dejavec: {directory}: ")
-        assert main(["ls", str(directory)]) == 1
-        assert message in capsys.readouterr().err
+        assert re.match(f"dejavec: {directory}: .*{message}", capsys.readouterr().err)
 
 
 def test_stats_prints_counts_and_identity_and_changes_nothing(

@@ -19,7 +19,7 @@ from PIL import Image
 
 from dejavec import NumpyCache
 from dejavec.errors import ItemError
-from dejavec.keys import dataset_keys, field_keys, item_keys, text_keys
+from dejavec.keys import TEXT_FIELDS, dataset_keys, field_keys, item_keys, text_keys
 from dejavec.media import media_digest, media_digests, stored_digests
 
 
@@ -257,11 +257,30 @@ class TestFields:
         assert differ(key(), key(instruction="t"), key(body=""), key(text=""))
         assert np.array_equal(key(text="a", body="a", title=""), key(text="a"))
 
-    def test_columns_of_numbers_and_classes_are_no_fields(self) -> None:
-        rows = stored("image", [b"a", b"b"])
-        labels = rows.add_column("query", [1, 2]).add_column("title", [0.5, 1.5]).add_column("body", [0, 1])
-        labels = labels.cast_column("body", datasets.ClassLabel(names=["x", "y"]))
-        assert np.array_equal(dataset_keys(labels), dataset_keys(rows))
+    @pytest.mark.parametrize("name", ["title", "body", "query", "instruction", "image", "audio"])
+    @pytest.mark.parametrize(
+        ("values", "feature"),
+        [
+            ([1, 2], None),
+            ([0.5, float("nan")], None),
+            ([False, True], None),
+            ([0, 1], datasets.ClassLabel(names=["x", "y"])),
+        ],
+    )
+    def test_numbers_and_classes_are_fields_if_they_are_called_so(
+        self, values: list[Any], feature: Any, name: str
+    ) -> None:
+        rows = Dataset.from_dict({"text": ["a", "a"]})
+        numbered = rows.add_column(name, values)
+        if feature is not None:
+            numbered = numbered.cast_column(name, feature)
+        texts = rows.add_column(name, list(map(repr, values))) if name in TEXT_FIELDS else rows
+        keys = [*dataset_keys(numbered), *dataset_keys(numbered.with_format("torch")), *dataset_keys(texts)]
+        assert len({key.tobytes() for key in keys}) == (4 if name in TEXT_FIELDS else 3)
+
+    def test_texts_that_are_numbers_have_no_key(self) -> None:
+        with pytest.raises(ItemError, match=r"expected texts.*int64"):
+            dataset_keys(stored("image", [b"a"], text=[1]))
 
     def test_a_column_of_nulls_adds_nothing(self) -> None:
         rows = stored("image", [b"a"])

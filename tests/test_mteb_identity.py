@@ -340,13 +340,15 @@ class TestSentenceTransformers:
         for model in models:
             assert encoded(model, tmp_path, calls=count_batches(model))
 
-    @pytest.mark.parametrize("decorated", [False, True])
-    def test_a_changed_query_prompt_keeps_the_documents(self, decorated: bool, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("loaded_as", ["local", "decorated", "published"])
+    def test_a_changed_query_prompt_keeps_the_documents(self, loaded_as: str, tmp_path: Path) -> None:
         prompts = {"query": "q: ", "document": "d: "}
         for run, changed in enumerate([{}, {"query": "Q: "}, {}]):
             model = minilm(model_prompts={**prompts, **changed})
-            if decorated:
+            if loaded_as == "decorated":
                 model.encode = functools.wraps(model.encode)(functools.partial(model.encode))
+            elif loaded_as == "published":
+                model.mteb_model_meta = meta(loader_kwargs={"model_prompts": {**prompts, **changed}})
             batches = count_batches(model)
             assert encoded(model, tmp_path, calls=batches, prompt_type=QUERY) == (run < 2)
             assert encoded(model, tmp_path, calls=batches, prompt_type=DOCUMENT) == (run < 1)
@@ -441,10 +443,14 @@ class TestOtherModels:
         assert encoded(FieldsModel(), tmp_path)
         assert encoded(FieldsModel(), tmp_path, task_metadata=TASK.model_copy(update=change))
 
-    def test_media_settings_are_part_of_the_identity(self, tmp_path: Path) -> None:
-        for frames in (None, 3, 4):
+    @pytest.mark.parametrize(
+        "name",
+        ["fps", "num_frames", "min_frames", "max_frames", "target_sampling_rate", "max_samples"],
+    )
+    def test_media_settings_are_part_of_the_identity(self, name: str, tmp_path: Path) -> None:
+        for value in (None, 3, 4):
             model, outer = FieldsModel(), FieldsModel()
-            model.num_frames = frames
+            setattr(model, name, value)
             assert encoded(model, tmp_path)
             outer.model = model
             assert encoded(outer, tmp_path / "outer")

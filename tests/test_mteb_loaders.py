@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, concatenate_datasets, interleave_datasets
 from mteb_models import (
     FieldsModel,
     count_batches,
@@ -18,7 +18,14 @@ from mteb_models import (
     minilm,
     same_bits,
 )
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+)
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning
 
@@ -235,18 +242,48 @@ class TestDataSets:
             pytest.param(lambda rows: rows.select(range(1, 4)), id="contiguous"),
             pytest.param(lambda rows: rows.shuffle(seed=1), id="shuffle"),
             pytest.param(lambda rows: rows.filter(lambda row: row["text"] != "b"), id="filter"),
+            pytest.param(lambda rows: rows.sort("text", reverse=True), id="sort"),
+            pytest.param(lambda rows: rows.shard(2, 1), id="shard"),
+            pytest.param(lambda rows: rows.shuffle(seed=1).flatten_indices(), id="flatten_indices"),
             pytest.param(lambda rows: concatenate_datasets([rows, rows.select([0])]), id="concatenate"),
+            pytest.param(
+                lambda rows: concatenate_datasets([rows.shuffle(seed=1), rows.select([3, 1])]),
+                id="concatenate rearranged",
+            ),
+            pytest.param(
+                lambda rows: concatenate_datasets(
+                    [rows.select([4, 3, 2, 1, 0]), Dataset.from_dict({"body": list("12345")})], axis=1
+                ),
+                id="concatenate columns",
+            ),
+            pytest.param(lambda rows: interleave_datasets([rows, rows.select([3, 2])]), id="interleave"),
+            pytest.param(lambda rows: rows.rename_column("title", "body"), id="rename"),
+            pytest.param(lambda rows: rows.map(lambda row: {"text": row["text"] + "!"}), id="map"),
             pytest.param(lambda rows: rows.with_format("torch"), id="torch"),
             pytest.param(lambda rows: rows.with_format("numpy"), id="numpy"),
             pytest.param(lambda rows: rows.with_format(None, columns=["text"]), id="hidden column"),
+            pytest.param(
+                lambda rows: rows.with_format("numpy", columns=["title"], output_all_columns=True),
+                id="all columns",
+            ),
             pytest.param(
                 lambda rows: rows.with_transform(
                     lambda batch: {"text": [text * 2 for text in batch["text"]]}
                 ),
                 id="transform",
             ),
+            pytest.param(
+                lambda rows: rows.with_transform(lambda batch: {**batch, "instruction": batch["title"]}),
+                id="transform that adds",
+            ),
             pytest.param(lambda rows: rows.to_iterable_dataset(), id="stream"),
+            pytest.param(
+                lambda rows: rows.to_iterable_dataset(num_shards=2).shuffle(seed=3, buffer_size=3),
+                id="shuffled stream",
+            ),
             pytest.param(lambda rows: [{"text": text} for text in rows["text"]], id="list of dicts"),
+            pytest.param(lambda rows: Subset(rows, [3, 1, 1]), id="torch's subset"),
+            pytest.param(lambda rows: ConcatDataset([rows, rows.select([1])]), id="torch's concatenation"),
             pytest.param(lambda rows: RowsOnly(list(rows["text"])), id="without select"),
         ],
     )

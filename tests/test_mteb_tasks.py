@@ -184,42 +184,6 @@ def test_the_models_exception_reaches_the_caller_unchanged(tmp_path: Path) -> No
         evaluate(CachedEmbeddingWrapper(FailingModel(), tmp_path), mock_tasks.MockSTSTask())
 
 
-@pytest.fixture(scope="module")
-def corpus() -> Any:
-    return read_corpus(96, 40)
-
-
-@pytest.mark.parametrize("chunk_rows", [10_000, 32])
-def test_a_model_that_pads_is_equal_to_the_bit_cold_and_warm(
-    corpus: Any, chunk_rows: int, tmp_path: Path
-) -> None:
-    model = minilm()
-    uncached = VectorLog(model)
-    scores = evaluate_docstrings(uncached, corpus)
-    for run in ("cold", "warm"):
-        with CachedEmbeddingWrapper(model, tmp_path, chunk_rows=chunk_rows) as wrapper:
-            log = VectorLog(wrapper)
-            assert evaluate_docstrings(log, corpus) == scores
-            assert wrapper.totals.hits == (wrapper.totals.items if run == "warm" else 0)
-        assert len(log.vectors) == len(uncached.vectors) == 2
-        assert all(map(same_bits, log.vectors, uncached.vectors))
-
-
-def test_a_model_that_pads_is_equal_within_its_rounding_half_warm(corpus: Any, tmp_path: Path) -> None:
-    model = minilm()
-    uncached = VectorLog(model)
-    evaluate_docstrings(uncached, corpus)
-    recorder = Recorder(model)
-    evaluate_docstrings(recorder, corpus)
-    with CachedEmbeddingWrapper(model, tmp_path) as wrapper:
-        for inputs, arguments in recorder.calls:
-            wrapper.encode(half(inputs), **arguments)
-        log = VectorLog(wrapper)
-        evaluate_docstrings(log, corpus)
-    for cached, expected in zip(log.vectors, uncached.vectors, strict=True):
-        np.testing.assert_allclose(cached, expected, rtol=0, atol=1e-6)
-
-
 class VectorLog(Recorder):
     """Keeps the vectors of each call too."""
 
@@ -232,7 +196,58 @@ class VectorLog(Recorder):
         return self.vectors[-1]
 
 
-def evaluate_docstrings(model: Any, corpus: Any) -> Any:
-    task = docstring_task(corpus)
-    task.load_data()
-    return [evaluate(model, task), task.digest()]
+class PaddingModel:
+    """all-MiniLM-L6-v2, and what it makes of a search of docstrings without a cache."""
+
+    def __init__(self) -> None:
+        self.model = minilm()
+        self.corpus = read_corpus(96, 40)
+        self.uncached = VectorLog(self.model)
+        self.scores = self.search(self.uncached)
+
+    def search(self, model: Any) -> Any:
+        task = docstring_task(self.corpus)
+        task.load_data()
+        return [evaluate(model, task), task.digest()]
+
+
+@pytest.fixture(scope="module")
+def padding() -> PaddingModel:
+    return PaddingModel()
+
+
+@pytest.mark.parametrize("chunk_rows", [10_000, 32])
+def test_a_model_that_pads_is_equal_to_the_bit_cold_and_warm(
+    padding: PaddingModel, chunk_rows: int, tmp_path: Path
+) -> None:
+    for run in ("cold", "warm"):
+        with CachedEmbeddingWrapper(padding.model, tmp_path, chunk_rows=chunk_rows) as wrapper:
+            log = VectorLog(wrapper)
+            assert padding.search(log) == padding.scores
+            assert wrapper.totals.hits == (wrapper.totals.items if run == "warm" else 0)
+        assert len(log.vectors) == len(padding.uncached.vectors) == 2
+        assert all(map(same_bits, log.vectors, padding.uncached.vectors))
+
+
+def test_a_model_that_pads_is_equal_within_its_rounding_half_warm(
+    padding: PaddingModel, tmp_path: Path
+) -> None:
+    with CachedEmbeddingWrapper(padding.model, tmp_path) as wrapper:
+        for inputs, arguments in padding.uncached.calls:
+            wrapper.encode(half(inputs), **arguments)
+        log = VectorLog(wrapper)
+        padding.search(log)
+    for cached, expected in zip(log.vectors, padding.uncached.vectors, strict=True):
+        np.testing.assert_allclose(cached, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "uint8", "binary"])
+def test_scores_of_quantised_vectors_are_equal(precision: str, padding: PaddingModel, tmp_path: Path) -> None:
+    def scored(model: Any) -> str:
+        return evaluate(model, mock_tasks.MockClassificationTask(), precision=precision)
+
+    uncached = scored(padding.model)
+    for _ in range(2):
+        with CachedEmbeddingWrapper(padding.model, tmp_path) as wrapper:
+            assert scored(wrapper) == uncached
+    assert wrapper.totals.misses == 0

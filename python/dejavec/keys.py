@@ -5,6 +5,7 @@ The key of plain text is the SHA-256 of its UTF-8 bytes. Items with more fields 
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, overload
@@ -63,20 +64,24 @@ def dataset_keys(dataset: Any, columns: Iterable[str] = FIELDS) -> Keys:
 def dataset_fields(dataset: Any, names: Iterable[str] = FIELDS) -> dict[str, object]:
     """Return the fields of a Hugging Face data set as :func:`field_keys` takes them, in their order there.
 
-    Columns of numbers, labels and the like are no fields, whatever they are called.
+    A model may read numbers and classes too, if a column of them is called like a field.
 
     Args:
         dataset: the data set.
         names: which of its columns, if it has them.
 
     Raises:
-        ItemError: see :func:`dejavec.media.stored_digests`.
+        ItemError: the texts are numbers; see also :func:`dejavec.media.stored_digests`.
     """
     columns: dict[str, object] = {}
     for name in dataset.column_names:
-        if name not in names or _is_label(dataset.features[name]):
+        if name not in names:
             continue
-        if name in MEDIA:
+        if _is_number(dataset.features[name]):
+            if name == "text":
+                raise ItemError(f"field 'text': expected texts (str), found {dataset.features[name]}")
+            columns[name] = _number_digests(dataset.with_format(None)[name])
+        elif name in MEDIA:
             stored = stored_digests(dataset, name)
             columns[name] = dataset[name] if stored is None else stored
         else:
@@ -93,7 +98,7 @@ def field_keys(columns: Mapping[str, object]) -> Keys:
 
     Args:
         columns: field name (see :data:`FIELDS`) to column, all of one length. Texts are as for
-            :func:`text_keys`, media as for :func:`dejavec.media.media_digest`, or a column of them as its
+            :func:`text_keys`, media as for :func:`dejavec.media.media_digest`, or a column of either as its
             digests. A conversation is a JSON value: a list of ``{"role": …, "content": …}`` or of strings.
 
     Returns:
@@ -279,9 +284,10 @@ def _utf8_length(text: str) -> int:
 
 def _field(name: str, column: Any, *, nullable: bool) -> tuple[Keys, NDArray[np.int64]]:
     """Return the digests of one field and its lengths in bytes, -1 for null."""
-    if name in MEDIA:
-        digests = column if isinstance(column, Digests) else media_digests(column)
-        return digests.keys, digests.sizes
+    if name in MEDIA and not isinstance(column, Digests):
+        column = media_digests(column)
+    if isinstance(column, Digests):
+        return column.keys, column.sizes
     texts = _conversations(column) if name == "conversation" else _texts_of(column)
     return _digest(texts, lengths=True, nullable=nullable or name != "text")
 
@@ -292,7 +298,7 @@ def _conversations(column: Any) -> tuple[str | None, ...]:
     try:
         return tuple(None if turn is None else canonical_json(turn) for turn in turns)
     except TypeError as error:
-        raise ItemError(f"field 'conversation': {error}") from None
+        raise ItemError(str(error)) from None
 
 
 def _drop_what_adds_nothing(
@@ -308,8 +314,16 @@ def _drop_what_adds_nothing(
         sizes[equal & (fields[addition][1] < 0 if addition in fields else True)] = -1
 
 
-def _is_label(feature: Any) -> bool:
-    """Tell whether a column of a data set holds classes or numbers."""
+def _number_digests(column: Iterable[object]) -> Digests:
+    """Return digests of numbers, dates and the like, other than of any text."""
+    contents = [b"" if value is None else b"\xff" + repr(value).encode() for value in column]
+    keys = b"".join(hashlib.sha256(content).digest() for content in contents)
+    sizes = np.array([len(content) or -1 for content in contents], np.int64)
+    return Digests(np.frombuffer(bytearray(keys), np.uint8).reshape(-1, 32), sizes)
+
+
+def _is_number(feature: Any) -> bool:
+    """Tell whether a column of a data set holds classes, numbers, dates or the like."""
     datasets, types = sys.modules["datasets"], sys.modules["pyarrow"].types
     if isinstance(feature, datasets.ClassLabel):
         return True
