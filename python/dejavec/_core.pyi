@@ -65,6 +65,9 @@ def before_fork() -> None:
 def after_fork_in_child() -> None:
     """Close the lock files that the parent process held open; called by ``os.register_at_fork``."""
 
+def make_directories(path: str, shared: bool) -> None:
+    """Make a directory and its missing parents, for their owner alone or, if ``shared``, for the group."""
+
 def verify(path: str) -> dict[str, Any]:
     """Check every row and file of the cache in the directory ``path``, openable or not.
 
@@ -98,7 +101,11 @@ class Store:
 
     @staticmethod
     def open(
-        path: str, mode: Literal["r", "a"], durability: Literal["commit", "close"], lock_timeout: float
+        path: str,
+        mode: Literal["r", "a"],
+        durability: Literal["commit", "close"],
+        lock_timeout: float,
+        allow_network: bool,
     ) -> Store:
         """Open the cache in the directory ``path``.
 
@@ -118,6 +125,8 @@ class Store:
         container: Container,
         durability: Literal["commit", "close"],
         lock_timeout: float,
+        shared: bool,
+        allow_network: bool,
     ) -> Store:
         """Create a cache in the directory ``path``, or open the one that is there for appending.
 
@@ -132,12 +141,15 @@ class Store:
                 of this metric, which holds float32 only.
             durability: ``"commit"`` syncs each append group, ``"close"`` only ``sync`` and ``close``.
             lock_timeout: seconds to wait for the writers' lock.
+            shared: whether the directory, if it is made, and its files are the group's too.
+            allow_network: whether to write on a network file system.
 
         Raises:
             ForeignDirectoryError: the directory holds files that are not ours.
             VectorsError: the existing cache has another dimension, dtype or container, or the container
                 cannot hold the dtype.
             LockTimeoutError: the lock was held for longer than ``lock_timeout``.
+            NetworkFileSystemError: the directory is on one.
         """
 
     @property

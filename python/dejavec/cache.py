@@ -63,6 +63,10 @@ class EmbeddingCache(Closing):
         on_mismatch: whether a directory of another model's vectors raises, or the cache goes to a directory
             beside it, named after the identity.
         lock_timeout: seconds to wait for another process that is writing.
+        shared: whether a new directory and its files are for its group to read and write, not for the owner
+            alone. A directory of mode 2770 that is there before is shared in any case.
+        allow_network: whether to write on a network file system (NFS, SMB, Lustre …), whose locks may not
+            keep writers on two machines apart. Reading is always allowed.
         progress: whether ``encode`` shows a bar of the texts to encode; None: on a terminal.
 
     Raises:
@@ -98,6 +102,8 @@ class EmbeddingCache(Closing):
         on_nonfinite: OnProblem = "warn",
         on_mismatch: OnMismatch = "raise",
         lock_timeout: float = 60.0,
+        shared: bool = False,
+        allow_network: bool = False,
         progress: bool | None = False,
     ) -> None:
         for name, value, allowed in (
@@ -132,6 +138,8 @@ class EmbeddingCache(Closing):
             durability=durability,
             on_mismatch=on_mismatch,
             lock_timeout=lock_timeout,
+            shared=shared,
+            allow_network=allow_network,
         )
 
     def encode(self, texts: object, encode_fn: Callable[[list[str]], Any]) -> Any:

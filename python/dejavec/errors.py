@@ -82,6 +82,10 @@ class LockTimeoutError(DejavecError, TimeoutError):
     """Another process held the writers' lock for longer than ``lock_timeout`` seconds."""
 
 
+class NetworkFileSystemError(DejavecError, OSError):
+    """The cache lies on a network file system, whose locks may not keep two writers apart."""
+
+
 class ReadOnlyCacheError(DejavecError, PermissionError):
     """The cache was opened with ``mode="r"`` and cannot be written."""
 

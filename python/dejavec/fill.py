@@ -25,6 +25,7 @@ from dejavec.errors import (
     ForeignDirectoryError,
     LockTimeoutError,
     MissingVectorsError,
+    NetworkFileSystemError,
     NonFiniteVectorsError,
     PoisonedWriterError,
     ReadOnlyCacheError,
@@ -43,6 +44,7 @@ _NAMED = 5
 _WRITE_ERRORS = (
     StorageError,
     LockTimeoutError,
+    NetworkFileSystemError,
     PoisonedWriterError,
     ReadOnlyCacheError,
     # The directory was removed, or taken by others, while the model worked.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import threading
 import warnings
 from collections.abc import Mapping
@@ -53,6 +54,8 @@ class Handle:
         durability: likewise.
         on_mismatch: likewise.
         lock_timeout: likewise.
+        shared: likewise.
+        allow_network: likewise.
 
     Attributes:
         path: the directory in use: another than was asked for after ``on_mismatch="sibling"`` applied.
@@ -68,6 +71,8 @@ class Handle:
         durability: Durability,
         on_mismatch: OnMismatch,
         lock_timeout: float,
+        shared: bool,
+        allow_network: bool,
     ) -> None:
         self.path = path
         self._identity = identity
@@ -76,7 +81,10 @@ class Handle:
         self._durability: Durability = durability
         self._on_mismatch: OnMismatch = on_mismatch
         self._lock_timeout = lock_timeout
+        self._shared = shared
+        self._allow_network = allow_network
         self._closed = False
+        self._warned = False
         self._store: _core.Store | None = None
         # Two threads at the first use must not open two stores, of which one would be forgotten unsynced.
         self._opening = threading.RLock()
@@ -134,12 +142,22 @@ class Handle:
 
     def create(self, dim: int, dtype: str, output: Output) -> _core.Store:
         """Return the open store, made for vectors of this dimension and dtype if there is none."""
-        settings = (output.to_json(), self.container, self._durability, self._lock_timeout)
         with self._opening:
             while (store := self.store()) is None:
                 path = self.path
                 try:
-                    _core.Store.create(str(path), dim, dtype, canonical_json(self._identity), *settings)
+                    _core.Store.create(
+                        str(path),
+                        dim,
+                        dtype,
+                        canonical_json(self._identity),
+                        output.to_json(),
+                        self.container,
+                        self._durability,
+                        self._lock_timeout,
+                        self._shared,
+                        self._allow_network,
+                    )
                 except VectorsError:
                     # Another process may have made a cache of other vectors a moment ago; opening it tells.
                     if self.store() is None and self.path == path:
@@ -155,13 +173,16 @@ class Handle:
 
     def _open(self) -> _core.Store | None:
         try:
-            store = _core.Store.open(str(self.path), self._mode, self._durability, self._lock_timeout)
+            store = _core.Store.open(
+                str(self.path), self._mode, self._durability, self._lock_timeout, self._allow_network
+            )
         except (CacheNotFoundError, ForeignDirectoryError) as error:
             if all((self.path / name).is_file() for name in _MTEB_FILES):
                 raise _old_mteb_directory(self.path) from None
             if self._mode == "a" and isinstance(error, CacheNotFoundError):
                 return None
             raise
+        self._warn_of_open_directory()
         expected, found = self._identity, json.loads(store.identity)
         if self._container is not None:
             expected = {**({} if expected is None else expected), "container": self._container}
@@ -181,6 +202,18 @@ class Handle:
         warnings.warn(f"{message}; these vectors go to {beside} instead", DejavecWarning, stacklevel=5)
         self.path, self._on_mismatch = beside, "raise"
         return self._open()
+
+    def _warn_of_open_directory(self) -> None:
+        """Warn if anybody may put vectors of his own into the directory."""
+        mode = self.path.stat().st_mode
+        if mode & stat.S_IWOTH and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.path}: expected a directory that only its owner or group writes, found mode "
+                f"{stat.S_IMODE(mode):o}; anybody may forge vectors there: chmod o-w",
+                DejavecWarning,
+                stacklevel=5,
+            )
 
 
 def _old_mteb_directory(path: Path) -> ForeignDirectoryError:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dejavec import _core
 from dejavec.errors import DejavecWarning, IdentityMismatchError, StorageError
 from dejavec.identity import canonical_json, difference, sibling
 from dejavec.keys import Keys, first_of_each, text_keys
@@ -52,6 +53,8 @@ class ForeignCache:
         on_mismatch: accepted for the sake of our own caches: there is nothing to mismatch.
         on_nonfinite: as in ``EmbeddingCache``.
         on_write_error: likewise.
+        shared: likewise, for the directory; what the backend makes in it is its own affair.
+        allow_network: accepted for the sake of our own caches.
 
     Attributes:
         path: the backend's directory.
@@ -70,8 +73,10 @@ class ForeignCache:
         on_mismatch: str,
         on_nonfinite: str,
         on_write_error: str,
+        shared: bool,
+        allow_network: bool,
     ) -> None:
-        del on_mismatch
+        del on_mismatch, allow_network
         name = f"{backend.__module__}.{backend.__qualname__}"
         self._identity = {"identity": dict(identity), "backend": name}
         self.path = sibling(path, self._identity)
@@ -86,7 +91,7 @@ class ForeignCache:
         self._record = self.path.with_name(f"{self.path.name}.json")
         self._warned = False
         self._read_record()
-        self.path.mkdir(parents=True, exist_ok=True)
+        _core.make_directories(str(self.path), shared)
         self._backend = backend(self.path)
         self._backend.load()
 

@@ -13,9 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from dejavec import _core
 from dejavec.identity import canonical_json
 
 _VERSION = 1
+_SHARED_DIRECTORY, _SHARED_FILE = 0o2770, 0o660
+"""Modes of what is its group's too: as of the caches."""
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -39,13 +42,14 @@ def write_record(path: Path, content: Mapping[str, Any]) -> None:
         TypeError: it is not JSON.
     """
     record = {"version": _VERSION, "sha256": _sha256(content), "content": content}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _core.make_directories(str(path.parent), shared=False)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(record, file, sort_keys=True, indent=1)
             file.flush()
             os.fsync(file.fileno())
+        _share(Path(name))
         Path(name).replace(path)
     except BaseException:
         with suppress(OSError):
@@ -60,7 +64,7 @@ def update_record(path: Path, entry: str, content: Mapping[str, Any]) -> None:
         OSError: it cannot be written.
         TypeError: the entry is not JSON.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _core.make_directories(str(path.parent), shared=False)
     with _locked(path.with_name(f".{path.name}.lock")):
         write_record(path, {**(read_record(path) or {}), entry: content})
 
@@ -69,10 +73,22 @@ def _sha256(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(content).encode("ascii")).hexdigest()
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _share(path: Path) -> None:
+    """Open a file to its group if its directory is shared."""
+    if path.parent.stat().st_mode & _SHARED_DIRECTORY == _SHARED_DIRECTORY:
+        path.chmod(_SHARED_FILE)
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock that other processes respect. The system releases it if this one dies."""
-    with path.open("ab") as file:
+    with open(path, "ab", opener=_private) as file:
+        with suppress(PermissionError):
+            _share(path)  # Somebody else of the group may have made it.
         if sys.platform == "win32":
             import msvcrt
 

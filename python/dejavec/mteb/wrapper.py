@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from dejavec import _core
 from dejavec.backends import CacheBackendProtocol, NumpyCache
 from dejavec.cache import OnProblem
 from dejavec.closing import Closing
@@ -72,6 +73,8 @@ class CachedEmbeddingWrapper(Closing):
         on_mismatch: whether a directory of another model's vectors is left for one beside it, or raises.
         on_nonfinite: whether vectors with NaN or infinity, which are never stored, warn or raise.
         on_write_error: whether an evaluation completes with a warning if writing fails, or raises.
+        shared: whether new directories and their files are for the group too, as in ``EmbeddingCache``.
+        allow_network: whether to write on a network file system, as in ``EmbeddingCache``.
 
     Raises:
         ValueError: the model has no ``encode``, or quantises over the whole call; or see ``scope``.
@@ -133,6 +136,8 @@ class CachedEmbeddingWrapper(Closing):
         on_mismatch: OnMismatch = "sibling",
         on_nonfinite: OnProblem = "warn",
         on_write_error: OnProblem = "warn",
+        shared: bool = False,
+        allow_network: bool = False,
     ) -> None:
         own = self.__dict__
         own["cache_path"] = Path(cache_path)
@@ -152,7 +157,13 @@ class CachedEmbeddingWrapper(Closing):
         own["cache_backend"] = cache_backend
         own["totals"] = Plan(0, 0, 0, 0, 0)
         own["_identity"] = ModelIdentity(self._source, model_name)
-        options = {"on_mismatch": on_mismatch, "on_nonfinite": on_nonfinite, "on_write_error": on_write_error}
+        options = {
+            "on_mismatch": on_mismatch,
+            "on_nonfinite": on_nonfinite,
+            "on_write_error": on_write_error,
+            "shared": shared,
+            "allow_network": allow_network,
+        }
         own["_places"] = Places(self.cache_path, cache_backend, scope, options)
         own["_caches"] = self._places.opened
         own["_scope"] = scope
@@ -165,7 +176,7 @@ class CachedEmbeddingWrapper(Closing):
         own["_warned"] = set()
         if scope == "model" and self._source.is_built:
             refuse_sharing(self._source.profile().kind, text_only=True)
-        self.cache_path.mkdir(parents=True, exist_ok=True)
+        _core.make_directories(str(self.cache_path), shared)
 
     def encode(
         self, inputs: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, **arguments: Any

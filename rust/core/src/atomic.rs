@@ -43,19 +43,24 @@ pub fn write(storage: &dyn Storage, path: &Path, pieces: &[&[u8]]) -> Result<()>
     storage.sync_dir(directory).map_err(Error::io("sync the directory", directory))
 }
 
-/// Makes a directory and its missing parents, each durable in its own parent.
-pub fn create_directories(storage: &dyn Storage, path: &Path) -> Result<()> {
+/// Makes a directory and its missing parents, each durable in its own parent; `shared` opens them to their group.
+pub fn create_directories(storage: &dyn Storage, path: &Path, shared: bool) -> Result<()> {
     if storage.metadata(path).is_ok_and(|metadata| metadata.is_directory) {
         return Ok(());
     }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     if let Some(parent) = parent {
-        create_directories(storage, parent)?;
+        create_directories(storage, parent, shared)?;
     }
     match storage.mkdir(path) {
         // Another process may have been faster.
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        made => made.map_err(Error::io("make the directory", path))?,
+        made => {
+            made.map_err(Error::io("make the directory", path))?;
+            if shared {
+                storage.share(path).map_err(Error::io("share the directory", path))?;
+            }
+        }
     }
     let parent = parent.unwrap_or(Path::new("."));
     storage.sync_dir(parent).map_err(Error::io("sync the directory", parent))

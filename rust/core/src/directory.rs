@@ -101,15 +101,32 @@ pub(crate) fn check_unclaimed(storage: &dyn Storage, directory: &Path) -> Result
     Ok(files)
 }
 
+/// Refuses a directory that lies on another machine, or will once it is made.
+pub fn refuse_remote(storage: &dyn Storage, directory: &Path) -> Result<()> {
+    let mut existing = directory;
+    while storage.metadata(existing).is_err() {
+        match existing.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => existing = parent,
+            _ => return Ok(()),
+        }
+    }
+    match storage.is_remote(existing).map_err(Error::io("examine", existing))? {
+        true => Err(Error::Remote { path: directory.to_path_buf() }),
+        false => Ok(()),
+    }
+}
+
 /// Makes the cache unless the directory has one; either way it has one afterwards.
-pub fn create(storage: &dyn Storage, directory: &Path, spec: &Spec, patience: Patience) -> Result<()> {
+///
+/// `shared` opens the directory to its group, if it is made here.
+pub fn create(storage: &dyn Storage, directory: &Path, spec: &Spec, patience: Patience, shared: bool) -> Result<()> {
     let (meta_path, lock_path) = (directory.join(name::META), directory.join(name::LOCK));
     if storage.metadata(&meta_path).is_ok() {
         return Ok(());
     }
     let dtype = check_spec(spec)?;
     check_unclaimed(storage, directory)?;
-    atomic::create_directories(storage, directory)?;
+    atomic::create_directories(storage, directory, shared)?;
     let _lock = HeldLock::acquire(storage, &lock_path, patience)?;
     if storage.metadata(&meta_path).is_ok() {
         return Ok(());

@@ -79,6 +79,11 @@ pub enum Error {
         /// How long was waited, in seconds.
         seconds: f64,
     },
+    /// The cache lies on another machine, whose locks may not keep two writers apart.
+    Remote {
+        /// The cache's directory.
+        path: PathBuf,
+    },
     /// The cache was opened for reading.
     ReadOnly {
         /// The cache's directory.
@@ -120,6 +125,7 @@ impl Error {
             | Error::Version { path, .. }
             | Error::Mismatch { path, .. }
             | Error::LockTimeout { path, .. }
+            | Error::Remote { path }
             | Error::ReadOnly { path }
             | Error::Poisoned { path }
             | Error::Closed { path } => Some(path),
@@ -165,6 +171,9 @@ impl Error {
             Error::Mismatch { .. } => "choose another directory for these vectors",
             Error::Argument { .. } => "correct the argument",
             Error::LockTimeout { .. } => "wait for that process or raise lock_timeout",
+            Error::Remote { .. } => {
+                "keep the cache on a local disk, or pass allow_network=True if no other machine writes it"
+            }
             Error::ReadOnly { .. } => "open the cache with mode=\"a\"",
             Error::Poisoned { .. } | Error::Closed { .. } => "open the cache again",
             Error::Interrupted => "run again",
@@ -201,6 +210,11 @@ impl fmt::Display for Error {
                     write!(f, " (held by process {pid})")?;
                 }
             }
+            Error::Remote { path } => write!(
+                f,
+                "expected a local file system to write to, found a network file system at {}",
+                path.display()
+            )?,
             Error::ReadOnly { path } => write!(f, "the cache at {} was opened for reading only", path.display())?,
             Error::Poisoned { path } => {
                 write!(f, "an earlier sync of the cache at {} failed, so this handle writes no more", path.display())?;

@@ -45,8 +45,17 @@ pub trait Storage: Send + Sync + Debug {
     fn list(&self, directory: &Path) -> io::Result<Vec<(String, bool)>>;
     /// What lies at the path.
     fn metadata(&self, path: &Path) -> io::Result<Metadata>;
-    /// Makes one directory.
+    /// Makes one directory, for its owner alone.
     fn mkdir(&self, path: &Path) -> io::Result<()>;
+    /// Opens a directory to its group: new files in it are then the group's to read and write. Nothing to do where
+    /// there are no owners.
+    fn share(&self, _directory: &Path) -> io::Result<()> {
+        Ok(())
+    }
+    /// Whether the directory lies on another machine, whose locks may not hold here.
+    fn is_remote(&self, _directory: &Path) -> io::Result<bool> {
+        Ok(false)
+    }
     /// Renames, replacing what has the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
@@ -65,7 +74,8 @@ pub trait StorageFile: Send + Sync + Debug {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Maps the first `len` bytes, which the caller knows to be there.
     fn map(&self, len: usize) -> io::Result<Mapping>;
-    /// Maps a private copy-on-write range, which the caller knows to be there. Refused on network file systems.
+    /// Maps a private copy-on-write range, which the caller knows to be there. Refused where others may change the file
+    /// behind this machine's page cache.
     fn map_private(&self, offset: u64, len: usize) -> io::Result<PrivateMapping>;
     /// Makes the file's data and length durable.
     fn sync(&self) -> io::Result<()>;

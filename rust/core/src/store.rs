@@ -44,6 +44,10 @@ pub struct Options {
     pub durability: Durability,
     /// How long it waits for the writers' lock.
     pub patience: Patience,
+    /// Whether a directory that it makes is its group's too.
+    pub shared: bool,
+    /// Whether it writes on a network file system.
+    pub allow_network: bool,
 }
 
 /// What is known of the cache as it is.
@@ -109,7 +113,10 @@ impl Store {
 
     /// Makes a cache in `directory`, or opens the one that is there if it holds the same dimension, dtype and container.
     pub fn create(storage: Arc<dyn Storage>, directory: &Path, spec: &Spec, options: Options) -> Result<Store> {
-        directory::create(&*storage, directory, spec, options.patience)?;
+        if !options.allow_network {
+            directory::refuse_remote(&*storage, directory)?;
+        }
+        directory::create(&*storage, directory, spec, options.patience, options.shared)?;
         let store = Store::open(storage, directory, options)?;
         let meta = store.meta()?;
         let mismatch = |what, expected: &dyn ToString, found: &dyn ToString| Error::Mismatch {

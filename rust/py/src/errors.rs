@@ -14,6 +14,7 @@ fn class_name(error: &Error) -> &'static str {
         Error::Version { .. } => "UnsupportedVersionError",
         Error::Mismatch { .. } | Error::Argument { .. } => "VectorsError",
         Error::LockTimeout { .. } => "LockTimeoutError",
+        Error::Remote { .. } => "NetworkFileSystemError",
         Error::ReadOnly { .. } => "ReadOnlyCacheError",
         Error::Poisoned { .. } => "PoisonedWriterError",
         Error::Closed { .. } => "ClosedCacheError",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dejavec_core::Result;
+use dejavec_core::atomic;
 use dejavec_core::directory::Spec;
 use dejavec_core::format::container::Container;
 use dejavec_core::format::hex;
@@ -25,6 +26,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Store>()?;
     module.add_function(wrap_pyfunction!(before_fork, module)?)?;
     module.add_function(wrap_pyfunction!(after_fork_in_child, module)?)?;
+    module.add_function(wrap_pyfunction!(make_directories, module)?)?;
     module.add_function(wrap_pyfunction!(repair_directory, module)?)?;
     module.add_function(wrap_pyfunction!(verify, module)?)
 }
@@ -37,6 +39,11 @@ fn before_fork() {
 #[pyfunction]
 fn after_fork_in_child() {
     lock::close_inherited();
+}
+
+#[pyfunction]
+fn make_directories(py: Python<'_>, path: PathBuf, shared: bool) -> PyResult<()> {
+    detached(py, || atomic::create_directories(&DiskStorage, &path, shared))
 }
 
 #[pyfunction]
@@ -70,7 +77,13 @@ fn patience(lock_timeout: f64) -> PyResult<Patience> {
     Ok(Patience { timeout, interrupted: || Python::attach(|py| py.check_signals().is_err()) })
 }
 
-fn options(writable: bool, durability: &str, lock_timeout: f64) -> PyResult<Options> {
+fn options(
+    writable: bool,
+    durability: &str,
+    lock_timeout: f64,
+    shared: bool,
+    allow_network: bool,
+) -> PyResult<Options> {
     let durability = match durability {
         "commit" => Durability::Commit,
         "close" => Durability::Close,
@@ -78,7 +91,7 @@ fn options(writable: bool, durability: &str, lock_timeout: f64) -> PyResult<Opti
             return Err(PyValueError::new_err(format!("expected durability 'commit' or 'close', found {other:?}")));
         }
     };
-    Ok(Options { writable, durability, patience: patience(lock_timeout)? })
+    Ok(Options { writable, durability, patience: patience(lock_timeout)?, shared, allow_network })
 }
 
 fn container_named(name: &str) -> PyResult<Container> {
@@ -106,13 +119,20 @@ fn report_dict(py: Python<'_>, report: Report) -> PyResult<Bound<'_, PyDict>> {
 #[pymethods]
 impl Store {
     #[staticmethod]
-    fn open(py: Python<'_>, path: PathBuf, mode: &str, durability: &str, lock_timeout: f64) -> PyResult<Store> {
+    fn open(
+        py: Python<'_>,
+        path: PathBuf,
+        mode: &str,
+        durability: &str,
+        lock_timeout: f64,
+        allow_network: bool,
+    ) -> PyResult<Store> {
         let writable = match mode {
             "r" => false,
             "a" => true,
             other => return Err(PyValueError::new_err(format!("expected mode 'r' or 'a', found {other:?}"))),
         };
-        let options = options(writable, durability, lock_timeout)?;
+        let options = options(writable, durability, lock_timeout, false, allow_network)?;
         let inner = detached(py, || store::Store::open(disk(), &path, options))?;
         Ok(Store { inner })
     }
@@ -129,8 +149,10 @@ impl Store {
         container: &str,
         durability: &str,
         lock_timeout: f64,
+        shared: bool,
+        allow_network: bool,
     ) -> PyResult<Store> {
-        let options = options(true, durability, lock_timeout)?;
+        let options = options(true, durability, lock_timeout, shared, allow_network)?;
         let container = container_named(container)?;
         let spec = Spec { dim, dtype, container, identity: json(identity)?, output: json(output)? };
         let inner = detached(py, || store::Store::create(disk(), &path, &spec, options))?;

@@ -1,9 +1,9 @@
 //! The real file system.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
@@ -11,7 +11,12 @@ use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use super::{Access, Metadata, Storage, StorageFile};
 use crate::mmap::{Mapping, PrivateMapping};
 
-/// Files of the operating system. New directories are private to their owner (0700), and so are files (0600).
+/// Modes of what is shared with a group: new files inherit the directory's group by its set-group-id bit.
+const SHARED_DIRECTORY: u32 = 0o2770;
+const SHARED_FILE: u32 = 0o660;
+
+/// Files of the operating system. New directories are private to their owner (0700), and so are files (0600), unless
+/// the directory that a file lies in is shared.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DiskStorage;
 
@@ -23,20 +28,31 @@ impl From<&std::fs::Metadata> for Metadata {
 
 impl Storage for DiskStorage {
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn StorageFile>> {
+        if access == Access::Lock {
+            return match self.open(path, Access::Write) {
+                Err(error) if error.kind() == ErrorKind::NotFound => match self.open(path, Access::Create) {
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => self.open(path, Access::Write),
+                    created => created,
+                },
+                opened => opened,
+            };
+        }
         let file = OpenOptions::new()
             .read(true)
             .write(access != Access::Read)
-            .create(access == Access::Lock)
             .create_new(access == Access::Create)
             .mode(0o600)
             // Without O_NONBLOCK, opening a pipe in place of a file would wait for ever.
             .custom_flags(O_NOFOLLOW | O_NONBLOCK)
             .open(path)?;
-        if file.metadata()?.is_file() {
-            Ok(Box::new(file))
-        } else {
-            Err(io::Error::new(io::ErrorKind::InvalidInput, "expected a regular file"))
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "expected a regular file"));
         }
+        if access == Access::Create && is_shared(path.parent()) {
+            // Not by the mode above, from which the process's umask is taken.
+            file.set_permissions(Permissions::from_mode(SHARED_FILE))?;
+        }
+        Ok(Box::new(file))
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<(String, bool)>> {
@@ -54,6 +70,14 @@ impl Storage for DiskStorage {
 
     fn mkdir(&self, path: &Path) -> io::Result<()> {
         DirBuilder::new().mode(0o700).create(path)
+    }
+
+    fn share(&self, directory: &Path) -> io::Result<()> {
+        std::fs::set_permissions(directory, Permissions::from_mode(SHARED_DIRECTORY))
+    }
+
+    fn is_remote(&self, directory: &Path) -> io::Result<bool> {
+        Ok(distance(&File::open(directory)?) == Distance::Remote)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -87,8 +111,8 @@ impl StorageFile for File {
     }
 
     fn map_private(&self, offset: u64, len: usize) -> io::Result<PrivateMapping> {
-        if is_on_network(self) {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "network file system"));
+        if distance(self) != Distance::Local {
+            return Err(io::Error::new(ErrorKind::Unsupported, "not known to be a local file system"));
         }
         PrivateMapping::of_file(self, offset, len)
     }
@@ -114,29 +138,111 @@ impl StorageFile for File {
     }
 }
 
-/// Whether another machine may change the file behind our page cache (statfs(2), magic numbers of linux/magic.h and of
-/// the file systems' own headers).
+/// Whether files made in a directory are its group's too.
+fn is_shared(directory: Option<&Path>) -> bool {
+    let mode = directory.and_then(|directory| std::fs::metadata(directory).ok()).map_or(0, |found| found.mode());
+    mode & SHARED_DIRECTORY == SHARED_DIRECTORY
+}
+
+/// Where a file system keeps its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Distance {
+    /// On this machine.
+    Local,
+    /// Nobody knows: another program or the host of a virtual machine has them.
+    Unknown,
+    /// On another machine, which others change behind our page cache and whose locks may not hold here.
+    Remote,
+}
+
+/// Tells file systems by their magic numbers (statfs(2), linux/magic.h and the file systems' own headers).
+#[cfg(any(target_os = "linux", test))]
+fn distance_of(magic: u32) -> Distance {
+    match magic {
+        0x6969        // NFS
+        | 0x517B      // SMB
+        | 0xFE53_4D42 // SMB 2
+        | 0xFF53_4D42 // CIFS
+        | 0x00C3_6400 // Ceph
+        | 0x0BD0_0BD0 // Lustre
+        | 0x5346_414F // AFS
+        | 0x4750_4653 // GPFS
+        | 0x7375_7245 // Coda
+        => Distance::Remote,
+        0x0102_1997   // 9P
+        | 0x6573_5546 // FUSE
+        => Distance::Unknown,
+        _ => Distance::Local,
+    }
+}
+
 #[cfg(target_os = "linux")]
-fn is_on_network(file: &File) -> bool {
-    const NETWORK: [u32; 11] = [
-        0x6969,      // NFS
-        0x517B,      // SMB
-        0xFE53_4D42, // SMB 2
-        0xFF53_4D42, // CIFS
-        0x0102_1997, // 9P
-        0x00C3_6400, // Ceph
-        0x0BD0_0BD0, // Lustre
-        0x5346_414F, // AFS
-        0x4750_4653, // GPFS
-        0x7375_7245, // Coda
-        0x6573_5546, // FUSE: nobody knows what lies behind it
-    ];
+fn distance(file: &File) -> Distance {
     // The magic numbers are 32 bits wide, whatever the width of the field.
     nix::sys::statfs::fstatfs(file)
-        .is_ok_and(|statistics| NETWORK.contains(&(statistics.filesystem_type().0 as u64 as u32)))
+        .map_or(Distance::Local, |statistics| distance_of(statistics.filesystem_type().0 as u64 as u32))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn is_on_network(_file: &File) -> bool {
-    false
+fn distance(_file: &File) -> Distance {
+    Distance::Local
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn what_is_made_is_its_owners_alone_unless_the_directory_is_shared() {
+        let root = tempfile::tempdir().unwrap();
+        for (name, share, directory_mode, file_mode) in
+            [("own", false, 0o700, 0o600), ("shared", true, SHARED_DIRECTORY, SHARED_FILE)]
+        {
+            let directory = root.path().join(name);
+            DiskStorage.mkdir(&directory).unwrap();
+            if share {
+                DiskStorage.share(&directory).unwrap();
+            }
+            assert_eq!(mode(&directory), directory_mode);
+            for (file, access) in [("created", Access::Create), ("lock", Access::Lock)] {
+                DiskStorage.open(&directory.join(file), access).unwrap();
+                assert_eq!(mode(&directory.join(file)), file_mode, "{name}/{file}");
+            }
+        }
+    }
+
+    #[test]
+    fn links_pipes_and_directories_are_no_files() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        std::fs::write(path("file"), b"bytes").unwrap();
+        std::os::unix::fs::symlink(path("file"), path("link")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path("device")).unwrap();
+        std::fs::create_dir(path("directory")).unwrap();
+        nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for name in ["link", "device", "directory", "pipe"] {
+            for access in [Access::Read, Access::Write, Access::Lock, Access::Create] {
+                assert!(DiskStorage.open(&path(name), access).is_err(), "{name} as {access:?}");
+            }
+        }
+        assert!(DiskStorage.open(&path("file"), Access::Write).is_ok());
+    }
+
+    #[test]
+    fn network_file_systems_are_told_from_local_ones() {
+        for (magic, expected) in [
+            (0x6969, Distance::Remote),
+            (0xFF53_4D42, Distance::Remote),
+            (0x6573_5546, Distance::Unknown),
+            (0xEF53, Distance::Local),      // ext4
+            (0x0102_1994, Distance::Local), // tmpfs
+        ] {
+            assert_eq!(distance_of(magic), expected, "{magic:x}");
+        }
+        assert!(!DiskStorage.is_remote(Path::new("/")).unwrap());
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::opened::Open;
 use super::{Durability, Store, same_length};
+use crate::directory;
 use crate::error::{Error, Result};
 use crate::format::commit::Slot;
 use crate::format::keys::{RECORD_BYTES, Record};
@@ -115,6 +116,9 @@ impl Store {
         }
         if writer.poisoned {
             return Err(Error::Poisoned { path: self.directory.clone() });
+        }
+        if !self.options.allow_network {
+            directory::refuse_remote(&*self.storage, &self.directory)?;
         }
         HeldLock::acquire(&*self.storage, &self.directory.join(name::LOCK), self.options.patience)
     }

@@ -31,7 +31,7 @@ pub fn spec() -> Spec {
 
 pub fn options(durability: Durability) -> Options {
     let patience = Patience { timeout: Duration::from_secs(60), interrupted: || false };
-    Options { writable: true, durability, patience }
+    Options { writable: true, durability, patience, shared: false, allow_network: false }
 }
 
 pub fn reader() -> Options {
