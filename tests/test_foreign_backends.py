@@ -179,13 +179,14 @@ class TestNeverAnotherModelsVectors:
         assert model.calls == [TEXTS]
 
     @pytest.mark.parametrize("texts", [TEXTS, [*TEXTS, "z"], ["z"]], ids=["held", "more", "others"])
+    @pytest.mark.parametrize("kind", [NumpyCache, dejavec.FaissCache])
     def test_a_bare_backend_shares_nothing_that_the_wrapper_wrote(
-        self, texts: list[str], tmp_path: Path, files: Any
+        self, kind: Any, texts: list[str], tmp_path: Path, files: Any
     ) -> None:
-        with CachedEmbeddingWrapper(FieldsModel(), tmp_path) as wrapper:
+        with CachedEmbeddingWrapper(FieldsModel(), tmp_path, kind) as wrapper:
             encode(wrapper, TEXTS)
         before, model = files(tmp_path), FieldsModel(name="tests/other")
-        theirs = mteb.models.CachedEmbeddingWrapper(model, tmp_path, NumpyCache)
+        theirs = mteb.models.CachedEmbeddingWrapper(model, tmp_path, kind)
         with pytest.raises(dejavec.IdentityMismatchError, match="tests/model"):
             encode(theirs, texts)
         theirs.close()
