@@ -1,0 +1,124 @@
+//! Files of every released format version open for ever; newer ones are refused with what to do.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::{options, reader};
+use dejavec_core::Error;
+use dejavec_core::format::commit::{Slot, Slots};
+use dejavec_core::key::of_text;
+use dejavec_core::repair::{self, Report};
+use dejavec_core::storage::DiskStorage;
+use dejavec_core::store::{Durability, Options, Store};
+
+const GOLDEN: [&str; 2] = ["npy", "faiss"];
+const ROW_BYTES: usize = 12;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1").join(name)
+}
+
+/// A copy that may be written to.
+fn copy(name: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(golden(name)).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), directory.path().join(entry.file_name())).unwrap();
+    }
+    directory
+}
+
+fn open(directory: &Path, options: Options) -> dejavec_core::Result<Store> {
+    Store::open(Arc::new(DiskStorage), directory, options)
+}
+
+fn vector(item: usize, version: usize) -> Vec<u8> {
+    [item as f32, version as f32, 1.0 / (item + 1) as f32].iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+/// Checks every vector of the golden caches; the last text's row is dead.
+fn check(store: &Store) {
+    let keys: Vec<_> = (0..100).map(|item| of_text(format!("text {item}").as_bytes())).collect();
+    let mut rows = vec![0; keys.len()];
+    store.lookup(&keys, &mut rows).unwrap();
+    let mut out = vec![0; keys.len() * ROW_BYTES];
+    assert_eq!(store.gather(&keys, &rows, &mut out, true).unwrap(), Vec::<usize>::new());
+    assert_eq!(rows[99], -1);
+    for (item, found) in out.chunks(ROW_BYTES).enumerate().take(99) {
+        let row = if item < 10 || item >= 60 { item as i64 + if item < 10 { 60 } else { 10 } } else { item as i64 };
+        assert_eq!(rows[item], row, "the row of text {item}");
+        assert_eq!(found, vector(item, usize::from(item < 10)), "the vector of text {item}");
+    }
+}
+
+#[test]
+fn every_vector_of_a_version_1_cache_is_read() {
+    for name in GOLDEN {
+        let store = open(&golden(name), reader()).unwrap();
+        check(&store);
+        let statistics = store.statistics().unwrap();
+        assert_eq!((statistics.rows, statistics.keys, statistics.snapshot_rows), (110, 99, 70), "{name}");
+        let report = repair::verify(&DiskStorage, &golden(name)).unwrap();
+        let expected = Report { rows: 110, keys: 99, dead: 1, replaced: 10, ..Report::default() };
+        assert_eq!(report, expected, "{name}");
+    }
+}
+
+#[test]
+fn a_version_1_cache_is_written_on() {
+    for name in GOLDEN {
+        let directory = copy(name);
+        let store = open(directory.path(), options(Durability::Commit)).unwrap();
+        let last = [of_text(b"text 99")];
+        store.put(&last, &vector(99, 0)).unwrap();
+        let mut row = [0];
+        store.lookup(&last, &mut row).unwrap();
+        assert_eq!(row, [110], "{name}");
+        let mut out = [0; ROW_BYTES];
+        assert_eq!(store.gather(&last, &row, &mut out, true).unwrap(), Vec::<usize>::new());
+        assert_eq!(out, *vector(99, 0), "{name}");
+    }
+}
+
+#[test]
+fn a_cache_of_a_newer_version_is_refused_with_what_to_do_and_left_alone() {
+    for name in GOLDEN {
+        let directory = copy(name);
+        let path = directory.path().join("meta.json");
+        let newer = std::fs::read_to_string(&path).unwrap().replace("\"format_version\": 1", "\"format_version\": 2");
+        std::fs::write(&path, &newer).unwrap();
+        let patience = options(Durability::Commit).patience;
+        for refused in [
+            open(directory.path(), reader()).map(drop),
+            open(directory.path(), options(Durability::Commit)).map(drop),
+            repair::verify(&DiskStorage, directory.path()).map(drop),
+            repair::repair(&DiskStorage, directory.path(), patience).map(drop),
+        ] {
+            let Err(error @ Error::Version { expected: 1, found: 2, .. }) = refused else {
+                panic!("expected a refusal, got {refused:?}");
+            };
+            assert!(error.to_string().ends_with("install a newer dejavec"), "{error}");
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
+        assert!(!directory.path().join("LOCK").exists(), "nothing was written");
+    }
+}
+
+#[test]
+fn the_bytes_of_a_version_1_cache_are_those_that_are_written_today() {
+    for name in GOLDEN {
+        let meta = dejavec_core::format::meta::Meta::parse(&std::fs::read(golden(name).join("meta.json")).unwrap());
+        let meta = meta.unwrap();
+        let read = |file: &str| std::fs::read(golden(name).join(file)).unwrap();
+        assert_eq!(meta.to_bytes(), read("meta.json"), "{name}");
+        assert_eq!(dejavec_core::format::keys::header(&meta.uuid), read("keys.bin")[..64], "{name}");
+        let header = meta.container.header(meta.dtype, meta.dim, 110);
+        assert_eq!(header, read(meta.container.file_name())[..header.len()], "{name}");
+        let slots = Slots::parse(&read("commit"), &meta.uuid).unwrap();
+        assert_eq!(slots.newest, Slot { epoch: 3, rows: 110, synced: 110 }, "{name}");
+        assert_eq!(slots.newest.to_bytes(&meta.uuid), read("commit")[4096..4160], "{name}");
+    }
+}
