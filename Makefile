@@ -7,7 +7,12 @@ STAMPS := $(VENV)/stamps
 UV     := $(BIN)/uv --quiet
 # The extension is built for Rust's sake only: everything else of the package is read from python/ as it is.
 RUST   := Cargo.toml Cargo.lock rust-toolchain.toml pyproject.toml \
-          $(shell find rust -name target -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print)
+          $(shell find rust \( -name target -o -name fuzz \) -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print)
+# Fuzzers and sanitizers need a compiler's unstable options, which RUSTC_BOOTSTRAP=1 opens in a stable one too.
+FUZZ         := rust/core/fuzz
+FUZZ_TARGETS := $(basename $(notdir $(wildcard $(FUZZ)/fuzz_targets/*.rs)))
+SECONDS_EACH ?= 60
+HOST         = $(shell rustc -vV | sed -n 's/^host: //p')
 # Tests read nothing from a network, and say so to the libraries that would try.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
 
@@ -17,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONHOME PYTHONPATH CONDA_PREFIX
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core test-python lint lint-rust lint-python check-core bench crash requirements build clean
+.PHONY: help demo test test-core test-python lint lint-rust lint-python check-core bench crash requirements build fuzz sanitize clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -62,6 +67,17 @@ requirements: $(STAMPS)/venv ## write requirements.txt anew from requirements.in
 
 build: $(STAMPS)/extension ## .venv with every package and the release extension
 
+fuzz: $(STAMPS)/cargo-fuzz ## every parser, and whole directories, with mutated bytes; SECONDS_EACH=60
+	mkdir -p $(FUZZ)/corpus && cd $(FUZZ)/corpus && mkdir -p $(FUZZ_TARGETS)
+	cd rust/core && for target in $(FUZZ_TARGETS); do \
+	  PATH=$(CURDIR)/$(BIN):$$PATH RUSTC_BOOTSTRAP=1 cargo fuzz run --target-dir $(CURDIR)/target/fuzz $$target \
+	    fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(SECONDS_EACH) || exit; \
+	done
+
+sanitize: ## the core's tests under AddressSanitizer
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
+	  cargo test --package dejavec-core --tests --target $(HOST) --target-dir target/sanitize $(ARGS)
+
 clean: ## remove what make made, except demo-cache
 	rm -rf $(VENV) target python/dejavec/_core*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find python tests benches -name __pycache__ -prune -exec rm -rf {} +
@@ -75,6 +91,10 @@ $(STAMPS)/venv:
 
 $(STAMPS)/packages: requirements.txt $(STAMPS)/venv
 	$(UV) pip install --requirements requirements.txt
+	@touch $@
+
+$(STAMPS)/cargo-fuzz: | $(STAMPS)/venv
+	cargo install --quiet --locked --root $(VENV) cargo-fuzz@0.13.2
 	@touch $@
 
 $(STAMPS)/extension: $(RUST) $(STAMPS)/packages
