@@ -17,7 +17,7 @@ from mteb_models import FieldsModel, evaluate, loader, loads_ffmpeg, minilm, sam
 from per_item_backend import FileBackend
 from threadpoolctl import threadpool_limits
 
-from dejavec import CachedEmbeddingWrapper, NumpyCache
+from dejavec import CachedEmbeddingWrapper, FaissCache, NumpyCache
 from dejavec.demo.corpus import read_corpus
 from dejavec.demo.task import docstring_task
 
@@ -158,7 +158,7 @@ def test_uncached_cold_warm_and_half_warm_scores_are_equal(
             evaluate(recorder, small(task_class))
         return
     uncached = evaluate(recorder, small(task_class))
-    for backend in (NumpyCache, ThirdParty):
+    for backend in (NumpyCache, FaissCache, ThirdParty):
         options = {"cache_backend": backend, "model_name": "tests/model@1"}
         full, filled_by_half = tmp_path / backend.__name__ / "full", tmp_path / backend.__name__ / "half"
         with CachedEmbeddingWrapper(model, full, **options) as wrapper:

@@ -49,13 +49,14 @@ pub fn read_meta(storage: &dyn Storage, directory: &Path) -> Result<Meta> {
     };
     let len = file.metadata().map_err(Error::io("examine", &path))?.len;
     if len > MAX_BYTES {
-        return Err(Error::corrupt(&path, format!("at most {MAX_BYTES} bytes"), format!("{len} bytes")));
+        let (expected, found) = (format!("at most {MAX_BYTES} bytes"), format!("{len} bytes"));
+        return Err(Error::CorruptMeta { path, expected, found });
     }
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
     file.read_at(&mut bytes, 0).map_err(Error::io("read", &path))?;
     Meta::parse(&bytes).map_err(|refusal| match refusal {
         Refusal::Newer(found) => Error::Version { path: path.clone(), expected: VERSION.into(), found },
-        Refusal::Defect(defect) => defect.at(&path),
+        Refusal::Defect(Defect { expected, found }) => Error::CorruptMeta { path: path.clone(), expected, found },
     })
 }
 

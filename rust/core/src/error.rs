@@ -29,6 +29,15 @@ pub enum Error {
         /// What is there.
         found: String,
     },
+    /// `meta.json` does not hold what the format demands. No other file tells what it does, so nothing repairs it.
+    CorruptMeta {
+        /// The file.
+        path: PathBuf,
+        /// What the format demands there.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
     /// The directory has no `meta.json`.
     NotFound {
         /// The directory.
@@ -120,6 +129,7 @@ impl Error {
         match self {
             Error::Io { path, .. }
             | Error::Corrupt { path, .. }
+            | Error::CorruptMeta { path, .. }
             | Error::NotFound { path }
             | Error::Foreign { path, .. }
             | Error::Version { path, .. }
@@ -136,9 +146,10 @@ impl Error {
     /// What was expected, where that can be said in a word.
     pub fn expected(&self) -> Option<String> {
         match self {
-            Error::Corrupt { expected, .. } | Error::Mismatch { expected, .. } | Error::Argument { expected, .. } => {
-                Some(expected.clone())
-            }
+            Error::Corrupt { expected, .. }
+            | Error::CorruptMeta { expected, .. }
+            | Error::Mismatch { expected, .. }
+            | Error::Argument { expected, .. } => Some(expected.clone()),
             Error::Version { expected, .. } => Some(expected.to_string()),
             _ => None,
         }
@@ -148,6 +159,7 @@ impl Error {
     pub fn found(&self) -> Option<String> {
         match self {
             Error::Corrupt { found, .. }
+            | Error::CorruptMeta { found, .. }
             | Error::Mismatch { found, .. }
             | Error::Argument { found, .. }
             | Error::Foreign { found, .. } => Some(found.clone()),
@@ -163,6 +175,9 @@ impl Error {
             Error::Io { .. } => "free space or mend the permissions, then run again: what was committed is kept",
             Error::Corrupt { .. } => {
                 "run `dejavec verify --repair` on the cache; rows that cannot be saved become misses"
+            }
+            Error::CorruptMeta { .. } => {
+                "restore it from a copy, or move the directory away and encode again: nothing else tells what it does"
             }
             Error::NotFound { .. } => "check the path, or open it for appending and put vectors in",
             Error::Foreign { mteb: true, .. } => "import it with `dejavec import OLD NEW`, or choose another directory",
@@ -185,7 +200,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Io { action, path, source } => write!(f, "could not {action} at {}: {source}", path.display())?,
-            Error::Corrupt { path, expected, found } => {
+            Error::Corrupt { path, expected, found } | Error::CorruptMeta { path, expected, found } => {
                 write!(f, "{} is damaged: expected {expected}, found {found}", path.display())?;
             }
             Error::NotFound { path } => write!(f, "no cache at {}: expected a meta.json, found none", path.display())?,

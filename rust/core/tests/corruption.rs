@@ -163,3 +163,19 @@ fn without_a_commit_a_damaged_last_row_does_not_give_way_to_an_older_one() {
     place.open(reader()).unwrap().lookup(&[key(2)], &mut rows).unwrap();
     assert_eq!(rows, [-1]);
 }
+
+#[test]
+fn a_damaged_meta_json_sends_nobody_to_a_repair_that_cannot_mend_it() {
+    let place = in_memory();
+    let store =
+        Store::create(place.storage.clone(), &place.path, &common::spec(), options(Durability::Commit)).unwrap();
+    store.append(&keys(0..1), &vectors(0..1, 0), None).unwrap();
+    place.write(name::META, b"X", 100);
+    for error in [
+        Store::open(place.storage.clone(), &place.path, reader()).unwrap_err(),
+        dejavec_core::repair::verify(&*place.storage, &place.path).unwrap_err(),
+    ] {
+        let sentence = error.to_string();
+        assert!(sentence.contains("restore it from a copy") && !sentence.contains("--repair"), "{sentence}");
+    }
+}
