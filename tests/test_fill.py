@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from processes import run
 
 import dejavec
 from dejavec import EmbeddingCache
@@ -26,33 +24,6 @@ ROW = 128
 @pytest.fixture
 def cache(tmp_path: Path) -> EmbeddingCache:
     return EmbeddingCache(tmp_path / "cache", model="toy@1", chunk_rows=5)
-
-
-def run(script: str, *arguments: object, expect: int = 0) -> str:
-    """Run a script in a process of its own, with numpy, EmbeddingCache and a model at hand."""
-    prelude = """
-        import hashlib, os, signal, sys, warnings
-        import numpy as np
-        from dejavec import EmbeddingCache
-        path, *arguments = sys.argv[1:]
-        calls = []
-        def vectors(texts):
-            seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") for text in texts]
-            return np.array([np.random.default_rng(seed).standard_normal(64) for seed in seeds], np.float32)
-        def model(texts):
-            calls.append(texts)
-            return vectors(texts)
-    """
-    code = textwrap.dedent(prelude) + textwrap.dedent(script)
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == expect, done.stderr
-    return done.stdout
 
 
 def test_misses_go_to_the_model_in_chunks_each_committed_before_the_next(
@@ -361,44 +332,6 @@ def test_a_crash_at_ninety_percent_keeps_the_ninety_percent(tmp_path: Path) -> N
         """,
         tmp_path / "cache",
     )
-
-
-def test_many_processes_fill_one_cache(tmp_path: Path) -> None:
-    script = """
-        start = int(arguments[0])
-        texts = [f"text {number}" for number in range(start, start + 400)]
-        with EmbeddingCache(path, model="toy@1", chunk_rows=20) as cache:
-            assert cache.encode(texts, model).tobytes() == vectors(texts).tobytes()
-            assert cache.get(texts)[0].all()
-    """
-    check = """
-        texts = [f"text {number}" for number in range(700)]
-        with EmbeddingCache(path, model="toy@1", miss="raise") as cache:
-            assert cache.encode(texts, None).tobytes() == vectors(texts).tobytes()
-            assert len(cache) == 700
-            assert cache.verify()["damaged"] == []
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda start: run(script, tmp_path / "cache", start), (0, 100, 200, 300)))
-    run(check, tmp_path / "cache")
-
-
-def test_many_threads_fill_one_cache(tmp_path: Path, toy: Any, bits_equal: Any) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    cache = EmbeddingCache(tmp_path / "cache", chunk_rows=10)
-    texts = [f"text {number}" for number in range(120)]
-
-    def work(start: int) -> bool:
-        part = texts[start : start + 60]
-        return bool(bits_equal(cache.encode(part, toy()), toy().vectors(part)))
-
-    with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(work, (0, 20, 40, 60)))
-    assert len(cache) == 120
-    assert bits_equal(cache.get(texts)[1], toy().vectors(texts))
 
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="this system has no fork")

@@ -36,7 +36,7 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
 /// The Python exception for an error of the core.
 pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
     if matches!(error, Error::Interrupted) {
-        return PyKeyboardInterrupt::new_err(());
+        return PyErr::take(py).unwrap_or_else(|| PyKeyboardInterrupt::new_err(()));
     }
     exception(py, &error).unwrap_or_else(|failed| PyRuntimeError::new_err(format!("{error} (and {failed})")))
 }

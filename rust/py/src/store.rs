@@ -74,7 +74,12 @@ fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) ->
 fn patience(lock_timeout: f64) -> PyResult<Patience> {
     let timeout = Duration::try_from_secs_f64(lock_timeout)
         .map_err(|_| PyValueError::new_err(format!("expected lock_timeout in seconds, found {lock_timeout}")))?;
-    Ok(Patience { timeout, interrupted: || Python::attach(|py| py.check_signals().is_err()) })
+    Ok(Patience { timeout, interrupted })
+}
+
+/// Whether a signal came whose handler raised; the exception is left for [`to_python`].
+fn interrupted() -> bool {
+    Python::attach(|py| py.check_signals().map_err(|raised| raised.restore(py)).is_err())
 }
 
 fn options(
