@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONHOME PYTHONPATH CONDA_PREFIX
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core test-python lint lint-rust lint-python check-core bench crash requirements build fuzz sanitize clean
+.PHONY: help demo test test-core test-python lint lint-rust lint-python check-core bench crash long requirements build fuzz sanitize clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -62,17 +62,21 @@ bench: build ## compare with mteb's own cache on this machine (minutes, about 4 
 crash: build ## kill N processes (default 10000) that write and read one cache, and check what they leave
 	$(BIN)/python tests/kills.py $(or $(N),10000)
 
+long: build ## write, verify and read back ten million rows with several processes (minutes, 3 GB of memory)
+	$(BIN)/python tests/long_run.py $(N)
+
 requirements: $(STAMPS)/venv ## write requirements.txt anew from requirements.in
 	$(UV) pip compile --universal --python-version 3.11 requirements.in -o requirements.txt
 
 build: $(STAMPS)/extension ## .venv with every package and the release extension
 
-fuzz: $(STAMPS)/cargo-fuzz ## every parser, and whole directories, with mutated bytes; SECONDS_EACH=60
+fuzz: $(STAMPS)/cargo-fuzz $(STAMPS)/atheris build ## every parser, and whole directories, with mutated bytes; SECONDS_EACH=60
 	mkdir -p $(FUZZ)/corpus && cd $(FUZZ)/corpus && mkdir -p $(FUZZ_TARGETS)
 	cd rust/core && for target in $(FUZZ_TARGETS); do \
 	  PATH=$(CURDIR)/$(BIN):$$PATH RUSTC_BOOTSTRAP=1 cargo fuzz run --target-dir $(CURDIR)/target/fuzz $$target \
 	    fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(SECONDS_EACH) || exit; \
 	done
+	$(BIN)/python tests/fuzz_import.py $(FUZZ)/corpus/import -max_total_time=$(SECONDS_EACH) -rss_limit_mb=1024 -timeout=10
 
 sanitize: ## the core's tests under AddressSanitizer
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
@@ -91,6 +95,10 @@ $(STAMPS)/venv:
 
 $(STAMPS)/packages: requirements.txt $(STAMPS)/venv
 	$(UV) pip install --requirements requirements.txt
+	@touch $@
+
+$(STAMPS)/atheris: | $(STAMPS)/packages
+	$(UV) pip install atheris==3.0.0
 	@touch $@
 
 $(STAMPS)/cargo-fuzz: | $(STAMPS)/venv
