@@ -1,4 +1,4 @@
-"""Mutated files of mteb's caches and of our records: ``python tests/fuzz_import.py CORPUS [libFuzzer options]``.
+"""Mutated files of mteb's caches and our records: ``python tests/fuzz_import.py CORPUS [libFuzzer options]``.
 
 Whatever the bytes are, reading them gives vectors that lie in the file, or one error of ours; memory is
 bounded by ``-rss_limit_mb``, time by ``-timeout``. Needs atheris, which ``make fuzz`` installs.

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dejavec import EmbeddingCache
@@ -45,6 +46,33 @@ def test_verify_names_damaged_rows_and_repair_makes_them_misses(
     with EmbeddingCache(cache, model="toy@1") as again:
         assert len(again) == 2
         assert bits_equal(again.encode(["a", "b", "c"], model), model.vectors(["a", "b", "c"]))
+
+
+def test_verify_names_every_damaged_row_and_encoding_heals_them_after_a_repair(
+    tmp_path: Path, model: Any, bits_equal: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, texts = tmp_path / "cache", [f"text {number}" for number in range(5_000)]
+    with EmbeddingCache(path, model="toy@1") as cache:
+        cache.encode(texts, model)
+    damaged = {0, 1, 63, 1_000, 4_095, 4_096, 4_998, 4_999}
+    for row in damaged:
+        # By turns in the vector, the key and the checksum.
+        file, offset = ((path / "vectors.npy", HEADER + row * 16), (path / "keys.bin", 64 + row * 40),
+                        (path / "keys.bin", 64 + row * 40 + 39))[row % 3]  # fmt: skip
+        damage(file, offset)
+    with EmbeddingCache(path, model="toy@1") as cache:
+        assert set(cache.verify()["damaged"]) == damaged
+    assert main(["verify", str(path)]) == 1
+    assert f"damaged rows: {', '.join(map(str, sorted(damaged)))}" in capsys.readouterr().out
+    assert main(["verify", "--repair", str(path)]) == 0
+    assert main(["verify", str(path)]) == 0
+    model.calls.clear()
+    with EmbeddingCache(path, model="toy@1") as cache:
+        assert np.flatnonzero(~cache.get(texts)[0]).tolist() == sorted(damaged)
+        assert bits_equal(cache.encode(texts, model), model.vectors(texts))
+        assert model.encoded == [texts[row] for row in sorted(damaged)]
+        assert cache.get(texts)[0].all()
+        assert cache.verify()["damaged"] == []
 
 
 def test_a_cache_that_no_longer_opens_is_repaired(cache: Path, model: Any, bits_equal: Any) -> None:
