@@ -1,0 +1,1 @@
+"""dejavec and what people would use instead, measured side by side: ``make bench``."""

@@ -1,0 +1,80 @@
+"""The command line: choose cases, measure, write JSON, tables and plots."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+from benches import cases, machine, plots, report
+from benches.contestants import BY_NAME
+from benches.runner import Outcome, Run
+
+_ROOT = Path(__file__).parents[1]
+_PEERS = ("mteb", "faiss", "lmdb", "rocksdict", "diskcache", "langchain_classic", "matplotlib")
+
+
+def main() -> int:
+    """Measure; 1 if anything failed."""
+    options = _options()
+    missing = [name for name in _PEERS if find_spec(name) is None]
+    if missing:
+        sys.exit(f"expected every peer to be installed, found no {', '.join(missing)}; run `make bench`")
+    rounds = options.rounds or (2 if options.small else 3)
+    with tempfile.TemporaryDirectory(prefix="dejavec-bench-", dir=options.scratch) as directory:
+        run = Run(
+            Path(directory),
+            small=options.small,
+            rounds=rounds,
+            contestants=options.contestants and set(options.contestants),
+            most_rows=options.most_rows,
+        )
+        outcomes = run.outcomes(cases.BY_NAME[name] for name in options.cases)
+    _write(outcomes, options.out, rounds)
+    return int(any(outcome.failure for outcome in outcomes))
+
+
+def _write(outcomes: list[Outcome], directory: Path, rounds: int) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    names = {outcome.contestant for outcome in outcomes} & set(BY_NAME)
+    on = machine.describe(package for name in names for package in BY_NAME[name].packages)
+    everything = {"machine": on, "rounds": rounds, "outcomes": [outcome.to_json() for outcome in outcomes]}
+    (directory / "benchmarks.json").write_text(json.dumps(everything, indent=1) + "\n")
+    text = report.page(outcomes, on, rounds, plots.draw(outcomes, directory))
+    (directory / "benchmarks.md").write_text(text)
+    print(text)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench ARGS=", description=__doc__)
+    parser.add_argument("--small", action="store_true", help="small cases, under three minutes")
+    parser.add_argument(
+        "--cases", type=_names(cases.BY_NAME), default=list(cases.BY_NAME), metavar="A,B", help="which cases"
+    )
+    parser.add_argument(
+        "--contestants", type=_names(None), metavar="A;B", help="who takes part beside the floors"
+    )
+    parser.add_argument("--most-rows", type=int, default=10**9, help="leave larger setups out")
+    parser.add_argument("--rounds", type=int, help="measurements of each; 3, or 2 with --small")
+    parser.add_argument("--out", type=Path, default=_ROOT / "docs", help="where the results go")
+    parser.add_argument("--scratch", type=Path, help="where temporary files go; up to 25 GB")
+    return parser.parse_args()
+
+
+def _names(known: Iterable[str] | None) -> Callable[[str], list[str]]:
+    def split(text: str) -> list[str]:
+        names = [name.strip() for name in text.split("," if known else ";")]
+        for name in names:
+            if name not in (known or BY_NAME):
+                raise argparse.ArgumentTypeError(f"{name!r}; there are: {'; '.join(known or BY_NAME)}")
+        return names
+
+    return split
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""What is measured, by name, in the order in which it is reported."""
+
+from __future__ import annotations
+
+from benches.cases.base import Case, Measured, Place
+from benches.cases.cores import Hashing, Readers
+from benches.cases.fill import ColdFill, Duplicates, SomeMissing
+from benches.cases.get import SingleGet, WarmGet
+from benches.cases.large import Append, LookUp, Open
+from benches.cases.warm import WarmEncode, WarmShuffled, WarmTitled
+
+__all__ = ["BY_NAME", "Case", "Measured", "Place"]
+
+BY_NAME: dict[str, Case] = {
+    case.name: case
+    for case in (
+        WarmEncode(),
+        WarmShuffled(),
+        WarmTitled(),
+        WarmGet(),
+        SingleGet(),
+        ColdFill(),
+        SomeMissing(),
+        Duplicates(),
+        Open(),
+        Append(),
+        LookUp(),
+        Hashing(),
+        Readers(),
+    )
+}

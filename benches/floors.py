@@ -1,0 +1,94 @@
+"""What the machine needs for the same bytes, without any cache: nobody can be faster."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from benches import checks
+from benches.work import Vectors, Work
+
+SHA256_ALL = "floor: SHA-256, all cores"
+SHA256_ONE = "floor: SHA-256, one core"
+TAKE = "floor: np.take"
+WRITE = "floor: write + fsync"
+
+WHY = {
+    SHA256_ALL: "a plain loop in Rust (crate sha2), one message at a time, the messages split over all cores",
+    SHA256_ONE: "the same loop on one core",
+    TAKE: "np.take of the rows into a fresh array",
+    WRITE: "one sequential write of vectors and 40 bytes a row, then one fsync",
+}
+
+_PROGRAM = Path(__file__).parents[1] / "target" / "release" / "examples" / "sha256_floor"
+_PIECE = 1 << 20
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def pinned(cores: int) -> Iterator[None]:
+    """Run on so many of the cores that this process may use."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:cores])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def sha256(work: Work, cores: int) -> float:
+    """Seconds of a plain loop over the texts; see ``sha256_floor.rs``."""
+    if not _PROGRAM.exists():
+        raise FileNotFoundError(f"{_PROGRAM} is missing: cargo build --release --example sha256_floor")
+    with pinned(cores):
+        command = [str(_PROGRAM), str(work.messages()), str(cores)]
+        printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    checks.equal("XOR of all digests", printed[1], _xor_of_digests(work))
+    return int(printed[0]) / 1e9
+
+
+def take(work: Work) -> tuple[float, Vectors]:
+    """Seconds of ``np.take`` in the order of the shuffled texts, and what it took."""
+    vectors, rows = work.vectors(), work.permutation()
+    _touch(vectors)
+    start = time.perf_counter()
+    taken = np.take(vectors, rows, axis=0)
+    return time.perf_counter() - start, taken
+
+
+def write(work: Work, path: Path, record_bytes: int) -> float:
+    """Seconds to write the vectors and ``record_bytes`` for each, and to sync them once."""
+    vectors = np.asarray(work.vectors())
+    _touch(vectors)
+    payload = [memoryview(vectors).cast("B"), memoryview(bytes(record_bytes * len(vectors)))]
+    start = time.perf_counter()
+    with path.open("wb", buffering=0) as file:
+        for part in payload:
+            for offset in range(0, len(part), _PIECE):
+                file.write(part[offset : offset + _PIECE])
+        os.fsync(file.fileno())
+    seconds = time.perf_counter() - start
+    checks.equal("bytes", path.stat().st_size, sum(map(len, payload)))
+    path.unlink()
+    return seconds
+
+
+def _touch(array: Vectors) -> None:
+    """Read every page once: what is mapped for the first time is nobody's result."""
+    np.frombuffer(memoryview(array).cast("B"), np.uint8)[::4096].sum()
+
+
+def _xor_of_digests(work: Work) -> str:
+    from dejavec.keys import text_keys
+
+    return bytes(np.bitwise_xor.reduce(text_keys(work.dataset()["text"]), axis=0)).hex()
