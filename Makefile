@@ -56,8 +56,9 @@ check-core: ## the Rust core alone, without Python: formatting, clippy, tests
 	cargo clippy --package dejavec-core --all-targets -- -D warnings
 	cargo test --package dejavec-core
 
-bench: build ## compare with mteb's own cache on this machine (minutes, about 4 GB of disk)
-	$(OFFLINE) $(BIN)/python benches/warm_encode.py $(ARGS)
+bench: build $(STAMPS)/peers ## compare with other caches and the machine itself; SMALL=1: minutes, else most of an hour
+	cargo build --quiet --release --package dejavec-core --example sha256_floor
+	$(OFFLINE) $(BIN)/python -m benches $(if $(SMALL),--small) $(ARGS)
 
 crash: build ## kill N processes (default 10000) that write and read one cache, and check what they leave
 	$(BIN)/python tests/kills.py $(or $(N),10000)
@@ -67,6 +68,7 @@ long: build ## write, verify and read back ten million rows with several process
 
 requirements: $(STAMPS)/venv ## write requirements.txt anew from requirements.in
 	$(UV) pip compile --universal --python-version 3.11 requirements.in -o requirements.txt
+	$(UV) pip compile --universal --python-version 3.11 benches/requirements.in -o benches/requirements.txt
 
 build: $(STAMPS)/extension ## .venv with every package and the release extension
 
@@ -103,6 +105,10 @@ $(STAMPS)/atheris: | $(STAMPS)/packages
 
 $(STAMPS)/cargo-fuzz: | $(STAMPS)/venv
 	cargo install --quiet --locked --root $(VENV) cargo-fuzz@0.13.2
+	@touch $@
+
+$(STAMPS)/peers: benches/requirements.txt $(STAMPS)/packages
+	$(UV) pip install --requirements benches/requirements.txt
 	@touch $@
 
 $(STAMPS)/extension: $(RUST) $(STAMPS)/packages

@@ -63,7 +63,7 @@ class Readers(Case):
     def measure(self, place: Place) -> Measured:
         count = _READERS[place.contestant]
         place = _as_cache(place)
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("fork")
         start, answers = context.Barrier(count), context.SimpleQueue()
         readers = [context.Process(target=_read, args=(place, i, start, answers)) for i in range(count)]
         for reader in readers:
