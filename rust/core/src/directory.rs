@@ -171,6 +171,8 @@ pub fn create(storage: &dyn Storage, directory: &Path, spec: &Spec, patience: Pa
     create_file(storage, &directory.join(spec.container.file_name()), &header)?;
     create_file(storage, &directory.join(name::KEYS), &keys::header(&meta.uuid))?;
     create_file(storage, &directory.join(name::COMMIT), &fresh_file(&meta.uuid))?;
+    // Once `meta.json` has its name, so must all others.
+    storage.sync_dir(directory).map_err(Error::io("sync the directory", directory))?;
     atomic::write(storage, &meta_path, &[&meta_bytes])?;
     match directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         Some(parent) => storage.sync_dir(parent).map_err(Error::io("sync the directory", parent)),
@@ -243,7 +245,9 @@ impl CacheFiles {
             opened => opened?,
         };
         files.check_keys_header().map_err(|defect| defect.at(files.keys.path()))?;
-        files.check_vectors_header().map_err(|defect| defect.at(files.vectors.path()))?;
+        let Meta { container, dtype, dim, .. } = files.meta;
+        let header = files.vectors.read_header()?;
+        container.check_but_counts(&header, dtype, dim).map_err(|defect| defect.at(files.vectors.path()))?;
         Ok(files)
     }
 
@@ -253,7 +257,7 @@ impl CacheFiles {
         keys::check(&bytes, &self.meta.uuid)
     }
 
-    /// Checks the header of the rows file against `meta.json`. Its row count is for other programs; ours is the commit's.
+    /// Checks the header of the rows file against `meta.json`, its counts included.
     pub fn check_vectors_header(&self) -> std::result::Result<(), Defect> {
         let bytes = self.vectors.read_header().map_err(unreadable)?;
         self.meta.container.check(&bytes, self.meta.dtype, self.meta.dim)

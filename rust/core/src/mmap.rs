@@ -1,7 +1,7 @@
 //! Memory mappings: the only room with `unsafe`.
 //!
 //! What is mapped is committed: rows below a cache's row count. No cooperating process changes them, with one
-//! exception: `repair` zeroes the key record of a damaged row in place, so a reader may see it half zeroed; it then
+//! exception: the key record of a row that does not hold is zeroed in place, so a reader may see it half zeroed; it then
 //! matches no key and no checksum. Nobody shrinks a file. Whoever can write the directory can break both rules: then a
 //! reader may see changing bytes, which every use here compares or checks before it trusts them, or be killed by SIGBUS.
 #![allow(unsafe_code)]

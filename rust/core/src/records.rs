@@ -94,23 +94,33 @@ impl RecordsFile {
         self.file.write_at(bytes, self.offset(row)?).map_err(Error::io("write", &self.path))
     }
 
+    /// Zeroes one record: the row is dead from then on.
+    pub fn erase(&self, row: u64) -> Result<()> {
+        self.write(row, &vec![0; usize::try_from(self.record_bytes).unwrap_or(0)])?;
+        // Where nothing can be mapped, the mapping is a copy.
+        *self.mapping.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
+    }
+
     /// Zeroes what lies behind the first `rows` records: the rest of a group that was never committed.
     ///
-    /// Left there, it could later be taken for rows of ours that lost their commit record.
-    pub fn clear_behind(&self, rows: u64) -> Result<()> {
+    /// Left there, it could later be taken for rows of ours that lost their commit record. Says whether there was any.
+    pub fn clear_behind(&self, rows: u64) -> Result<bool> {
         const PIECE: usize = 1 << 16;
         let (mut offset, end) = (self.offset(rows)?, self.length()?);
+        let mut found = false;
         while offset < end {
             let size = usize::try_from(end - offset).unwrap_or(PIECE).min(PIECE);
             let mut piece = vec![0; size];
             self.file.read_at(&mut piece, offset).map_err(Error::io("read", &self.path))?;
             if piece.iter().any(|&byte| byte != 0) {
+                found = true;
                 piece.fill(0);
                 self.file.write_at(&piece, offset).map_err(Error::io("write", &self.path))?;
             }
             offset += size as u64;
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Makes all that was written durable.

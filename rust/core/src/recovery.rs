@@ -1,8 +1,11 @@
 //! Which commit counts after a crash, and what may be taken back behind it.
 
+use std::ops::Range;
+
 use crate::error::Result;
 use crate::format::commit::{Slot, Slots};
 use crate::format::keys::{RECORD_BYTES, Record};
+use crate::key::DEAD;
 use crate::records::RecordsFile;
 
 /// The state that a cache is opened with.
@@ -33,21 +36,50 @@ pub fn choose(slots: &Slots, whole_rows: u64) -> Option<Recovered> {
     (newest.synced <= whole_rows).then_some(Recovered { slot: durable, roll_forward: true, next_epoch: after })
 }
 
+/// The rows of a range whose checksums do not hold, dead ones left out.
+pub fn lost_rows(range: Range<u64>, keys: &RecordsFile, vectors: &RecordsFile) -> Result<Vec<u64>> {
+    let mut lost = Vec::new();
+    let mut reader = RowReader::new(keys, vectors);
+    for row in range {
+        let record = reader.read(row)?;
+        if record.key != DEAD && !record.holds(row, &reader.vector) {
+            lost.push(row);
+        }
+    }
+    Ok(lost)
+}
+
 /// How many rows there are if those from `rows` on whose checksums hold are taken back, up to the first that does not.
 pub fn roll_forward(rows: u64, keys: &RecordsFile, vectors: &RecordsFile) -> Result<u64> {
     let end = keys.whole_records()?.min(vectors.whole_records()?);
-    let mut record = [0; RECORD_BYTES];
-    let mut vector = vec![0; usize::try_from(vectors.record_bytes()).unwrap_or(0)];
+    let mut reader = RowReader::new(keys, vectors);
     let mut row = rows;
-    while row < end {
-        keys.read(row, &mut record)?;
-        vectors.read(row, &mut vector)?;
-        if !Record::from_bytes(&record).holds(row, &vector) {
-            break;
-        }
+    while row < end && reader.read(row)?.holds(row, &reader.vector) {
         row += 1;
     }
     Ok(row)
+}
+
+/// Reads rows one by one, each with its record.
+struct RowReader<'a> {
+    keys: &'a RecordsFile,
+    vectors: &'a RecordsFile,
+    vector: Vec<u8>,
+}
+
+impl<'a> RowReader<'a> {
+    fn new(keys: &'a RecordsFile, vectors: &'a RecordsFile) -> RowReader<'a> {
+        let vector = vec![0; usize::try_from(vectors.record_bytes()).unwrap_or(0)];
+        RowReader { keys, vectors, vector }
+    }
+
+    /// Reads a row into `vector`; gives its record.
+    fn read(&mut self, row: u64) -> Result<Record> {
+        let mut record = [0; RECORD_BYTES];
+        self.keys.read(row, &mut record)?;
+        self.vectors.read(row, &mut self.vector)?;
+        Ok(Record::from_bytes(&record))
+    }
 }
 
 #[cfg(test)]

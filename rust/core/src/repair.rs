@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use crate::directory::{self, CacheFiles};
 use crate::error::{Error, Result};
 use crate::format::commit::Slot;
-use crate::format::keys::RECORD_BYTES;
 use crate::format::{keys, name};
 use crate::index::{self, Keys};
 use crate::key::{DEAD, Key};
@@ -142,7 +141,7 @@ pub fn repair(storage: &dyn Storage, directory: &Path, patience: Patience) -> Re
     let (older, damaged) = rows_to_zero(&files, &report)?;
     for rows in [older, damaged] {
         for row in rows {
-            files.keys.write(row, &[0; RECORD_BYTES])?;
+            files.keys.erase(row)?;
         }
         // The damaged rows are what tells a repair that was cut short which older ones must go.
         files.keys.sync()?;

@@ -48,7 +48,11 @@ fn check(store: &Store) {
     assert_eq!(store.gather(&keys, &rows, &mut out, true).unwrap(), Vec::<usize>::new());
     assert_eq!(rows[99], -1);
     for (item, found) in out.chunks(ROW_BYTES).enumerate().take(99) {
-        let row = if item < 10 || item >= 60 { item as i64 + if item < 10 { 60 } else { 10 } } else { item as i64 };
+        let row = match item {
+            0..10 => item as i64 + 60,
+            10..60 => item as i64,
+            _ => item as i64 + 10,
+        };
         assert_eq!(rows[item], row, "the row of text {item}");
         assert_eq!(found, vector(item, usize::from(item < 10)), "the vector of text {item}");
     }

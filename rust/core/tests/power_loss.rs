@@ -1,213 +1,122 @@
-//! What a sync acknowledged survives the loss of everything that was not synced, wherever the power fails.
+//! What was acknowledged survives a power loss, wherever it falls and whatever it leaves of what was not synced.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
-use std::collections::{BTreeMap, HashMap};
-use std::io;
-use std::os::fd::RawFd;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use common::history::{Call, History, ROOT, Tally};
+use common::simulated::{Image, Random, Simulated, seeds};
+use dejavec_core::format::container::Container;
+use dejavec_core::format::flat::Metric;
+use dejavec_core::store::Durability::{self, Close, Commit};
 
-use common::{Place, get, keys, options, spec, vector, vectors};
-use dejavec_core::mmap::{Mapping, PrivateMapping};
-use dejavec_core::storage::{Access, MemoryStorage, Metadata, Storage, StorageFile};
-use dejavec_core::store::{Durability, Store};
+const NPY: Container = Container::Npy;
+const FAISS: Container = Container::Flat(Metric::L2);
 
-type Inode = (u64, u64);
+const CALLS: [Call; 7] =
+    [Call::Append(0), Call::Append(1), Call::Replace(0), Call::Sync(1), Call::Snapshot, Call::Repair, Call::Reopen(0)];
 
-/// What is on the platter.
-#[derive(Debug, Default)]
-struct Platter {
-    syncs: usize,
-    power_fails_after: usize,
-    names: BTreeMap<PathBuf, Inode>,
-    contents: HashMap<Inode, Vec<u8>>,
+fn empty() -> Image {
+    Simulated::of(&Image::default(), std::path::Path::new(ROOT)).settled()
 }
 
-impl Platter {
-    /// Counts a sync; says whether there still was power for it.
-    fn has_power(&mut self) -> bool {
-        self.syncs += 1;
-        self.syncs <= self.power_fails_after
+/// A cache that is about to be made, or one that has rows.
+fn base(container: Container, durability: [Durability; 2], appends: usize) -> History {
+    let mut history = History::begin(&empty(), container, durability);
+    if appends > 0 {
+        history.open().unwrap();
+        for _ in 0..appends {
+            history.call(Call::Append(0)).unwrap();
+        }
+        history.call(Call::Sync(0)).unwrap();
+        history = history.settle();
     }
+    history
 }
 
-/// A file system that remembers what was synced before the power failed; it goes on living afterwards.
-#[derive(Debug)]
-struct Failing {
-    live: MemoryStorage,
-    platter: Arc<Mutex<Platter>>,
-}
-
-#[derive(Debug)]
-struct FailingFile {
-    live: Box<dyn StorageFile>,
-    platter: Arc<Mutex<Platter>>,
-}
-
-impl Failing {
-    fn new(root: &Path, power_fails_after: usize) -> Failing {
-        let platter = Platter { power_fails_after, ..Platter::default() };
-        Failing { live: MemoryStorage::with_root(root), platter: Arc::new(Mutex::new(platter)) }
-    }
-
-    /// The file system after the power came back.
-    fn restart(&self, root: &Path, cache: &Path) -> MemoryStorage {
-        let platter = self.platter.lock().unwrap();
-        let storage = MemoryStorage::with_root(root);
-        if platter.names.contains_key(cache) {
-            storage.mkdir(cache).unwrap();
-            for (name, inode) in platter.names.iter().filter(|(name, _)| name.parent() == Some(cache)) {
-                let file = storage.open(name, Access::Create).unwrap();
-                // A name whose file was never synced is an empty file.
-                file.write_at(platter.contents.get(inode).map_or(&[], Vec::as_slice), 0).unwrap();
+/// Every sequence of so many calls, on a new cache and on one with rows, cut at every moment of its last call.
+fn every_sequence(container: Container, durability: [Durability; 2], length: u32) {
+    let mut tally = Tally::default();
+    let mut random = Random(1);
+    for appends in [0, 8] {
+        let base = base(container, durability, appends);
+        for number in 0..(0..=length).map(|length| CALLS.len().pow(length)).sum() {
+            let mut history = base.again();
+            history.open().unwrap();
+            let (mut number, mut calls) = (number, Vec::new());
+            while number > 0 {
+                calls.push(CALLS[(number - 1) % CALLS.len()]);
+                number = (number - 1) / CALLS.len();
             }
+            calls.iter().for_each(|call| history.call(*call).unwrap());
+            history.check_every_moment(calls.len(), &mut random, 4, true, &mut tally);
         }
-        storage
     }
+    println!(
+        "{} crash images, {} of them in recovery: every {length} calls, {container:?}, {durability:?}",
+        tally.images, tally.in_recovery
+    );
 }
 
-impl Storage for Failing {
-    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn StorageFile>> {
-        Ok(Box::new(FailingFile { live: self.live.open(path, access)?, platter: Arc::clone(&self.platter) }))
-    }
-
-    fn list(&self, directory: &Path) -> io::Result<Vec<(String, bool)>> {
-        self.live.list(directory)
-    }
-
-    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        self.live.metadata(path)
-    }
-
-    fn mkdir(&self, path: &Path) -> io::Result<()> {
-        self.live.mkdir(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.live.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.live.remove(path)
-    }
-
-    fn sync_dir(&self, directory: &Path) -> io::Result<()> {
-        let mut platter = self.platter.lock().unwrap();
-        if platter.has_power() {
-            platter.names.retain(|name, _| name.parent() != Some(directory));
-            for (name, _) in self.live.list(directory)? {
-                let path = directory.join(name);
-                let inode = self.live.metadata(&path)?.id;
-                platter.names.insert(path, inode);
+/// Random calls; the power fails at a random moment, the cache is recovered and used on, several times over.
+fn random_sequences(container: Container, durability: [Durability; 2]) {
+    let mut tally = Tally::default();
+    let seeds = seeds(20);
+    for seed in 0..seeds {
+        let mut random = Random(seed);
+        let mut history = base(container, durability, random.below(2) * 8);
+        history.open().unwrap();
+        for _ in 0..3 {
+            for _ in 0..random.below(6) {
+                history.call(CALLS[random.below(CALLS.len())]).unwrap();
             }
+            history = history.crash(&mut random, &mut tally);
         }
-        Ok(())
+        for _ in 0..2 {
+            history.call(CALLS[random.below(CALLS.len())]).unwrap();
+        }
+        history.check_every_moment(0, &mut random, 8, false, &mut tally);
     }
+    println!("{} crash images: {seeds} seeds, {container:?}, {durability:?}", tally.images);
 }
 
-impl StorageFile for FailingFile {
-    fn metadata(&self) -> io::Result<Metadata> {
-        self.live.metadata()
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.live.read_at(buffer, offset)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.live.write_at(bytes, offset)
-    }
-
-    fn map(&self, len: usize) -> io::Result<Mapping> {
-        self.live.map(len)
-    }
-
-    fn map_private(&self, offset: u64, len: usize) -> io::Result<PrivateMapping> {
-        self.live.map_private(offset, len)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        let mut platter = self.platter.lock().unwrap();
-        if platter.has_power() {
-            let metadata = self.live.metadata()?;
-            let mut bytes = vec![0; metadata.len as usize];
-            self.live.read_at(&mut bytes, 0)?;
-            platter.contents.insert(metadata.id, bytes);
-        }
-        Ok(())
-    }
-
-    fn try_lock(&self) -> io::Result<bool> {
-        self.live.try_lock()
-    }
-
-    fn unlock(&self) -> io::Result<()> {
-        self.live.unlock()
-    }
-
-    fn descriptor(&self) -> Option<RawFd> {
-        self.live.descriptor()
-    }
-}
-
-/// Ten rows at a time, by one handle or two; says after which sync each group was acknowledged.
-fn fill(storage: &Arc<Failing>, cache: &Path, durability: Durability, handles: usize) -> Vec<usize> {
-    let open = || {
-        let storage: Arc<dyn Storage> = Arc::<Failing>::clone(storage);
-        Store::create(storage, cache, &spec(), options(durability)).unwrap()
-    };
-    let stores: Vec<Store> = (0..handles).map(|_| open()).collect();
-    (0..6_u64)
-        .map(|group| {
-            let items = group * 10..(group + 1) * 10;
-            let store = &stores[group as usize % handles];
-            store.append(&keys(items.clone()), &vectors(items, 0), None).unwrap();
-            if durability == Durability::Close {
-                store.sync().unwrap();
-            }
-            storage.platter.lock().unwrap().syncs
-        })
-        .collect()
-}
-
-fn check(durability: Durability, handles: usize) {
-    let root = Path::new("/caches");
-    let cache = root.join("one");
-    let all = Arc::new(Failing::new(root, usize::MAX));
-    let last_sync = *fill(&all, &cache, durability, handles).last().unwrap();
-    for power_fails_after in 0..=last_sync {
-        let storage = Arc::new(Failing::new(root, power_fails_after));
-        let acknowledged = fill(&storage, &cache, durability, handles);
-        let kept = acknowledged.iter().filter(|&&sync| sync <= power_fails_after).count() as u64 * 10;
-        let place = Place::of(Arc::new(storage.restart(root, &cache)), cache.clone());
-        let store = place.create(Durability::Commit);
-        store.sync().unwrap();
-        let items: Vec<u64> = (0..60).collect();
-        let found = get(&store, &items);
-        for (item, found) in items.iter().zip(&found) {
-            let expected = Some(vector(*item, 0));
-            assert!(*found == expected || (*item >= kept && found.is_none()), "item {item} after {power_fails_after}");
-        }
-        let rows = found.iter().take_while(|found| found.is_some()).count();
-        assert!(found.iter().skip(rows).all(Option::is_none), "not a prefix after sync {power_fails_after}");
-        store.append(&keys(60..70), &vectors(60..70, 0), None).unwrap();
-    }
+/// Calls of the exhaustive part: `DEJAVEC_CRASH_CALLS`, else two. Where not all is synced there are so many more images
+/// that it is one fewer.
+fn length(durability: [Durability; 2]) -> u32 {
+    let calls = std::env::var("DEJAVEC_CRASH_CALLS").map_or(2, |text| text.parse().unwrap());
+    if durability == [Commit; 2] { calls } else { calls - 1 }
 }
 
 #[test]
-fn every_acknowledged_group_survives_when_each_group_is_synced() {
-    check(Durability::Commit, 1);
+fn a_writer_that_builds_on_the_commit_of_another_makes_it_durable_first() {
+    let mut history = base(NPY, [Close, Commit], 2).again();
+    history.readers_see_all = true;
+    history.open().unwrap();
+    for call in [Call::Append(1), Call::Append(0), Call::Append(1)] {
+        history.call(call).unwrap();
+    }
+    history.check_every_moment(1, &mut Random(1), 0, false, &mut Tally::default());
 }
 
-#[test]
-fn every_acknowledged_group_survives_with_two_writers_in_turn() {
-    check(Durability::Commit, 2);
+macro_rules! suites {
+    ($($every:ident, $random:ident: $container:expr, $durability:expr;)*) => {$(
+        #[test]
+        fn $every() {
+            every_sequence($container, $durability, length($durability));
+        }
+
+        #[test]
+        fn $random() {
+            random_sequences($container, $durability);
+        }
+    )*};
 }
 
-#[test]
-fn every_acknowledged_sync_survives_when_only_sync_acknowledges() {
-    check(Durability::Close, 1);
-    check(Durability::Close, 2);
+suites! {
+    synced_groups_survive, synced_groups_survive_one_crash_after_another: NPY, [Commit, Commit];
+    what_sync_acknowledged_survives, what_sync_acknowledged_survives_one_crash_after_another: NPY, [Close, Close];
+    both_survive_side_by_side, both_survive_side_by_side_one_crash_after_another: NPY, [Close, Commit];
+    synced_groups_survive_in_a_faiss_file, synced_groups_survive_in_a_faiss_file_one_crash_after_another:
+        FAISS, [Commit, Commit];
+    both_survive_side_by_side_in_a_faiss_file, both_survive_side_by_side_in_a_faiss_file_one_crash_after_another:
+        FAISS, [Close, Commit];
 }

@@ -3,6 +3,8 @@
 //! FAISS's `index_write.cpp` writes the fields of its structures one after the other, without padding, so the rows
 //! behind them are aligned to nothing.
 
+use std::ops::Range;
+
 use super::{Defect, MAX_DIM, MAX_ROWS, bytes_at, hex, put, u32_at, u64_at};
 
 /// Bytes before the first row.
@@ -41,6 +43,9 @@ const UNUSED_OFFSET: usize = ROWS_OFFSET + 8;
 const TRAINED_OFFSET: usize = UNUSED_OFFSET + 16;
 const METRIC_OFFSET: usize = TRAINED_OFFSET + 1;
 const NUMBERS_OFFSET: usize = METRIC_OFFSET + 4;
+
+/// Where the row count lies, and that of all numbers.
+pub const COUNTS: [Range<usize>; 2] = [ROWS_OFFSET..UNUSED_OFFSET, NUMBERS_OFFSET..HEADER_BYTES];
 
 /// What FAISS writes into two fields that it no longer reads.
 const UNUSED: u64 = 1 << 20;

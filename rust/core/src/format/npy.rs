@@ -10,6 +10,12 @@ const MAGIC: &[u8; 10] = b"\x93NUMPY\x01\x00\x76\x00";
 const BEFORE_DTYPE: &str = "{'descr': '";
 const AFTER_DTYPE: &str = "', 'fortran_order': False, 'shape': (";
 const ROWS_COLUMNS: usize = 20;
+
+/// Where the row count lies.
+pub const ROWS: std::ops::Range<usize> = ROWS_OFFSET..ROWS_OFFSET + ROWS_COLUMNS;
+
+const ROWS_OFFSET: usize = MAGIC.len() + BEFORE_DTYPE.len() + DTYPE_COLUMNS + AFTER_DTYPE.len();
+const DTYPE_COLUMNS: usize = 3;
 const BETWEEN: &str = ", ";
 const AFTER_SHAPE: &str = "), }";
 
@@ -52,7 +58,7 @@ impl Header {
 
     fn read(bytes: &[u8]) -> Option<Header> {
         let text = std::str::from_utf8(bytes.strip_prefix(MAGIC)?).ok()?;
-        let (descr, text) = text.strip_prefix(BEFORE_DTYPE)?.split_at_checked(3)?;
+        let (descr, text) = text.strip_prefix(BEFORE_DTYPE)?.split_at_checked(DTYPE_COLUMNS)?;
         let (rows, text) = text.strip_prefix(AFTER_DTYPE)?.split_at_checked(ROWS_COLUMNS)?;
         let (dim, _) = text.strip_prefix(BETWEEN)?.split_once(AFTER_SHAPE)?;
         let header =

@@ -154,9 +154,13 @@ impl Store {
                 found: format!("{rows}"),
             });
         }
+        if open.files.keys.clear_behind(committed.rows)? {
+            // Before anything is written: a power loss may keep the commit and lose the rows, and then must not find
+            // others that hold in their place.
+            poisoning(&mut writer.poisoned, || open.files.keys.sync())?;
+        }
         open.files.vectors.write(committed.rows, &group.vectors)?;
         open.files.keys.write(committed.rows, &group.records(committed.rows))?;
-        open.files.keys.clear_behind(rows)?;
         if durable {
             poisoning(&mut writer.poisoned, || open.files.sync_rows())?;
         }
@@ -174,8 +178,14 @@ impl Store {
     fn learn(&self, open: &Open, writer: &mut Writer) -> Result<Recovered> {
         let files = &open.files;
         let recovered = files.recover()?;
-        open.adopt(&*self.storage, &self.directory, recovered.slot)?;
         let own = writer.own_epoch == Some(recovered.slot.epoch) && !recovered.roll_forward;
+        if !own {
+            open.forget_lost_rows(&*self.storage, &self.directory, recovered.slot)?;
+            if files.check_vectors_header().is_err() {
+                files.write_vectors_header(recovered.slot.synced)?;
+            }
+        }
+        open.adopt(&*self.storage, &self.directory, recovered.slot)?;
         if !own && self.options.durability == Durability::Commit {
             // The slot that is overwritten next may be the only durable one.
             self.sync_all(open, writer)?;

@@ -7,6 +7,7 @@ use crate::directory::CacheFiles;
 use crate::error::Result;
 use crate::format::commit::Slot;
 use crate::index::{Index, Keys};
+use crate::recovery;
 use crate::storage::Storage;
 
 /// One cache, as it was when its files were opened, and what was learnt since.
@@ -21,6 +22,8 @@ pub struct Open {
 pub struct State {
     pub committed: Slot,
     pub index: Index,
+    /// Rows below this, and durable ones, are known to hold.
+    pub examined: u64,
 }
 
 impl Open {
@@ -30,7 +33,7 @@ impl Open {
         let keys = Keys::new(files.keys.map(committed.rows)?, files.meta.seed);
         files.vectors.check_length(committed.rows)?;
         let index = Index::open(storage, directory, &files.meta.uuid, &keys);
-        Ok(Open { files, state: RwLock::new(State { committed, index }) })
+        Ok(Open { files, state: RwLock::new(State { committed, index, examined: 0 }) })
     }
 
     pub fn committed(&self) -> Slot {
@@ -39,6 +42,23 @@ impl Open {
 
     pub fn keys(&self, rows: u64) -> Result<Keys> {
         Ok(Keys::new(self.files.keys.map(rows)?, self.files.meta.seed))
+    }
+
+    /// Zeroes the records of committed rows that were never synced and that a power loss took: nobody was told that
+    /// they are durable, and they would hide older rows of their keys that are.
+    pub fn forget_lost_rows(&self, storage: &dyn Storage, directory: &Path, slot: Slot) -> Result<()> {
+        let examined = self.state.read().unwrap_or_else(PoisonError::into_inner).examined;
+        let lost = recovery::lost_rows(slot.synced.max(examined)..slot.rows, &self.files.keys, &self.files.vectors)?;
+        for row in &lost {
+            self.files.keys.erase(*row)?;
+        }
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.examined = slot.rows;
+        if !lost.is_empty() {
+            let keys = self.keys(state.committed.rows)?;
+            state.index = Index::open(storage, directory, &self.files.meta.uuid, &keys);
+        }
+        Ok(())
     }
 
     /// Takes note of a commit. The row count of a live handle never decreases.

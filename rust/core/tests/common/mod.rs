@@ -6,6 +6,9 @@
     reason = "each test file uses its own part, and fails by panicking"
 )]
 
+pub mod history;
+pub mod simulated;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,409 @@
+//! Calls on a cache, what they acknowledged, and whether a cache that was found later agrees.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use dejavec_core::directory::{CacheFiles, Spec};
+use dejavec_core::format::container::Container;
+use dejavec_core::format::keys::{RECORD_BYTES, Record};
+use dejavec_core::index::{self, Keys};
+use dejavec_core::repair;
+use dejavec_core::storage::{Access, Storage};
+use dejavec_core::store::{Durability, Store};
+use dejavec_core::{Error, Result};
+
+use super::simulated::{Image, Moments, Random, Simulated};
+use super::{key, keys, options, reader, spec};
+
+pub const ROOT: &str = "/caches";
+const CACHE: &str = "/caches/one";
+
+const DIM: usize = 20;
+const ROW_BYTES: usize = 4 * DIM;
+
+/// Rows of an append and of a replacement: enough that a write crosses a sector, the second shorter than the first.
+const APPENDED: u64 = 12;
+const REPLACED: u64 = 5;
+
+/// A vector that neither zeros nor another item or version could be taken for.
+fn vector(item: u64, version: u8) -> Vec<u8> {
+    key(item).into_iter().chain([version; 8]).cycle().take(ROW_BYTES).collect()
+}
+
+fn cache_spec(container: Container) -> Spec {
+    Spec { dim: DIM as u32, dtype: "<f4".into(), container, ..spec() }
+}
+
+/// One call. The number is that of the handle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    Append(usize),
+    Replace(usize),
+    Sync(usize),
+    Reopen(usize),
+    Snapshot,
+    Repair,
+}
+
+/// What is known when the power fails.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    /// Rows that must survive.
+    acknowledged: usize,
+    /// Rows that may.
+    submitted: usize,
+    /// Whether there must be a cache.
+    created: bool,
+}
+
+/// A cache in use.
+pub struct History {
+    pub storage: Arc<Simulated>,
+    container: Container,
+    durability: [Durability; 2],
+    handles: Vec<Store>,
+    /// Whether a reader sees all that was acknowledged even if a write was torn, before a writer recovers.
+    pub readers_see_all: bool,
+    /// Item and version of each row; none for one that a crash without syncs left damaged.
+    rows: Vec<Option<(u64, u8)>>,
+    known: Known,
+    next_item: u64,
+    version: u8,
+    /// Moments of the journal, with what was known before and after the call that ended there.
+    ends: Vec<(usize, Known)>,
+}
+
+/// Counts what was checked.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub images: u64,
+    pub in_recovery: u64,
+    seen: HashSet<(u64, usize, usize)>,
+}
+
+impl History {
+    /// A cache that is about to be made on what is durable.
+    pub fn begin(image: &Image, container: Container, durability: [Durability; 2]) -> History {
+        History {
+            storage: Arc::new(Simulated::of(image, Path::new(ROOT))),
+            container,
+            durability,
+            handles: Vec::new(),
+            readers_see_all: durability == [Durability::Commit; 2],
+            rows: Vec::new(),
+            known: Known { acknowledged: 0, submitted: 0, created: false },
+            next_item: 0,
+            version: 0,
+            ends: Vec::new(),
+        }
+    }
+
+    /// The same cache with the journal begun anew, everything being durable.
+    pub fn settle(&self) -> History {
+        let mut settled = History::begin(&self.storage.settled(), self.container, self.durability);
+        (settled.next_item, settled.version) = (self.next_item, self.version);
+        settled.rows.clone_from(&self.rows);
+        settled.known = Known { acknowledged: self.rows.len(), submitted: self.rows.len(), created: true };
+        settled
+    }
+
+    /// A second history from the same beginning.
+    pub fn again(&self) -> History {
+        if self.known.created {
+            self.settle()
+        } else {
+            History::begin(&self.storage.settled(), self.container, self.durability)
+        }
+    }
+
+    fn storage(&self) -> Arc<dyn Storage> {
+        Arc::<Simulated>::clone(&self.storage)
+    }
+
+    /// Opens the handles, making the cache if there is none.
+    pub fn open(&mut self) -> Result<()> {
+        self.handles.clear();
+        for durability in self.durability {
+            self.handles.push(Store::create(
+                self.storage(),
+                Path::new(CACHE),
+                &cache_spec(self.container),
+                options(durability),
+            )?);
+        }
+        self.known.created = true;
+        self.end();
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        self.ends.push((self.storage.journal_len(), self.known));
+    }
+
+    /// Makes a call; what it acknowledges is known afterwards.
+    pub fn call(&mut self, call: Call) -> Result<()> {
+        let path = Path::new(CACHE);
+        let mut durable = match call {
+            Call::Append(handle) | Call::Replace(handle) => self.durability[handle] == Durability::Commit,
+            Call::Sync(_) | Call::Reopen(_) | Call::Repair => true,
+            Call::Snapshot => false,
+        };
+        match call {
+            Call::Append(handle) => {
+                let items = self.next_item..self.next_item + APPENDED;
+                self.next_item = items.end;
+                let version = self.version;
+                self.rows.extend(items.clone().map(|item| Some((item, version))));
+                self.known.submitted = self.rows.len();
+                let vectors: Vec<u8> = items.clone().flat_map(|item| vector(item, version)).collect();
+                self.handles[handle].append(&keys(items), &vectors, None)?;
+            }
+            Call::Replace(handle) => {
+                self.version += 1;
+                let version = self.version;
+                self.next_item = self.next_item.max(REPLACED);
+                let items = self.next_item - REPLACED..self.next_item;
+                self.rows.extend(items.clone().map(|item| Some((item, version))));
+                self.known.submitted = self.rows.len();
+                let vectors: Vec<u8> = items.clone().flat_map(|item| vector(item, version)).collect();
+                self.handles[handle].put(&keys(items), &vectors)?;
+            }
+            Call::Sync(handle) => self.handles[handle].sync()?,
+            Call::Reopen(handle) => {
+                self.handles[handle].close()?;
+                self.handles[handle] = Store::open(self.storage(), path, options(self.durability[handle]))?;
+                durable = self.handles[handle].statistics()?.synced == self.rows.len() as u64;
+            }
+            Call::Snapshot => {
+                let files = CacheFiles::open(&*self.storage, path, false)?;
+                let slot = files.recover()?.slot;
+                let keys = Keys::new(files.keys.map(slot.synced)?, files.meta.seed);
+                index::write_snapshot(&*self.storage, path, &files.meta.uuid, slot.epoch, &keys)?;
+            }
+            Call::Repair => {
+                repair::repair(&*self.storage, path, options(Durability::Commit).patience)?;
+            }
+        }
+        if durable {
+            self.known.acknowledged = self.rows.len();
+        }
+        self.end();
+        Ok(())
+    }
+
+    /// Whether all that is committed is durable and whole.
+    fn is_strict(&self) -> bool {
+        self.durability == [Durability::Commit; 2]
+    }
+
+    /// Checks everything that a power loss may leave at the moments after the first `skip` calls.
+    pub fn check_every_moment(
+        &self,
+        skip: usize,
+        random: &mut Random,
+        draws: usize,
+        in_recovery: bool,
+        tally: &mut Tally,
+    ) {
+        let from = if skip == 0 { 0 } else { self.ends[skip - 1].0 };
+        let mut moments = Moments::of(&self.storage);
+        loop {
+            if moments.at() >= from {
+                let known = self.known_at(moments.at());
+                for (image, torn) in moments.images(random, draws) {
+                    let recovery = in_recovery.then_some((&mut *random, draws));
+                    self.check(&image, known, torn, recovery, tally);
+                }
+            }
+            if !moments.advance() {
+                break;
+            }
+        }
+    }
+
+    /// What was acknowledged by the end of the last whole call, and submitted by the start of the next.
+    fn known_at(&self, moment: usize) -> Known {
+        let before = self.ends.iter().rev().find(|(end, _)| *end <= moment).map(|(_, known)| *known);
+        let after = self.ends.iter().find(|(end, _)| *end >= moment).map_or(self.known, |(_, known)| *known);
+        let before = before.unwrap_or(Known { acknowledged: self.first_acknowledged(), ..after });
+        let created = self.ends.first().is_none_or(|(end, _)| *end <= moment) || self.first_acknowledged() > 0;
+        Known { acknowledged: before.acknowledged, submitted: after.submitted, created }
+    }
+
+    fn first_acknowledged(&self) -> usize {
+        self.ends.first().map_or(0, |(_, known)| known.acknowledged)
+    }
+
+    /// Breaks the power at a random moment after the calls, checks, recovers, and goes on from there.
+    pub fn crash(&self, random: &mut Random, tally: &mut Tally) -> History {
+        let mut moments = Moments::of(&self.storage);
+        for _ in 0..random.below(self.storage.journal_len() + 1) {
+            moments.advance();
+        }
+        let known = self.known_at(moments.at());
+        let (image, torn) = moments.any_image(random);
+        self.check(&image, known, torn, None, tally);
+        let mut next = History::begin(&image, self.container, self.durability);
+        next.open().unwrap();
+        next.handles[0].sync().unwrap();
+        let rows = next.handles[0].rows().unwrap() as usize;
+        let mut found = vec![[0; 32]; rows];
+        next.handles[0].read_keys(&(0..rows as i64).collect::<Vec<_>>(), &mut found).unwrap();
+        let held = self.rows.iter().zip(found);
+        next.rows = held.map(|(held, found)| held.filter(|(item, _)| key(*item) == found)).collect();
+        (next.next_item, next.version) = (self.next_item, self.version);
+        let mut next = next.settle();
+        next.open().unwrap();
+        next
+    }
+
+    /// Checks one image: as a reader finds it, as a writer recovers it, again, and after more was written.
+    fn check(
+        &self,
+        image: &Image,
+        known: Known,
+        torn: bool,
+        recovery: Option<(&mut Random, usize)>,
+        tally: &mut Tally,
+    ) {
+        if !tally.seen.insert((image.fingerprint(), known.acknowledged, known.submitted)) {
+            return;
+        }
+        tally.images += 1;
+        let simulated = Arc::new(Simulated::of(image, Path::new(ROOT)));
+        let storage: Arc<dyn Storage> = Arc::<Simulated>::clone(&simulated);
+        let path = Path::new(CACHE);
+        // A reader sees what was acknowledged, before anybody recovers.
+        let read = match Store::open(Arc::clone(&storage), path, reader()) {
+            Ok(store) => {
+                // Without syncs both slots may be on their way at once: if one is torn, the next writer rolls forward.
+                let least = if torn && !self.readers_see_all { 0 } else { known.acknowledged };
+                self.check_vectors(&store, least, known.submitted, None, !self.is_strict());
+                store.rows().unwrap()
+            }
+            Err(Error::NotFound { .. }) if !known.created => 0,
+            Err(error) => panic!("a reader is refused: {error}"),
+        };
+        let before = committed_bytes(&*storage, self.container, read);
+        // A writer recovers.
+        let create = || {
+            let options = options(self.durability[0]);
+            let store = Store::create(Arc::clone(&storage), path, &cache_spec(self.container), options).unwrap();
+            store.sync().unwrap();
+            store
+        };
+        let store = create();
+        let recovered = store.rows().unwrap() as usize;
+        let journal_of_recovery = simulated.journal_len();
+        assert!(
+            (known.acknowledged..=known.submitted).contains(&recovered),
+            "{recovered} rows of {known:?} were recovered"
+        );
+        assert!(recovered as u64 >= read, "a writer has fewer rows than a reader had");
+        let report = repair::verify(&*storage, path).unwrap();
+        assert_eq!(report.problems, Vec::<String>::new());
+        for row in &report.damaged {
+            let is_acknowledged = (*row as usize) < known.acknowledged && self.rows[*row as usize].is_some();
+            assert!(!is_acknowledged && !self.is_strict(), "row {row} of {known:?} is damaged");
+        }
+        self.check_vectors(&store, known.acknowledged, recovered, Some(recovered), false);
+        // Recovering again changes nothing.
+        drop(store);
+        let once = committed_bytes(&*storage, self.container, u64::MAX);
+        let store = create();
+        assert!(once == committed_bytes(&*storage, self.container, u64::MAX), "a second recovery changed the files");
+        // More can be written, and no row that a reader may hold has changed.
+        let items = 1_000_000..1_000_003;
+        let vectors: Vec<u8> = items.clone().flat_map(|item| vector(item, 0)).collect();
+        store.append(&keys(items.clone()), &vectors, None).unwrap();
+        let found = read_all(&store, &items.collect::<Vec<_>>());
+        assert_eq!(found.concat(), vectors);
+        self.check_vectors(&store, known.acknowledged, recovered, Some(recovered), false);
+        let after = committed_bytes(&*storage, self.container, read);
+        assert!(before[1] == after[1], "the vectors of a reader were changed");
+        let records = before[0].as_chunks().0.iter().zip(after[0].as_chunks().0);
+        for (row, ((before, after), vector)) in (0..).zip(records.zip(before[1].chunks(ROW_BYTES))) {
+            let was_lost = *after == [0; RECORD_BYTES] && !Record::from_bytes(before).holds(row, vector);
+            assert!(before == after || was_lost, "the record of row {row} of a reader was changed");
+        }
+        // The power may fail again while the cache is recovered.
+        let Some((random, draws)) = recovery else { return };
+        let mut moments = Moments::of(&simulated);
+        while moments.at() < journal_of_recovery && moments.advance() {
+            for (image, torn_again) in moments.images(random, draws.min(4)) {
+                let seen = tally.images;
+                self.check(&image, known, torn || torn_again, None, tally);
+                tally.in_recovery += tally.images - seen;
+            }
+        }
+    }
+
+    /// Every vector that is found is one that was stored under its key, and no older than the acknowledged ones. With
+    /// `newest`, and if everything is synced, it is the newest of that many rows.
+    fn check_vectors(
+        &self,
+        store: &Store,
+        acknowledged: usize,
+        submitted: usize,
+        newest: Option<usize>,
+        may_hide: bool,
+    ) {
+        let mut versions: BTreeMap<u64, Vec<(usize, u8)>> = BTreeMap::new();
+        for (row, held) in self.rows.iter().enumerate().take(submitted) {
+            if let Some((item, version)) = held {
+                versions.entry(*item).or_default().push((row, *version));
+            }
+        }
+        let items: Vec<u64> = versions.keys().copied().collect();
+        for ((item, versions), found) in versions.iter().zip(read_all(store, &items)) {
+            let floor = versions.iter().rposition(|(row, _)| *row < acknowledged);
+            let allowed = &versions[floor.unwrap_or(0)..];
+            if found.is_empty() {
+                // A row that was never synced may hide an older one of its key from a reader.
+                let excused = floor.is_none() || (may_hide && allowed.len() > 1);
+                assert!(excused, "item {item} is lost: {versions:?}, {acknowledged} acknowledged");
+                continue;
+            }
+            let is_right = allowed.iter().any(|(_, version)| found == vector(*item, *version));
+            assert!(is_right, "a wrong or an old vector of item {item}: {versions:?}, {acknowledged} acknowledged");
+            if let (Some(rows), true) = (newest, self.is_strict()) {
+                let last = versions.iter().rfind(|(row, _)| *row < rows).unwrap();
+                assert_eq!(found, vector(*item, last.1), "not the newest vector of item {item}");
+            }
+        }
+    }
+}
+
+/// What a store has of the items; empty for a miss.
+fn read_all(store: &Store, items: &[u64]) -> Vec<Vec<u8>> {
+    let keys = keys(items.iter().copied());
+    let mut rows = vec![0; keys.len()];
+    store.lookup(&keys, &mut rows).unwrap();
+    let mut out = vec![0xEE; keys.len() * ROW_BYTES];
+    let failed = store.gather(&keys, &rows, &mut out, true).unwrap();
+    let found = out.chunks(ROW_BYTES).enumerate();
+    found.map(|(i, vector)| if rows[i] < 0 || failed.contains(&i) { Vec::new() } else { vector.to_vec() }).collect()
+}
+
+/// The bytes of both files that hold the first `rows` rows; with `u64::MAX`, of all three files as they are.
+fn committed_bytes(storage: &dyn Storage, container: Container, rows: u64) -> Vec<Vec<u8>> {
+    let whole = rows == u64::MAX;
+    let files = [
+        ("keys.bin", 64, 40, false),
+        (container.file_name(), container.header_bytes() as u64, ROW_BYTES as u64, false),
+        ("commit", 0, 0, true),
+    ];
+    files
+        .into_iter()
+        .filter(|(_, _, _, only_whole)| whole || !only_whole)
+        .map(|(name, header, record, _)| {
+            let Ok(file) = storage.open(&Path::new(CACHE).join(name), Access::Read) else { return Vec::new() };
+            let len = file.metadata().unwrap().len;
+            let (from, to) = if whole { (0, len) } else { (header.min(len), (header + rows * record).min(len)) };
+            let mut bytes = vec![0; (to - from) as usize];
+            file.read_at(&mut bytes, from).unwrap();
+            bytes
+        })
+        .collect()
+}

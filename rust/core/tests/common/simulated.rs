@@ -1,0 +1,522 @@
+//! A file system in memory that keeps a journal of what was asked of it, fails where it is told to, and knows what a
+//! power loss may leave.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use dejavec_core::checksum;
+use dejavec_core::mmap::{Mapping, PrivateMapping};
+use dejavec_core::storage::{Access, MemoryStorage, Metadata, Storage, StorageFile};
+
+/// A change that is not durable before the file, or the directory of the name, is synced.
+#[derive(Debug, Clone)]
+pub enum Change {
+    Directory { path: PathBuf },
+    Name { path: PathBuf, file: u64 },
+    Rename { from: PathBuf, to: PathBuf, file: u64 },
+    Removal { path: PathBuf },
+    Write { file: u64, offset: usize, bytes: Arc<[u8]> },
+}
+
+/// What was asked, as far as it matters after a power loss.
+#[derive(Debug, Clone)]
+pub enum Operation {
+    Change(Change),
+    Sync {
+        file: u64,
+    },
+    /// A sync that failed: the system may have dropped the pages, and a later sync does not write them.
+    FailedSync {
+        file: u64,
+    },
+    SyncDirectory {
+        path: PathBuf,
+    },
+}
+
+/// Which operation fails, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Any operation, with this error of the system.
+    Error(i32),
+    /// A write, after half of its bytes.
+    ShortWrite,
+    /// A sync of a file or directory.
+    Sync,
+}
+
+#[derive(Debug)]
+pub struct Injection {
+    pub fault: Fault,
+    /// How many operations of the kind pass before.
+    pub after: usize,
+    /// Whether all that come later fail as well.
+    pub for_ever: bool,
+    pub fired: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Other,
+    Write,
+    Sync,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    journal: Vec<Operation>,
+    injection: Option<Injection>,
+}
+
+impl Inner {
+    /// Whether the operation fails now.
+    fn fails(&mut self, kind: Kind) -> Option<Fault> {
+        let injection = self.injection.as_mut()?;
+        let concerned = match injection.fault {
+            Fault::Error(_) => true,
+            Fault::ShortWrite => kind == Kind::Write,
+            Fault::Sync => kind == Kind::Sync,
+        };
+        if !concerned {
+            return None;
+        }
+        if injection.after > 0 {
+            injection.after -= 1;
+            return None;
+        }
+        if injection.fired > 0 && !injection.for_ever {
+            return None;
+        }
+        injection.fired += 1;
+        Some(injection.fault)
+    }
+}
+
+/// The file system.
+#[derive(Debug, Clone)]
+pub struct Simulated {
+    live: MemoryStorage,
+    inner: Arc<Mutex<Inner>>,
+    /// What was durable when the journal began.
+    durable: Image,
+}
+
+#[derive(Debug)]
+struct SimulatedFile {
+    live: Box<dyn StorageFile>,
+    number: u64,
+    /// What lies in a lock file is for people, so that writes to it are no change.
+    is_lock: bool,
+    inner: Arc<Mutex<Inner>>,
+}
+
+fn error(fault: Fault) -> io::Error {
+    const EIO: i32 = 5;
+    const ENOSPC: i32 = 28;
+    io::Error::from_raw_os_error(match fault {
+        Fault::Error(number) => number,
+        Fault::ShortWrite => ENOSPC,
+        Fault::Sync => EIO,
+    })
+}
+
+fn step(inner: &Mutex<Inner>, kind: Kind) -> io::Result<()> {
+    inner.lock().unwrap().fails(kind).map_or(Ok(()), |fault| Err(error(fault)))
+}
+
+impl Simulated {
+    /// A file system in which all of the image is durable.
+    pub fn of(image: &Image, root: &Path) -> Simulated {
+        let live = MemoryStorage::with_root(root);
+        let mut durable = Image::default();
+        for (path, name) in &image.names {
+            let parent = path.parent().unwrap();
+            if parent != root && durable.names.get(parent) != Some(&Name::Directory) {
+                continue; // Its directory is lost.
+            }
+            match name {
+                Name::Directory => {
+                    live.mkdir(path).unwrap();
+                    durable.names.insert(path.clone(), Name::Directory);
+                }
+                Name::File(number) => {
+                    let file = live.open(path, Access::Create).unwrap();
+                    let bytes = image.files.get(number).cloned().unwrap_or_default();
+                    file.write_at(&bytes, 0).unwrap();
+                    let number = file.metadata().unwrap().id.1;
+                    durable.names.insert(path.clone(), Name::File(number));
+                    durable.files.insert(number, bytes);
+                }
+            }
+        }
+        Simulated { live, inner: Arc::default(), durable }
+    }
+
+    /// All that is there now, as a durable image.
+    pub fn settled(&self) -> Image {
+        let mut moments = Moments::of(self);
+        while moments.advance() {}
+        let all = vec![Kept::Whole; moments.pending.len()];
+        moments.image(&all)
+    }
+
+    pub fn journal_len(&self) -> usize {
+        self.inner.lock().unwrap().journal.len()
+    }
+
+    pub fn inject(&self, injection: Option<Injection>) -> Option<Injection> {
+        std::mem::replace(&mut self.inner.lock().unwrap().injection, injection)
+    }
+
+    fn note(&self, change: Change) {
+        self.inner.lock().unwrap().journal.push(Operation::Change(change));
+    }
+}
+
+impl Storage for Simulated {
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn StorageFile>> {
+        step(&self.inner, Kind::Other)?;
+        let is_new = self.live.metadata(path).is_err();
+        let live = self.live.open(path, access)?;
+        let number = live.metadata()?.id.1;
+        if is_new {
+            self.note(Change::Name { path: path.to_path_buf(), file: number });
+        }
+        let is_lock = access == Access::Lock;
+        Ok(Box::new(SimulatedFile { live, number, is_lock, inner: Arc::clone(&self.inner) }))
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<(String, bool)>> {
+        step(&self.inner, Kind::Other)?;
+        self.live.list(directory)
+    }
+
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        step(&self.inner, Kind::Other)?;
+        self.live.metadata(path)
+    }
+
+    fn mkdir(&self, path: &Path) -> io::Result<()> {
+        step(&self.inner, Kind::Other)?;
+        self.live.mkdir(path)?;
+        self.note(Change::Directory { path: path.to_path_buf() });
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        step(&self.inner, Kind::Other)?;
+        let file = self.live.metadata(from)?.id.1;
+        self.live.rename(from, to)?;
+        self.note(Change::Rename { from: from.to_path_buf(), to: to.to_path_buf(), file });
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        step(&self.inner, Kind::Other)?;
+        self.live.remove(path)?;
+        self.note(Change::Removal { path: path.to_path_buf() });
+        Ok(())
+    }
+
+    fn sync_dir(&self, directory: &Path) -> io::Result<()> {
+        step(&self.inner, Kind::Sync)?;
+        self.live.sync_dir(directory)?;
+        self.inner.lock().unwrap().journal.push(Operation::SyncDirectory { path: directory.to_path_buf() });
+        Ok(())
+    }
+}
+
+impl StorageFile for SimulatedFile {
+    fn metadata(&self) -> io::Result<Metadata> {
+        step(&self.inner, Kind::Other)?;
+        self.live.metadata()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        step(&self.inner, Kind::Other)?;
+        self.live.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut inner = self.inner.lock().unwrap();
+        let failed = inner.fails(Kind::Write);
+        let bytes = match failed {
+            None => bytes,
+            Some(Fault::ShortWrite) => &bytes[..bytes.len() / 2],
+            Some(fault) => return Err(error(fault)),
+        };
+        self.live.write_at(bytes, offset)?;
+        if !self.is_lock && !bytes.is_empty() {
+            let change = Change::Write { file: self.number, offset: offset as usize, bytes: bytes.into() };
+            inner.journal.push(Operation::Change(change));
+        }
+        failed.map_or(Ok(()), |fault| Err(error(fault)))
+    }
+
+    fn map(&self, len: usize) -> io::Result<Mapping> {
+        step(&self.inner, Kind::Other)?;
+        self.live.map(len)
+    }
+
+    fn map_private(&self, offset: u64, len: usize) -> io::Result<PrivateMapping> {
+        step(&self.inner, Kind::Other)?;
+        self.live.map_private(offset, len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut inner = self.inner.lock().unwrap();
+        let failed = inner.fails(Kind::Sync);
+        inner.journal.push(match failed {
+            None => Operation::Sync { file: self.number },
+            Some(_) => Operation::FailedSync { file: self.number },
+        });
+        failed.map_or(Ok(()), |fault| Err(error(fault)))
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        step(&self.inner, Kind::Other)?;
+        self.live.try_lock()
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        self.live.unlock()
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        None
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Name {
+    Directory,
+    File(u64),
+}
+
+/// What lies on the platter.
+#[derive(Debug, Clone, Default)]
+pub struct Image {
+    names: BTreeMap<PathBuf, Name>,
+    files: BTreeMap<u64, Arc<Vec<u8>>>,
+}
+
+impl Image {
+    /// Tells two images apart.
+    pub fn fingerprint(&self) -> u64 {
+        let mut sum = checksum::Running::default();
+        for (path, name) in &self.names {
+            sum.update(path.as_os_str().as_encoded_bytes());
+            if let Name::File(number) = name {
+                let bytes = self.files.get(number).map_or(&[][..], |bytes| bytes);
+                sum.update(&(bytes.len() as u64).to_le_bytes());
+                sum.update(bytes);
+            }
+        }
+        sum.digest()
+    }
+
+    fn apply(&mut self, change: &Change, kept: Kept) {
+        match change {
+            _ if kept == Kept::Nothing => {}
+            Change::Directory { path } => drop(self.names.insert(path.clone(), Name::Directory)),
+            Change::Name { path, file } => drop(self.names.insert(path.clone(), Name::File(*file))),
+            Change::Rename { from, to, file } => {
+                self.names.remove(from);
+                self.names.insert(to.clone(), Name::File(*file));
+            }
+            Change::Removal { path } => drop(self.names.remove(path)),
+            Change::Write { file, offset, bytes } => {
+                let target = Arc::make_mut(self.files.entry(*file).or_default());
+                let (from, to) = match kept {
+                    Kept::Start(at) => (0, at),
+                    Kept::End(at) => (at, bytes.len()),
+                    Kept::Length => (bytes.len(), bytes.len()),
+                    _ => (0, bytes.len()),
+                };
+                if target.len() < offset + to {
+                    target.resize(offset + to, 0);
+                }
+                target[offset + from..offset + to].copy_from_slice(&bytes[from..to]);
+            }
+        }
+    }
+}
+
+/// What a power loss leaves of one change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    Nothing,
+    Whole,
+    /// The first bytes of a write, up to the end of a sector.
+    Start(usize),
+    /// The last bytes of a write, from the start of a sector on.
+    End(usize),
+    /// Only that the file became longer: zeros.
+    Length,
+}
+
+const SECTOR: usize = 512;
+
+/// More unsynced changes than this are no longer left out in every combination.
+const EXHAUSTIVE: usize = 10;
+
+/// A walk through a journal: what is durable at each of its moments, and what is pending.
+pub struct Moments<'a> {
+    journal: VecDeque<Operation>,
+    at: usize,
+    durable: Image,
+    /// Changes that are not durable, and whether a failed sync made the system forget them.
+    pending: Vec<(Change, bool)>,
+    storage: std::marker::PhantomData<&'a Simulated>,
+}
+
+impl<'a> Moments<'a> {
+    pub fn of(storage: &'a Simulated) -> Moments<'a> {
+        let journal = storage.inner.lock().unwrap().journal.clone().into();
+        Moments {
+            journal,
+            at: 0,
+            durable: storage.durable.clone(),
+            pending: Vec::new(),
+            storage: std::marker::PhantomData,
+        }
+    }
+
+    /// How many operations lie behind.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// Goes past the next operation; false at the end.
+    pub fn advance(&mut self) -> bool {
+        let Some(operation) = self.journal.pop_front() else { return false };
+        self.at += 1;
+        match operation {
+            Operation::Change(change) => self.pending.push((change, false)),
+            Operation::Sync { file: synced } => {
+                self.settle(|change| matches!(change, Change::Write { file, .. } if *file == synced));
+            }
+            Operation::FailedSync { file: failed } => {
+                for (change, forgotten) in &mut self.pending {
+                    *forgotten |= matches!(change, Change::Write { file, .. } if *file == failed);
+                }
+            }
+            Operation::SyncDirectory { path: directory } => self.settle(|change| match change {
+                Change::Directory { path } | Change::Name { path, .. } | Change::Removal { path } => {
+                    path.parent() == Some(&directory)
+                }
+                Change::Rename { to, .. } => to.parent() == Some(&directory),
+                Change::Write { .. } => false,
+            }),
+        }
+        true
+    }
+
+    fn settle(&mut self, is_synced: impl Fn(&Change) -> bool) {
+        let (durable, pending) = (&mut self.durable, &mut self.pending);
+        pending.retain(|(change, forgotten)| {
+            let settles = is_synced(change) && !forgotten;
+            if settles {
+                durable.apply(change, Kept::Whole);
+            }
+            !settles
+        });
+    }
+
+    fn image(&self, kept: &[Kept]) -> Image {
+        let mut image = self.durable.clone();
+        for ((change, _), kept) in self.pending.iter().zip(kept) {
+            image.apply(change, *kept);
+        }
+        image
+    }
+
+    /// What may be left of a change besides all and nothing.
+    fn pieces(change: &Change) -> Vec<Kept> {
+        let Change::Write { offset, bytes, .. } = change else { return Vec::new() };
+        // The ends of pages of 4,096 bytes are among those of sectors.
+        let first = offset.next_multiple_of(SECTOR);
+        let mut cuts: Vec<usize> = (first..offset + bytes.len()).step_by(SECTOR).map(|cut| cut - offset).collect();
+        cuts.retain(|cut| *cut > 0);
+        if cuts.is_empty() && bytes.len() > 1 {
+            // Within a sector: disks promise that it does not happen.
+            cuts.push(bytes.len() / 2);
+        }
+        let torn = cuts.into_iter().flat_map(|cut| [Kept::Start(cut), Kept::End(cut)]);
+        torn.chain([Kept::Length]).collect()
+    }
+
+    /// What a power loss may leave now: every combination of pending changes if they are few; each one torn or
+    /// extended with zeros, the others there or not; and `draws` mixtures of all of it. The flag says that a write was
+    /// torn.
+    pub fn images(&self, random: &mut Random, draws: usize) -> Vec<(Image, bool)> {
+        let count = self.pending.len();
+        let mut images = Vec::new();
+        let subsets: Vec<u64> = match count {
+            0..=EXHAUSTIVE => (0..1 << count).collect(),
+            _ => {
+                let all = (1_u64 << count.min(63)) - 1;
+                let one = (0..count.min(63)).flat_map(|i| [1 << i, all & !(1 << i), (1 << i) - 1]);
+                one.chain([all]).collect()
+            }
+        };
+        for subset in subsets {
+            let kept: Vec<Kept> =
+                (0..count).map(|i| if subset >> i & 1 == 1 { Kept::Whole } else { Kept::Nothing }).collect();
+            images.push((self.image(&kept), false));
+        }
+        let pieces: Vec<Vec<Kept>> = self.pending.iter().map(|(change, _)| Moments::pieces(change)).collect();
+        for (i, piece) in pieces.iter().enumerate().flat_map(|(i, pieces)| pieces.iter().map(move |piece| (i, *piece)))
+        {
+            for others in [Kept::Nothing, Kept::Whole] {
+                let mut kept = vec![others; count];
+                kept[i] = piece;
+                images.push((self.image(&kept), true));
+            }
+        }
+        for _ in 0..if count < 2 { 0 } else { draws } {
+            let kept: Vec<Kept> = pieces
+                .iter()
+                .map(|pieces| match random.below(4) {
+                    0 => Kept::Nothing,
+                    1 if !pieces.is_empty() => pieces[random.below(pieces.len())],
+                    _ => Kept::Whole,
+                })
+                .collect();
+            images.push((self.image(&kept), true));
+        }
+        images
+    }
+
+    /// One of the images of now.
+    pub fn any_image(&self, random: &mut Random) -> (Image, bool) {
+        let mut images = self.images(random, 8);
+        images.swap_remove(random.below(images.len()))
+    }
+}
+
+/// Numbers that a seed fixes (splitmix64).
+#[derive(Debug, Clone)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+}
+
+/// How much of the random part a suite runs: `DEJAVEC_CRASH_SEEDS`, or the given number.
+pub fn seeds(default: u64) -> u64 {
+    std::env::var("DEJAVEC_CRASH_SEEDS").map_or(default, |text| text.parse().unwrap())
+}
