@@ -70,6 +70,8 @@ pub struct History {
     known: Known,
     next_item: u64,
     version: u8,
+    /// The newest version of each item that a call returned from.
+    acknowledged: BTreeMap<u64, u8>,
     /// Moments of the journal, with what was known before and after the call that ended there.
     ends: Vec<(usize, Known)>,
 }
@@ -95,6 +97,7 @@ impl History {
             known: Known { acknowledged: 0, submitted: 0, created: false },
             next_item: 0,
             version: 0,
+            acknowledged: BTreeMap::new(),
             ends: Vec::new(),
         }
     }
@@ -157,7 +160,8 @@ impl History {
                 self.rows.extend(items.clone().map(|item| Some((item, version))));
                 self.known.submitted = self.rows.len();
                 let vectors: Vec<u8> = items.clone().flat_map(|item| vector(item, version)).collect();
-                self.handles[handle].append(&keys(items), &vectors, None)?;
+                self.handles[handle].append(&keys(items.clone()), &vectors, None)?;
+                self.acknowledged.extend(items.map(|item| (item, version)));
             }
             Call::Replace(handle) => {
                 self.version += 1;
@@ -167,7 +171,8 @@ impl History {
                 self.rows.extend(items.clone().map(|item| Some((item, version))));
                 self.known.submitted = self.rows.len();
                 let vectors: Vec<u8> = items.clone().flat_map(|item| vector(item, version)).collect();
-                self.handles[handle].put(&keys(items), &vectors)?;
+                self.handles[handle].put(&keys(items.clone()), &vectors)?;
+                self.acknowledged.extend(items.map(|item| (item, version)));
             }
             Call::Sync(handle) => self.handles[handle].sync()?,
             Call::Reopen(handle) => {
@@ -190,6 +195,31 @@ impl History {
         }
         self.end();
         Ok(())
+    }
+
+    /// Makes a call that may fail; says whether it did what it promises.
+    ///
+    /// A call that fails may have committed its rows: what is acknowledged is not changed, what is possible is.
+    pub fn try_call(&mut self, call: Call) -> bool {
+        self.handles.len() == 2 && self.call(call).is_ok()
+    }
+
+    /// Checks the cache as it lies there, once nothing fails any more: every acknowledged vector is right, nothing is
+    /// damaged, more can be written.
+    pub fn check_now(&mut self) {
+        self.open().unwrap();
+        let acknowledged: Vec<(u64, Vec<u8>)> = self.acknowledged.iter().map(|(i, v)| (*i, vector(*i, *v))).collect();
+        let items: Vec<u64> = acknowledged.iter().map(|(item, _)| *item).collect();
+        for ((item, _), found) in acknowledged.iter().zip(read_all(&self.handles[0], &items)) {
+            let newest = self.acknowledged[item];
+            assert!((newest..=self.version).any(|version| found == vector(*item, version)), "item {item} is lost");
+        }
+        self.call(Call::Append(0)).unwrap();
+        let items: Vec<u64> = (self.next_item - APPENDED..self.next_item).collect();
+        let expected: Vec<_> = items.iter().map(|item| vector(*item, self.version)).collect();
+        assert_eq!(read_all(&self.handles[0], &items), expected);
+        let report = repair::verify(&*self.storage, Path::new(CACHE)).unwrap();
+        assert_eq!((report.damaged, report.problems), (Vec::new(), Vec::new()));
     }
 
     /// Whether all that is committed is durable and whole.

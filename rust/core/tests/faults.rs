@@ -1,0 +1,69 @@
+//! Whatever operation of the file system fails, the call gives a typed error or what it promised, and the cache is
+//! good afterwards.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::path::Path;
+
+use common::history::{Call, History, ROOT};
+use common::simulated::{Fault, Image, Injection, Simulated};
+use dejavec_core::format::container::Container;
+use dejavec_core::format::flat::Metric;
+use dejavec_core::store::Durability::{self, Close, Commit};
+
+const EIO: i32 = 5;
+const EINTR: i32 = 4;
+const ENOSPC: i32 = 28;
+
+const FAULTS: [Fault; 5] =
+    [Fault::Error(EIO), Fault::Error(EINTR), Fault::Error(ENOSPC), Fault::ShortWrite, Fault::Sync];
+
+const CALLS: [Call; 8] = [
+    Call::Append(0),
+    Call::Append(1),
+    Call::Replace(0),
+    Call::Snapshot,
+    Call::Reopen(1),
+    Call::Sync(1),
+    Call::Append(1),
+    Call::Repair,
+];
+
+/// Fails the first operation, then the second, until none is left to fail.
+fn every_operation(container: Container, durability: [Durability; 2]) {
+    let empty = Simulated::of(&Image::default(), Path::new(ROOT)).settled();
+    let mut injected = 0;
+    for fault in FAULTS {
+        for for_ever in [false, true] {
+            for after in 0.. {
+                let mut history = History::begin(&empty, container, durability);
+                history.storage.inject(Some(Injection { fault, after, for_ever, fired: 0 }));
+                // A run goes on as a user would: a handle that fails is opened again.
+                let mut opened = history.open().is_ok();
+                for call in CALLS {
+                    opened = opened && history.try_call(call) || history.open().is_ok();
+                }
+                let injection = history.storage.inject(None).unwrap();
+                history.check_now();
+                if injection.fired == 0 {
+                    break;
+                }
+                injected += 1;
+            }
+        }
+    }
+    println!("{injected} injected faults: {container:?}, {durability:?}");
+}
+
+#[test]
+fn a_failing_file_system_costs_the_calls_that_fail() {
+    every_operation(Container::Npy, [Commit, Commit]);
+    every_operation(Container::Flat(Metric::L2), [Commit, Commit]);
+}
+
+#[test]
+fn a_failing_file_system_costs_the_calls_that_fail_without_syncs() {
+    every_operation(Container::Npy, [Close, Commit]);
+    every_operation(Container::Flat(Metric::L2), [Close, Close]);
+}
