@@ -15,7 +15,7 @@ from dejavec.cache import EmbeddingCache
 from dejavec.errors import CacheNotFoundError, IdentityMismatchError
 from dejavec.keys import item_keys
 from dejavec.search import Metric, default_metric, flat_index
-from dejavec.values import Container, from_rows
+from dejavec.values import Container, from_rows, to_rows
 
 Item = str | Mapping[str, Any]
 """A text, or a dict as mteb has them: ``{"text": …, "title": …}``."""
@@ -220,7 +220,8 @@ class FaissCache(_Backend):
     Args:
         directory: the cache directory.
         metric: how the index compares vectors: squared Euclidean distance or inner product.
-        dtype: ``"float32"`` rounds vectors that float32 does not hold, such as float64, and returns them so.
+        dtype: ``"float32"`` takes vectors of any dtype and returns float32, rounded where that does not hold
+            them, as it does not hold float64.
 
     Raises:
         IdentityMismatchError: the directory has ``vectors.npy``, or an index of the other metric.
@@ -258,35 +259,33 @@ class FaissCache(_Backend):
             raise ValueError(f"expected dtype to be 'float32' or None, found {dtype!r}")
         self.container = "faiss-ip" if metric == "ip" else "faiss-l2"
         self._rounds = dtype is not None
-        self._index: Any | None = None
-        self._covered: tuple[str | None, int] = (None, 0)
         super().__init__(directory)
 
     def add(self, items: Item | Sequence[Item], vectors: Any) -> None:
-        """Do what :meth:`NumpyCache.add` does, having rounded the vectors if ``dtype`` says so."""
-        super().add(items, np.asarray(vectors, np.float32) if self._rounds else vectors)
+        """Do what :meth:`NumpyCache.add` does, having rounded the vectors if ``dtype`` says so.
+
+        Raises:
+            VectorsError: float32 does not hold the vectors, and ``dtype`` is None.
+        """
+        super().add(items, _rounded(vectors) if self._rounds else vectors)
 
     @property
     def index(self) -> Any | None:
-        """The FAISS index over the file: not copied, for searching only; None before the first vector.
+        """An index of FAISS over the file, without a copy; None before the first vector.
 
-        It covers the rows that this cache knows, replaced ones too; :meth:`search` leaves these out. It is
-        another object when rows came to it.
+        It covers the rows that this cache knows when it is asked for it, replaced ones too, which
+        :meth:`search` leaves out. It outlives the cache. It is for searching only: FAISS ends the process if
+        something is added to it, and a copy made by ``faiss.clone_index`` must not outlive it.
 
         Raises:
             MissingPackageError: faiss is not installed.
         """
-        self._refuse_directory_above()
-        vectors = self._cache.vectors
-        if len(vectors) == 0:
-            return None
-        covered = (self._cache.uuid, len(vectors))
-        if self._covered != covered:
-            self._index, self._covered = flat_index(vectors, default_metric(self._cache)), covered
-        return self._index
+        vectors = self.vectors
+        return None if len(vectors) == 0 else flat_index(vectors, default_metric(self._cache))
 
     def search(self, queries: object, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Find the nearest vectors of each query: see :meth:`EmbeddingCache.search`."""
+        self._refuse_directory_above()
         return self._cache.search(queries, k)
 
     def search_items(self, queries: object, k: int) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
@@ -303,7 +302,15 @@ class FaissCache(_Backend):
         self, factory: str, *, train_rows: int | None = None, progress: bool | None = None
     ) -> Any:
         """Build an index for approximate search: see :meth:`EmbeddingCache.build_index`."""
+        self._refuse_directory_above()
         return self._cache.build_index(factory, train_rows=train_rows, progress=progress)
+
+
+def _rounded(vectors: Any) -> NDArray[np.float32]:
+    """Return vectors (n, dim), or one (dim,), as float32."""
+    if np.ndim(vectors) == 1:
+        vectors = [vectors]
+    return to_rows(vectors, None, "the vectors")[0].astype(np.float32)
 
 
 TextVectorMap = NumpyCache

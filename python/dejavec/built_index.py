@@ -1,19 +1,10 @@
-"""Approximate search: any index that FAISS can make, trained on a cache, filled from it and kept beside it.
-
-The files are named ``search-<made of>-<rows>-<replaced>.faiss``: 12 hex digits of the cache, the factory
-string, the metric and the rows to train on; how many rows of the cache it covers; how many of these it leaves
-out. So the name alone tells whether an index still is one of these rows.
-"""
+"""Approximate search: any index that FAISS can make, trained on a cache and filled from it."""
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,20 +12,20 @@ from numpy.typing import NDArray
 
 from dejavec.errors import DejavecWarning, VectorsError
 from dejavec.identity import digest
+from dejavec.index_file import IndexFile, saved_indexes
 from dejavec.progress import progress
 from dejavec.search import Metric, default_metric, import_faiss, metric_number
 
 if TYPE_CHECKING:
     from dejavec.cache import EmbeddingCache
 
-_BLOCK_NUMBERS = 4 << 20
-"""Numbers that are read at a time."""
+_BLOCK_NUMBERS = 1 << 20
+"""Numbers that are read at a time; to encode them, FAISS may take some dozen times their memory."""
 
 _FEWEST_TO_TRAIN = 65_536
 _ROWS_A_LIST = 40
 """FAISS warns of fewer than 39 vectors for each inverted list."""
 
-_NAME = re.compile(r"search-(?P<made_of>[0-9a-f]{12})-(?P<rows>\d+)-(?P<replaced>\d+)\.faiss")
 _SEED = 0
 
 
@@ -80,13 +71,17 @@ def build_index(
             path=str(cache.path),
         )
     made_of = _made_of(cache, factory, metric, train_rows)
-    index, covered = _saved(cache.path, made_of, rows)
+    index, covered = _saved(cache, made_of, rows)
     if index is None:
-        made = faiss.index_factory(cache.dim, factory, metric_number(metric))
+        try:
+            made = faiss.index_factory(cache.dim, factory, metric_number(metric))
+        except RuntimeError as error:
+            raise ValueError(
+                f"expected a string that faiss.index_factory takes, found {factory!r}: {error}"
+            ) from error
+        _train(cache, made, rows, train_rows)
         # Rows that a later one replaced are left out, so the index is told each row's number.
-        index, covered = faiss.IndexIDMap(made), 0
-        if not made.is_trained:
-            _train(cache, made, rows, train_rows)
+        index = faiss.IndexIDMap(made)
     if covered < rows.count:
         with progress(progress_shown, rows.count - covered, "row") as advance:
             for numbers, vectors in _blocks(cache, index.d, rows, covered, advance):
@@ -100,48 +95,49 @@ def _made_of(cache: EmbeddingCache, factory: str, metric: Metric, train_rows: in
     return digest(parts)[:12]
 
 
-def _saved(directory: Path, made_of: str, rows: _Rows) -> tuple[Any, int]:
-    """Return the saved index that covers the most rows as they are, and how many; else (None, 0)."""
-    faiss = import_faiss()
-    fitting = []
-    for path, name in _files(directory, made_of):
-        covered = int(name["rows"])
-        if covered <= rows.count and int(name["replaced"]) == rows.replaced_before(covered):
-            fitting.append((covered, path))
-    for covered, path in sorted(fitting, reverse=True):
-        try:
-            index = faiss.read_index(os.fspath(path))
-        except RuntimeError:
-            continue  # Cut short or damaged: it is made anew.
-        if index.ntotal <= covered:
-            return index, covered
+def _saved(cache: EmbeddingCache, made_of: str, rows: _Rows) -> tuple[Any | None, int]:
+    """Return the saved index that covers the most rows as they are, and how many; else (None, 0).
+
+    The replaced ones among the first n rows only become more, so their number tells which they are.
+    """
+    for file in saved_indexes(cache.path, made_of):
+        if file.rows <= rows.count and file.replaced == rows.replaced_before(file.rows):
+            index = file.read()
+            if index is not None:
+                return index, file.rows
     return None, 0
 
 
-def _files(directory: Path, made_of: str) -> Iterator[tuple[Path, re.Match[str]]]:
-    """Yield the saved indexes that are made of this, with their names taken apart."""
-    for path in sorted(directory.glob(f"search-{made_of}-*.faiss")):
-        name = _NAME.fullmatch(path.name)
-        if name is not None:
-            yield path, name
-
-
 def _train(cache: EmbeddingCache, index: Any, rows: _Rows, train_rows: int | None) -> None:
-    """Train an index on rows drawn at random, always the same ones."""
-    newest = np.flatnonzero(rows.is_newest)
+    """Train an index, if it wants that, on rows drawn at random, always the same ones."""
+    if index.is_trained:
+        return
+    faiss = import_faiss()
+    inverted = faiss.try_extract_index_ivf(index)
     if train_rows is None:
-        inverted = import_faiss().try_extract_index_ivf(index)
         train_rows = max(_FEWEST_TO_TRAIN, 0 if inverted is None else _ROWS_A_LIST * inverted.nlist)
-    if train_rows < len(newest):
-        newest = np.sort(np.random.default_rng(_SEED).choice(newest, train_rows, replace=False))
+    if isinstance(index, faiss.IndexIVF):
+        # The lists first, and then what is in them, of which FAISS takes fewer rows but copies them.
+        sample = _sample(cache, index.d, rows, train_rows)
+        index.train_q1(len(sample), faiss.swig_ptr(sample), False, index.metric_type)
+        del sample
+        train_rows = min(train_rows, index.train_encoder_num_vectors() or _FEWEST_TO_TRAIN)
+    index.train(_sample(cache, index.d, rows, train_rows))
+
+
+def _sample(cache: EmbeddingCache, dim: int, rows: _Rows, count: int) -> NDArray[np.float32]:
+    """Return vectors (n, dim) of the newest rows, at most ``count``, drawn at random."""
+    drawn = np.flatnonzero(rows.is_newest)
+    if count < len(drawn):
+        drawn = np.sort(np.random.default_rng(_SEED).choice(drawn, count, replace=False))
     chosen = _Rows(rows.count, np.zeros(rows.count, np.bool_))
-    chosen.is_newest[newest] = True
-    sample = np.empty((len(newest), index.d), np.float32)
+    chosen.is_newest[drawn] = True
+    sample = np.empty((len(drawn), dim), np.float32)
     filled = 0
-    for _, vectors in _blocks(cache, index.d, chosen, 0, lambda _: None):
+    for _, vectors in _blocks(cache, dim, chosen, 0, lambda _: None):
         sample[filled : filled + len(vectors)] = vectors
         filled += len(vectors)
-    index.train(sample[:filled])
+    return sample[:filled]
 
 
 def _blocks(
@@ -162,21 +158,13 @@ def _blocks(
 
 
 def _save(cache: EmbeddingCache, index: Any, made_of: str, rows: _Rows) -> None:
-    """Write an index beside the cache under its name, and remove the older ones that it replaces."""
-    name = f"search-{made_of}-{rows.count}-{rows.replaced_before(rows.count)}.faiss"
-    path = cache.path / name
-    temporary = path.with_name(f"{name}.tmp-{os.getpid()}")
-    older = [old for old, _ in _files(cache.path, made_of) if old.name != name]
+    """Keep an index beside the cache; if that cannot be done, warn."""
+    file = IndexFile(cache.path, made_of, rows.count, rows.replaced_before(rows.count))
     try:
-        import_faiss().write_index(index, os.fspath(temporary))
-        shutil.copymode(cache.path / "meta.json", temporary)
-        temporary.replace(path)
-        for file in older:
-            file.unlink(missing_ok=True)
+        file.write(index)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         warnings.warn(
-            f"{path}: the index could not be written and is kept in memory only: {error}",
+            f"{file.path}: the index could not be written and is kept in memory only: {error}",
             DejavecWarning,
-            stacklevel=5,
+            stacklevel=4,
         )

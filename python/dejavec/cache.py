@@ -311,7 +311,8 @@ class EmbeddingCache(Closing):
         Raises:
             VectorsError: there are no vectors.
             MissingPackageError: faiss is not installed.
-            RuntimeError: FAISS does not know the factory string, or needs more rows to train on.
+            ValueError: FAISS does not know the factory string.
+            RuntimeError: FAISS needs more rows to train on, or cannot fill such an index.
         """
         return build_index(self, factory, metric, train_rows, progress)
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dejavec.errors import MissingPackageError
-from dejavec.values import refusal
+from dejavec.values import refusal, to_rows
 
 if TYPE_CHECKING:
     from dejavec.cache import EmbeddingCache
@@ -54,8 +54,9 @@ def flat_index(vectors: NDArray[Any], metric: Metric) -> Any:
         metric: how vectors are compared.
 
     Returns:
-        ``faiss.IndexFlatL2`` or ``IndexFlatIP``; of float16, ``faiss.IndexScalarQuantizer``. It is for
-        searching only: FAISS ends the process if something is added to an index over memory not its own.
+        ``faiss.IndexFlatL2`` or ``IndexFlatIP``; of float16, ``faiss.IndexScalarQuantizer``. It holds a
+        reference to the vectors, which copies made by ``faiss.clone_index`` do not. It is for searching
+        only: FAISS ends the process if something is added to an index over memory not its own.
 
     Raises:
         VectorsError: numbers of another type.
@@ -76,8 +77,9 @@ def flat_index(vectors: NDArray[Any], metric: Metric) -> Any:
     if len(vectors) == 0:
         return index
     codes = vectors.view(np.uint8).reshape(-1)
-    # A view wants an owner of its memory; that of a vector which owns itself is none.
-    nobody = faiss.IndexFlat(1).codes.owner
+    # A view wants an owner of its memory; that of a vector which owns itself is none. It is a reference into
+    # the index, so that must still be there when it is read.
+    nobody = index.codes.owner
     index.codes = faiss.MaybeOwnedVectorUInt8.create_view(faiss.swig_ptr(codes), codes.nbytes, nobody)
     index.ntotal = len(vectors)
     index.referenced_objects = [vectors]
@@ -91,10 +93,10 @@ def search(
     faiss = import_faiss()
     if k < 1:
         raise ValueError(f"expected k of at least 1, found {k}")
-    wanted = np.ascontiguousarray(queries, np.float32)
-    if wanted.ndim != 2 or cache.dim not in (None, wanted.shape[1]):
-        expected = f"shape (queries, {'dim' if cache.dim is None else cache.dim})"
-        raise refusal("the queries", expected, f"shape {wanted.shape}", "embed them with the cache's model")
+    wanted = to_rows(queries, None, "the queries")[0].astype(np.float32, copy=False)
+    if cache.dim not in (None, wanted.shape[1]):
+        found = f"{wanted.shape[1]}"
+        raise refusal("the queries", f"dimension {cache.dim}", found, "embed them with the cache's model")
     rows, replaced, bits = cache.newest()
     vectors = cache.vectors[:rows] if rows else np.empty((0, wanted.shape[1]), np.float32)
     index = flat_index(vectors, metric or default_metric(cache))

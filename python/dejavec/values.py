@@ -25,7 +25,7 @@ FLOAT32_HOLDS = ("float32", "float16", "bfloat16", "int8", "uint8", "int16", "ui
 _LOST = {"float64": "half of its digits"}
 """What float32 does not keep of a dtype, other than the larger integers."""
 
-_REMEDY = "return one 2-D array of numbers with a row for each text"
+_REMEDY = "give one 2-D array of numbers with a row for each text"
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class Output:
         return cls(fields["library"], fields["dtype"])
 
 
-def to_rows(vectors: object, count: int, where: str) -> tuple[Rows, Output]:
+def to_rows(vectors: object, count: int | None, where: str) -> tuple[Rows, Output]:
     """Check what a model returned for ``count`` items and bring it into the stored form.
 
     Args:
         vectors: a 2-D NumPy array, torch tensor or other array of numbers; or a list of rows of equal length.
-        count: how many rows are expected.
+        count: how many rows are expected; None for any number.
         where: who returned the vectors, to begin an error message with.
 
     Returns:
@@ -76,7 +76,7 @@ def to_rows(vectors: object, count: int, where: str) -> tuple[Rows, Output]:
         raise refusal(where, "numbers of 1 to 8 bytes", f"dtype {rows.dtype}", _REMEDY)
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise refusal(where, "shape (rows, dim)", f"shape {rows.shape}", _REMEDY)
-    if len(rows) != count:
+    if count not in (None, len(rows)):
         raise refusal(where, f"{count} rows", f"{len(rows)}", _REMEDY)
     return np.ascontiguousarray(rows), output
 
