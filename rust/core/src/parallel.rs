@@ -9,8 +9,11 @@ use std::thread;
 
 /// How many threads a batch of `items` is worth, at `items_per_thread` at least for each.
 fn threads_for(items: usize, items_per_thread: usize) -> usize {
-    let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    cores.min(items / items_per_thread.max(1)).max(1)
+    match items / items_per_thread.max(1) {
+        0 | 1 => 1,
+        // To count the cores, files of the system are read: a hundred microseconds, too much for a batch of one.
+        most => thread::available_parallelism().map_or(1, NonZero::get).min(most),
+    }
 }
 
 /// Calls `work` on every piece, on as many threads as the batch is worth.
