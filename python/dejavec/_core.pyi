@@ -179,6 +179,9 @@ class Store:
     def lookup(self, keys: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
         """Write the newest row of each key, or -1, into ``rows`` (n,)."""
 
+    def read_text(self, text: str, out: NDArray[Any], verify: bool) -> bool:
+        """Copy the vector of one text into ``out`` (dim,); tell whether a sound one is held."""
+
     def newest(self) -> tuple[int, int, bytes]:
         """Tell which rows are the newest of their key, without looking at the keys.
 

@@ -105,6 +105,8 @@ class _Backend:
         """
         if self._named is not None and not self._by_name and isinstance(item, Mapping):
             raise self._named
+        if isinstance(item, str):
+            return self._cache.read_text(item)
         found, vectors = self._cache.read(item_keys([item]))
         output = self._cache.output
         if output is None or not found[0]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -128,6 +129,7 @@ class EmbeddingCache(Closing):
         self.progress = progress
         self._verify = verify
         self._warned = False
+        self._read_one: tuple[_core.Store, Output, NDArray[Any]] | None = None
         anyones = mode == "r" and model is None and identity is None
         expected = None if anyones else describe(model, identity)
         self._handle = Handle(
@@ -469,6 +471,22 @@ class EmbeddingCache(Closing):
         found[damaged] = False
         vectors[damaged] = 0
         return found, vectors
+
+    def read_text(self, text: str) -> NDArray[Any] | None:
+        """Return the vector (dim,) of one text as :attr:`output` has it, but NumPy's; None if it is not held.
+
+        bfloat16, which NumPy lacks, is float32.
+        """
+        store = self._handle.store()
+        if store is None:
+            return None
+        if self._read_one is None or self._read_one[0] is not store:
+            # What a store holds does not change, and to ask it takes longer than to read a vector.
+            output = replace(Output.from_json(store.output), library="numpy")
+            self._read_one = store, output, np.empty(store.dim, store.dtype)
+        _, output, like = self._read_one
+        vector = np.empty_like(like)
+        return from_rows(vector, output) if store.read_text(text, vector, self._verify) else None
 
     def write(self, keys: Keys, vectors: object) -> int:
         """Do what :meth:`put` does, for keys."""

@@ -132,7 +132,7 @@ def from_rows(rows: Rows, output: Output) -> Any:
     """Return stored rows as the kind of array that the model returns.
 
     Args:
-        rows: (n, dim), writable, of a dtype that holds every value of the output's.
+        rows: (n, dim) or (dim,), writable, of a dtype that holds every value of the output's.
         output: the kind.
 
     Returns:

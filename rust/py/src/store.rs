@@ -9,16 +9,19 @@ use dejavec_core::atomic;
 use dejavec_core::directory::Spec;
 use dejavec_core::format::container::Container;
 use dejavec_core::format::hex;
+use dejavec_core::key;
 use dejavec_core::lock::{self, Patience};
+use dejavec_core::partition::NO_ROW;
 use dejavec_core::repair::{self, Report};
 use dejavec_core::storage::{DiskStorage, Storage};
 use dejavec_core::store::{self, Durability, Options};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{PyBytes, PyDict, PyString};
 
 use crate::buffers::{Array, as_keys, as_keys_mut};
 use crate::errors::to_python;
+use crate::hashing::utf8;
 use crate::rows::Rows;
 
 /// Adds what is here to the module.
@@ -222,6 +225,24 @@ impl Store {
         let mut rows = Array::<i64>::output(rows)?;
         let rows = rows.items_mut();
         detached(py, || self.inner.lookup(keys, rows))
+    }
+
+    fn read_text(
+        &self,
+        py: Python<'_>,
+        text: &Bound<'_, PyString>,
+        out: &Bound<'_, PyAny>,
+        verify: bool,
+    ) -> PyResult<bool> {
+        let text = utf8(text)?;
+        let mut out = Array::<u8>::output(out)?;
+        let vector = out.items_mut();
+        detached(py, || {
+            let keys = [key::of_text(&text)];
+            let mut rows = [NO_ROW];
+            self.inner.lookup(&keys, &mut rows)?;
+            Ok(rows != [NO_ROW] && self.inner.gather(&keys, &rows, vector, verify)?.is_empty())
+        })
     }
 
     fn newest<'py>(&self, py: Python<'py>) -> PyResult<(u64, u64, Bound<'py, PyBytes>)> {
