@@ -275,7 +275,10 @@ impl History {
         let (image, torn) = moments.any_image(random);
         self.check(&image, known, torn, None, tally);
         let mut next = History::begin(&image, self.container, self.durability);
-        next.open().unwrap();
+        if next.open().is_err() {
+            repair::repair(&*next.storage, Path::new(CACHE), options(Durability::Commit).patience).unwrap();
+            next.open().unwrap();
+        }
         next.handles[0].sync().unwrap();
         let rows = next.handles[0].rows().unwrap() as usize;
         let mut found = vec![[0; 32]; rows];
@@ -313,6 +316,12 @@ impl History {
                 store.rows().unwrap()
             }
             Err(Error::NotFound { .. }) if !known.created => 0,
+            // A new cache has one slot. If it is torn within a sector, and the first commit was never synced, no slot is
+            // left: an error, which a repair mends.
+            Err(Error::Corrupt { .. }) if torn && !self.is_strict() && known.acknowledged == 0 => {
+                repair::repair(&*storage, path, options(Durability::Commit).patience).unwrap();
+                0
+            }
             Err(error) => panic!("a reader is refused: {error}"),
         };
         let before = committed_bytes(&*storage, self.container, read);

@@ -443,7 +443,8 @@ impl<'a> Moments<'a> {
         cuts.retain(|cut| *cut > 0);
         if cuts.is_empty() && bytes.len() > 1 {
             // Within a sector: disks promise that it does not happen.
-            cuts.push(bytes.len() / 2);
+            // Not in the middle: there a commit's record has nothing before it that changes, so that it is not torn.
+            cuts.push(bytes.len() * 3 / 4);
         }
         let torn = cuts.into_iter().flat_map(|cut| [Kept::Start(cut), Kept::End(cut)]);
         torn.chain([Kept::Length]).collect()
@@ -468,13 +469,22 @@ impl<'a> Moments<'a> {
                 (0..count).map(|i| if subset >> i & 1 == 1 { Kept::Whole } else { Kept::Nothing }).collect();
             images.push((self.image(&kept), false));
         }
-        let pieces: Vec<Vec<Kept>> = self.pending.iter().map(|(change, _)| Moments::pieces(change)).collect();
+        let mut pieces: Vec<Vec<Kept>> = self.pending.iter().map(|(change, _)| Moments::pieces(change)).collect();
         for (i, piece) in pieces.iter().enumerate().flat_map(|(i, pieces)| pieces.iter().map(move |piece| (i, *piece)))
         {
             for others in [Kept::Nothing, Kept::Whole] {
                 let mut kept = vec![others; count];
                 kept[i] = piece;
                 images.push((self.image(&kept), true));
+            }
+        }
+        // Within a sector one write is torn at a time: disks promise that none is.
+        for (pieces, (change, _)) in pieces.iter_mut().zip(&self.pending) {
+            if let Change::Write { offset, .. } = change {
+                pieces.retain(|piece| match piece {
+                    Kept::Start(cut) | Kept::End(cut) => (offset + cut).is_multiple_of(SECTOR),
+                    _ => true,
+                });
             }
         }
         for _ in 0..if count < 2 { 0 } else { draws } {
