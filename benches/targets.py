@@ -119,6 +119,7 @@ TARGETS: tuple[Target, ...] = (
     _at_most(f"{_WARM}, verify=False", "SHA-256 floor", 1.5, _TEXTS, _parts_of("warm", _BARE, _HASH)),
     _faster("warm", f"{_WARM}, verify=False", _BARE, _MTEB, 60),
     _faster("warm", f"{_WARM}, list[str]", _LIST, _MTEB, 35),
+    _faster("warm", f"{_WARM}, FaissCache", "dejavec FaissCache", "mteb FaissCache", 50),
     _at_most(_SHUFFLED, "both floors", 1.6, _TEXTS, _parts_of("shuffled", _OURS, _HASH, _TAKE)),
     _at_most(
         f"{_SHUFFLED}, verify=False", "both floors", 1.3, _TEXTS, _parts_of("shuffled", _BARE, _HASH, _TAKE)

@@ -28,6 +28,7 @@ class WarmEncode(Case):
             "dejavec",
             "dejavec, list[str]",
             "dejavec, verify=False",
+            "dejavec FaissCache",
             "mteb NumpyCache",
             "mteb FaissCache",
             "LMDB",
@@ -40,7 +41,7 @@ class WarmEncode(Case):
         )
 
     def takes_part(self, setup: Setup) -> list[str]:
-        # FAISS holds float32 only.
+        # mteb's FaissCache returns everything as float32.
         kept = setup.dtype == "float32"
         return [name for name in super().takes_part(setup) if kept or name != "mteb FaissCache"]
 

@@ -7,6 +7,7 @@ from benches.contestants.dejavec_cache import (
     Backend,
     Cache,
     CacheIntoArray,
+    FaissWrapper,
     TitledWrapper,
     UnsyncedCache,
     UnverifiedCache,
@@ -27,6 +28,7 @@ BY_NAME: dict[str, type[Contestant]] = {
     for contestant in (
         Wrapper,
         TitledWrapper,
+        FaissWrapper,
         Cache,
         UnverifiedCache,
         UnsyncedCache,

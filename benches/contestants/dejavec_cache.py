@@ -9,7 +9,7 @@ import numpy as np
 from benches.contestants.base import Contestant, Reader
 from benches.model import NAME, NumberedModel, arguments, loader
 from benches.work import Vectors
-from dejavec import CachedEmbeddingWrapper, EmbeddingCache, NumpyCache
+from dejavec import CachedEmbeddingWrapper, EmbeddingCache, FaissCache, NumpyCache
 
 
 class Wrapper(Contestant):
@@ -21,6 +21,7 @@ class Wrapper(Contestant):
     packages = ("dejavec", "mteb")
     input_form = "mteb's loader"
     titled: ClassVar[bool] = False
+    backend: ClassVar[type[NumpyCache] | type[FaissCache]] = NumpyCache
 
     def inputs(self, dataset: Any) -> Any:
         return loader(dataset, self.titled)
@@ -29,7 +30,7 @@ class Wrapper(Contestant):
         """Nothing: the first call opens the cache."""
 
     def encode(self, inputs: Any, model: NumberedModel) -> Any:
-        self._wrapper = CachedEmbeddingWrapper(model, self.path)
+        self._wrapper = CachedEmbeddingWrapper(model, self.path, self.backend)
         return self._wrapper.encode(inputs, **arguments(self.titled))
 
     def close(self) -> None:
@@ -42,6 +43,14 @@ class TitledWrapper(Wrapper):
     name = "dejavec, titled documents"
     store = "dejavec-titled"
     titled = True
+
+
+class FaissWrapper(Wrapper):
+    """The wrapper over the file that FAISS reads."""
+
+    name = "dejavec FaissCache"
+    store = "dejavec-faiss"
+    backend = FaissCache
 
 
 class Cache(Reader):
