@@ -99,34 +99,41 @@ class Run:
             for setup in case.setups(self._small):
                 if setup.rows <= self._most_rows:
                     setups.setdefault(setup, []).append(case)
+        texts = self._directory / "work"
+        texts.mkdir()
         found = []
         for setup in sorted(setups, key=lambda setup: (setup.rows, setup.dim)):
             directory = self._directory / setup.slug
             directory.mkdir()
             if any(_needs_texts(case) for case in setups[setup]):
                 _say(f"writing the texts and vectors of {setup}")
-                self._call(_prepare_work, Work(directory, setup))
+                self._call(_prepare_work, Work(texts, setup))
             for case in setups[setup]:
-                found += self._case(case, Work(directory, setup))
+                found += self._case(case, Work(texts, setup), directory)
             shutil.rmtree(directory)
         order = {case.name: i for i, case in enumerate(chosen)}
         return sorted(found, key=lambda outcome: order[outcome.case])
 
-    def _case(self, case: Case, done: Work) -> list[Outcome]:
+    def _case(self, case: Case, done: Work, directory: Path) -> list[Outcome]:
         names = [
             name
             for name in case.takes_part(done.setup)
             if self._contestants is None or name in self._contestants or name.startswith("floor")
         ]
         outcomes = [Outcome(case.name, done.setup, name, case.item) for name in names]
-        self._turn(f"{case.name}, {done.setup}: preparing", outcomes, _prepare, done)
+        self._turn(f"{case.name}, {done.setup}: preparing", outcomes, _prepare, done, directory)
         for number in range(self._rounds):
             title = f"{case.name}, {done.setup}: round {number + 1} of {self._rounds}"
-            self._turn(title, outcomes, _measure, done)
+            self._turn(title, outcomes, _measure, done, directory)
         return outcomes
 
     def _turn(
-        self, title: str, outcomes: Sequence[Outcome], role: Callable[[str, Place], Any], done: Work
+        self,
+        title: str,
+        outcomes: Sequence[Outcome],
+        role: Callable[[str, Place], Any],
+        done: Work,
+        directory: Path,
     ) -> None:
         """Let each contestant that has not failed take its turn."""
         start = time.perf_counter()
@@ -136,7 +143,7 @@ class Run:
                 continue
             scratch = self._directory / "scratch"
             scratch.mkdir()
-            place = Place(done, outcome.contestant, done.directory, scratch)
+            place = Place(done, outcome.contestant, directory, scratch)
             try:
                 answer = self._call(role, outcome.case, place)
             except (CheckError, RuntimeError) as error:
