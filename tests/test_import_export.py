@@ -519,7 +519,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "dimension of others": (replaced("dimension", "4096"), "expected rows of 16384 bytes"),
     "FAISS instead": (
         lambda directory: (directory / "vectors.npy").rename(directory / "vectors.faiss") and None,
-        "found vectors.faiss, which is not imported",
+        "expected the header of a flat index of FAISS",
     ),
 }
 

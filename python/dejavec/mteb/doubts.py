@@ -14,6 +14,12 @@ from typing import Any
 
 MEDIA = "their keys are not of text alone; dejavec's own keys of images, audio and video are others"
 SHARED = "two keys name one row, as when two processes write one cache"
+MIXED_ROWS = (
+    "mteb's FaissCache named another row for them than that of their vector, as it does after a duplicate"
+)
+UNCOUNTED = (
+    "mteb's FaissCache has not as many rows as keys, as after a crash, so nothing tells whose they are"
+)
 UNKNOWN = "mteb knows no task of this name, so nothing tells whether titles or instructions were doubled"
 NO_MTEB = "mteb is not installed, so nothing tells whether titles or instructions were doubled"
 DOCUMENTS = "documents of a search: mteb joined titles to them twice, and nothing tells which had one"

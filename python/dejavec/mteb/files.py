@@ -1,7 +1,8 @@
 """The files of the caches that mteb writes itself: read with suspicion, never changed.
 
-``index.json`` is an object of key to row, ``vectors.npy`` float32 numbers without a header, longer than the
-rows in use, and ``dimension`` their number in a row.
+``index.json`` is an object of key to row, in the order in which the keys came. Of a ``NumpyCache``,
+``vectors.npy`` has float32 numbers without a header, longer than the rows in use, and ``dimension`` their
+number in a row. Of a ``FaissCache``, ``vectors.faiss`` is a flat index as FAISS writes it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import struct
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,10 +33,31 @@ _FLOAT = np.dtype("<f4")
 _INDEX_BLOCK_BYTES = 1 << 20
 _LONGEST_ENTRY = 1024
 _LARGEST_DIM = 65_536
+_FLAT_HEADER = struct.Struct("<4s i q 16x ? i q")
+"""Kind, dimension, rows, whether it is trained, metric, numbers."""
+
+_FLAT_KINDS = (b"IxF2", b"IxFI")
 _NUMPY_MAGIC = b"\x93NUMPY"
 _DIGEST_DIGITS = 64
 _ENTRY = re.compile(rb'\s*"((?:[0-9a-f]{64}){1,4})"\s*:\s*(0|[1-9][0-9]{0,11})\s*([,}])')
 _ANY_ENTRY = re.compile(rb'\s*"([^"\\]*)"\s*:\s*([^\s,{}\[\]"]+)\s*[,}]')
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A file of vectors.
+
+    Attributes:
+        name: of the file.
+        start: where the first row begins, in bytes.
+        dim: numbers in a row; 0 if there is none.
+        count: how many rows the file holds.
+    """
+
+    name: str
+    start: int
+    dim: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -43,19 +66,28 @@ class OldCache:
 
     Attributes:
         directory: where it lies.
-        dim: numbers in a vector; 0 if there is none.
+        vectors: the file of the vectors.
         keys: the keys of n entries that may be plain text, in the order of their rows (n, 32).
         rows: their rows (n,), ascending.
         shared: whether another entry names the same row (n,).
         media: how many more entries have keys that hold an image, audio or video.
+        mixed: how many more entries of a ``FaissCache`` name another row than that of their vector.
+        uncounted: whether a ``FaissCache`` has not as many rows as keys.
     """
 
     directory: Path
-    dim: int
+    vectors: Vectors
     keys: Keys
     rows: NDArray[np.int64]
     shared: NDArray[np.bool_]
     media: int
+    mixed: int = 0
+    uncounted: bool = False
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a vector; 0 if there is none."""
+        return self.vectors.dim
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -69,7 +101,7 @@ class OldCache:
         if len(self) == 0:
             return
         size = max(1, BLOCK_BYTES // (self.dim * _FLOAT.itemsize))
-        with _open(self.directory / VECTORS) as file:
+        with _open(self.directory / self.vectors.name) as file:
             for start in range(0, len(self), size):
                 block = slice(start, min(start + size, len(self)))
                 yield block, self._read(file, self.rows[block])
@@ -79,10 +111,11 @@ class OldCache:
         ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
         start = 0
         for end in ends:
-            file.seek(int(rows[start]) * self.dim * _FLOAT.itemsize)
+            file.seek(self.vectors.start + int(rows[start]) * self.dim * _FLOAT.itemsize)
             run = np.fromfile(file, _FLOAT, (end - start) * self.dim)
             if run.size != (end - start) * self.dim:
-                raise damaged(self.directory / VECTORS, f"row {rows[end - 1]}", "the end of the file")
+                path = self.directory / self.vectors.name
+                raise damaged(path, f"row {rows[end - 1]}", "the end of the file")
             vectors[start:end] = run.reshape(-1, self.dim)
             start = end
         return vectors
@@ -109,21 +142,67 @@ def open_old_cache(directory: Path) -> OldCache:
     Raises:
         CorruptCacheError: a file is missing or does not hold what mteb writes.
     """
-    if not (directory / VECTORS).exists() and (directory / FAISS).exists():
-        raise damaged(directory, VECTORS, f"{FAISS}, which is not imported")
-    keys, rows, media_rows = _read_index(directory / INDEX)
-    if len(rows) + len(media_rows) == 0:
-        return OldCache(directory, 0, keys, rows, np.zeros(0, np.bool_), 0)
-    dim = _read_dimension(directory / DIMENSION)
-    count = _count_rows(directory / VECTORS, dim)
-    every = np.concatenate([rows, media_rows])
-    if every.max() >= count:
-        raise damaged(directory / INDEX, f"rows below {count}, as {VECTORS} has", f"row {every.max()}")
+    keys, rows, places, media_rows = _read_index(directory / INDEX)
+    entries = len(rows) + len(media_rows)
+    if entries == 0:
+        none = np.zeros(0, np.bool_)
+        return OldCache(directory, Vectors(VECTORS, 0, 0, 0), keys, rows, none, 0)
+    vectors = _find_vectors(directory)
+    if vectors.name == FAISS:
+        # Its rows are appended in the order of the keys, but counted with the duplicates that it skips: the
+        # row of an entry is its place in the index, whatever is named there.
+        sound = (rows == places) & (rows < vectors.count)
+        mixed = len(rows) - int(sound.sum())
+        keys, rows = keys[sound], rows[sound]
+        every = rows
+    else:
+        mixed = 0
+        every = np.concatenate([rows, media_rows])
+        if every.max() >= vectors.count:
+            expected = f"rows below {vectors.count}, as {VECTORS} has"
+            raise damaged(directory / INDEX, expected, f"row {every.max()}")
     order = np.argsort(rows, kind="stable")
     keys, rows = keys[order], rows[order]
     _refuse_equal_keys(directory / INDEX, keys)
     named, times = np.unique(every, return_counts=True)
-    return OldCache(directory, dim, keys, rows, np.isin(rows, named[times > 1]), len(media_rows))
+    return OldCache(
+        directory,
+        vectors,
+        keys,
+        rows,
+        np.isin(rows, named[times > 1]),
+        len(media_rows),
+        mixed=mixed,
+        uncounted=vectors.name == FAISS and vectors.count != entries,
+    )
+
+
+def _find_vectors(directory: Path) -> Vectors:
+    """Read how the vectors of a cache lie, in one file or the other."""
+    has_numpy, has_faiss = (os.path.lexists(directory / name) for name in (VECTORS, FAISS))
+    if has_numpy and has_faiss:
+        found = f"both, and nothing tells of which {INDEX} is"
+        raise damaged(directory, f"{VECTORS} or {FAISS}", found)
+    if has_faiss:
+        return _read_flat_header(directory / FAISS)
+    dim = _read_dimension(directory / DIMENSION)
+    return Vectors(VECTORS, 0, dim, _count_rows(directory / VECTORS, dim))
+
+
+def _read_flat_header(path: Path) -> Vectors:
+    with _open(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        header = file.read(_FLAT_HEADER.size)
+    if len(header) < _FLAT_HEADER.size:
+        raise damaged(path, "the header of a flat index of FAISS", f"{len(header)} bytes")
+    kind, dim, count, trained, _, numbers = _FLAT_HEADER.unpack(header)
+    fits = 1 <= dim <= _LARGEST_DIM and count >= 0 and numbers == count * dim
+    if kind not in _FLAT_KINDS or not trained or not fits:
+        raise damaged(path, "the header of a flat index of FAISS", f"{_shown(header)}")
+    whole = _FLAT_HEADER.size + numbers * _FLOAT.itemsize
+    if size != whole:
+        raise damaged(path, f"{whole} bytes, as its header says", f"{size}")
+    return Vectors(FAISS, _FLAT_HEADER.size, dim, count)
 
 
 def damaged(path: Path, expected: str, found: str) -> CorruptCacheError:
@@ -166,13 +245,14 @@ def _count_rows(path: Path, dim: int) -> int:
     return size // row_bytes
 
 
-def _read_index(path: Path) -> tuple[Keys, NDArray[np.int64], NDArray[np.int64]]:
+def _read_index(path: Path) -> tuple[Keys, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Read entry by entry, so that a hostile file costs no more memory than an honest one of its size.
 
     Returns:
-        Keys (n, 32) and rows (n,) of the entries with one digest; the rows of the others.
+        Keys (n, 32), rows (n,) and places in the file (n,) of the entries with one digest; the rows of the
+        others.
     """
-    keys, rows, media_rows = bytearray(), array("q"), array("q")
+    keys, rows, places, media_rows = bytearray(), array("q"), array("q"), array("q")
     with _open(path) as file:
         text = file.read(_INDEX_BLOCK_BYTES)
         empty = re.match(rb"\s*\{\s*\}", text)
@@ -187,6 +267,7 @@ def _read_index(path: Path) -> tuple[Keys, NDArray[np.int64], NDArray[np.int64]]
                 digest = entry[1].decode("ascii")
                 if len(digest) == _DIGEST_DIGITS:
                     keys += bytes.fromhex(digest)
+                    places.append(len(rows) + len(media_rows))
                     rows.append(int(entry[2]))
                 else:
                     media_rows.append(int(entry[2]))
@@ -200,8 +281,9 @@ def _read_index(path: Path) -> tuple[Keys, NDArray[np.int64], NDArray[np.int64]]
         raise damaged(path, "the end of the file", f"{_shown(rest)} at byte {offset + position}")
     return (
         np.frombuffer(keys, np.uint8).reshape(-1, 32),
-        np.frombuffer(rows, np.int64) if rows else np.zeros(0, np.int64),
-        np.frombuffer(media_rows, np.int64) if media_rows else np.zeros(0, np.int64),
+        np.array(rows, np.int64),
+        np.array(places, np.int64),
+        np.array(media_rows, np.int64),
     )
 
 

@@ -27,8 +27,10 @@ from dejavec.identity import parse_model
 from dejavec.mteb.calls import WrapperCalls
 from dejavec.mteb.doubts import (
     MEDIA,
+    MIXED_ROWS,
     ROLES,
     SHARED,
+    UNCOUNTED,
     UNKNOWN,
     doubt,
     doubt_of_path,
@@ -190,14 +192,14 @@ def _import_branch(
     relative = report.source.relative_to(old)
     place = place_of(relative.parts)
     if place is None or place.path(place.task, place.role) != relative:
-        report.leave(ELSEWHERE, len(cache) + cache.media)
+        report.leave(ELSEWHERE, len(cache) + cache.media + cache.mixed)
         return
     task = calls.task(place.task)
     if task is None:
-        report.leave(UNKNOWN, len(cache) + cache.media)
+        report.leave(UNKNOWN, len(cache) + cache.media + cache.mixed)
         return
     if not only_text(task, place.role):
-        report.leave(MEDIA, len(cache) + cache.media)
+        report.leave(MEDIA, len(cache) + cache.media + cache.mixed)
         return
     selected = _select(cache, report, doubt(task, place.role), trust=trust)
     if not selected.any():
@@ -219,7 +221,8 @@ def _import_branch(
 def _select(cache: OldCache, report: Imported, doubt: str | None, *, trust: bool) -> NDArray[np.bool_]:
     """Return which entries are to be taken (n,), and note why others are not."""
     report.leave(MEDIA, cache.media)
-    report.doubt = SHARED if cache.shared.any() else doubt
+    report.leave(MIXED_ROWS, cache.mixed)
+    report.doubt = SHARED if cache.shared.any() else UNCOUNTED if cache.uncounted else doubt
     if report.doubt is not None and not trust:
         report.leave(report.doubt, len(cache))
         return np.zeros(len(cache), np.bool_)
