@@ -102,3 +102,18 @@ def files() -> Callable[[Path], dict[str, bytes]]:
         return {str(path): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
 
     return read
+
+
+@pytest.fixture(params=["npy", "faiss-l2", "faiss-ip"])
+def container(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The file that new caches have, each in turn; the first alone for a test that is marked ``npy_only``."""
+    if request.param != "npy" and request.node.get_closest_marker("npy_only"):
+        pytest.skip("a promise of vectors.npy alone")
+    monkeypatch.setattr("dejavec.handle.DEFAULT_CONTAINER", request.param)
+    return str(request.param)
+
+
+@pytest.fixture
+def first_row(container: str) -> tuple[str, int]:
+    """The file of the rows, and where in it the first begins."""
+    return ("vectors.npy", 128) if container == "npy" else ("vectors.faiss", 45)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import mteb
+import numpy as np
 import pytest
 from datasets import Dataset
 
-from dejavec import CachedEmbeddingWrapper
+from dejavec import CachedEmbeddingWrapper, FaissCache
 from dejavec.demo.evaluate import Meter, minilm
 from dejavec.demo.task import TextRetrieval
 
@@ -84,9 +85,30 @@ def evaluate(model: Any) -> TextRetrieval:
     return task
 
 
+class VectorLog:
+    """Keeps the ids and vectors of each call on its way to a model."""
+
+    def __init__(self, model: Any) -> None:
+        self.mteb_model_meta = model.mteb_model_meta
+        self.similarity = model.similarity
+        self.similarity_pairwise = model.similarity_pairwise
+        self.calls: dict[str, tuple[list[str], Any]] = {}
+        self._model = model
+
+    def encode(self, inputs: Any, **arguments: Any) -> Any:
+        vectors = self._model.encode(inputs, **arguments)
+        self.calls[arguments["prompt_type"].value] = list(inputs.dataset["id"]), vectors
+        return vectors
+
+
 @pytest.fixture(scope="session")
-def uncached(model: Any) -> TextRetrieval:
-    return evaluate(model)
+def log(model: Any) -> VectorLog:
+    return VectorLog(model)
+
+
+@pytest.fixture(scope="session")
+def uncached(log: VectorLog) -> TextRetrieval:
+    return evaluate(log)
 
 
 def test_the_collection_is_read_as_it_was_written() -> None:
@@ -118,3 +140,26 @@ def test_cached_runs_score_what_the_uncached_run_scores(
         assert cached.ndcg_at_10() == uncached.ndcg_at_10()
         assert cached.query_scores == uncached.query_scores
         assert cached.similarities == uncached.similarities
+
+
+def ndcg_at_10(found: list[str], judged: dict[str, int]) -> float:
+    """Of grades that are all 1."""
+    discounts = 1 / np.log2(np.arange(2, 12))
+    gains = np.array([document in judged for document in found])
+    return float((gains * discounts).sum() / discounts[: len(judged)].sum())
+
+
+def test_search_in_the_file_ranks_as_mteb_does(
+    log: VectorLog, uncached: TextRetrieval, tmp_path: Path
+) -> None:
+    names, vectors = log.calls["document"]
+    queries, asked = log.calls["query"]
+    cache = FaissCache(tmp_path)
+    cache.add(names, vectors)
+    # The model's vectors have length 1, so that L2 ranks as the cosine does.
+    _, rows = cache.search(asked, 10)
+    scores = [
+        ndcg_at_10([names[row] for row in found], uncached._relevant[query])
+        for query, found in zip(queries, rows, strict=True)
+    ]
+    assert np.mean(scores) == pytest.approx(uncached.ndcg_at_10(), abs=1e-9)

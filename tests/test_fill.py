@@ -17,8 +17,9 @@ from dejavec import EmbeddingCache
 from dejavec.fill import fill
 from dejavec.keys import text_keys
 
+pytestmark = pytest.mark.usefixtures("container")
+
 TEXTS = [f"text {number}" for number in range(20)]
-ROW = 128
 
 
 @pytest.fixture
@@ -119,12 +120,12 @@ def test_order_decides_what_is_encoded_first_and_not_what_is_returned(
 
 
 def test_a_damaged_row_is_a_miss_that_is_written_again(
-    cache: EmbeddingCache, model: Any, flip_bit: Any, bits_equal: Any
+    cache: EmbeddingCache, model: Any, first_row: tuple[str, int], flip_bit: Any, bits_equal: Any
 ) -> None:
     cache.encode(TEXTS, model)
     cache.close()
     for row in (3, 19):
-        flip_bit(cache.path / "vectors.npy", ROW + row * 16 + 5)
+        flip_bit(cache.path / first_row[0], first_row[1] + row * 16 + 5)
     model.calls.clear()
     with EmbeddingCache(cache.path, model="toy@1") as opened:
         found, vectors = opened.get(TEXTS)
@@ -138,23 +139,23 @@ def test_a_damaged_row_is_a_miss_that_is_written_again(
 
 
 def test_a_damaged_row_in_a_large_result_is_written_again(
-    tmp_path: Path, toy: Any, flip_bit: Any, bits_equal: Any
+    tmp_path: Path, toy: Any, first_row: tuple[str, int], flip_bit: Any, bits_equal: Any
 ) -> None:
     texts = [f"text {number}" for number in range(1_100)]
     model = toy(dim=256)
     cache = EmbeddingCache(tmp_path / "cache", model="toy@1")
     expected = model.vectors(texts)
     cache.put(texts, expected)
-    flip_bit(cache.path / "vectors.npy", ROW + 700 * 1024 + 1)
+    flip_bit(cache.path / first_row[0], first_row[1] + 700 * 1024 + 1)
     assert bits_equal(cache.encode(texts, model), expected)
     assert model.encoded == [texts[700]]
 
 
 def test_a_damaged_row_is_missing_where_no_model_may_run(
-    cache: EmbeddingCache, model: Any, flip_bit: Any
+    cache: EmbeddingCache, model: Any, first_row: tuple[str, int], flip_bit: Any
 ) -> None:
     cache.encode(TEXTS, model)
-    flip_bit(cache.path / "vectors.npy", ROW)
+    flip_bit(cache.path / first_row[0], first_row[1])
     strict = EmbeddingCache(cache.path, model="toy@1", miss="raise")
     with pytest.raises(dejavec.MissingVectorsError, match=r"found 1 missing: item 1 \('text 0'\)"):
         strict.encode([TEXTS[1], TEXTS[0]], model)
@@ -183,10 +184,10 @@ def test_vectors_with_nan_come_back_as_the_model_gave_them_and_are_never_stored(
 
 
 def test_a_vector_with_nan_stands_for_a_damaged_row_and_is_encoded_once(
-    cache: EmbeddingCache, flip_bit: Any
+    cache: EmbeddingCache, first_row: tuple[str, int], flip_bit: Any
 ) -> None:
     cache.put(["a!", "b"], np.ones((2, 2), np.float32))
-    flip_bit(cache.path / "vectors.npy", ROW)
+    flip_bit(cache.path / first_row[0], first_row[1])
     calls = []
 
     def model(texts: list[str]) -> Any:

@@ -28,6 +28,9 @@ Mode = Literal["r", "a"]
 Durability = Literal["commit", "close"]
 OnMismatch = Literal["raise", "sibling"]
 
+DEFAULT_CONTAINER: Container = "npy"
+"""Of a new cache for which none is asked for."""
+
 _MTEB_FILES = ("index.json", "dimension")
 
 _handles: WeakSet[Handle] = WeakSet()
@@ -111,7 +114,7 @@ class Handle:
     def container(self) -> Container:
         """The file that holds the rows, or will."""
         store = self.store()
-        return (self._container or "npy") if store is None else store.container
+        return (self._container or DEFAULT_CONTAINER) if store is None else store.container
 
     def forget(self) -> None:
         """Let go of the store in a forked child; it is opened again at the next use.
