@@ -64,7 +64,16 @@ impl Place {
     }
 
     pub fn create(&self, durability: Durability) -> Store {
-        Store::create(Arc::clone(&self.storage), &self.path, &spec(), options(durability)).unwrap()
+        self.create_in(Container::Npy, durability)
+    }
+
+    /// A cache whose rows, of four bytes too, lie in this container.
+    pub fn create_in(&self, container: Container, durability: Durability) -> Store {
+        let spec = match container {
+            Container::Npy => spec(),
+            Container::Flat(_) => Spec { dim: 1, dtype: "<f4".into(), container, ..spec() },
+        };
+        Store::create(Arc::clone(&self.storage), &self.path, &spec, options(durability)).unwrap()
     }
 
     pub fn open(&self, options: Options) -> dejavec_core::Result<Store> {
@@ -85,10 +94,14 @@ impl Place {
 
     /// Replaces a file by other bytes.
     pub fn replace(&self, file: &str, bytes: &[u8]) {
-        let path = self.path.join(file);
-        self.storage.remove(&path).unwrap();
+        self.storage.remove(&self.path.join(file)).unwrap();
+        self.add(file, bytes);
+    }
+
+    /// Makes a file of these bytes.
+    pub fn add(&self, file: &str, bytes: &[u8]) {
         let access = dejavec_core::storage::Access::Create;
-        self.storage.open(&path, access).unwrap().write_at(bytes, 0).unwrap();
+        self.storage.open(&self.path.join(file), access).unwrap().write_at(bytes, 0).unwrap();
     }
 
     pub fn snapshots(&self) -> Vec<String> {
