@@ -74,7 +74,8 @@ def _sha256(content: Mapping[str, Any]) -> str:
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    # A link is not followed, and a pipe in its place is not waited for.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
 
 
 def _share(path: Path) -> None:

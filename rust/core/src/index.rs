@@ -381,6 +381,17 @@ fn remove_older(storage: &dyn Storage, directory: &Path, rows: u64) {
     }
 }
 
+/// How many different keys rows have, and how many of the rows have the key of a later one.
+pub fn count_keys(rows: impl Iterator<Item = u64>, keys: &Keys) -> (u64, u64) {
+    let mut table = Table::with_room_for(0);
+    let mut replaced = 0;
+    for row in rows {
+        let Some(key) = keys.key(row) else { continue };
+        replaced += u64::from(table.insert(row, &key, keys).is_some());
+    }
+    (table.keys, replaced)
+}
+
 /// Removes all snapshots: the next writer makes a new one.
 pub fn remove_all(storage: &dyn Storage, directory: &Path) {
     remove_older(storage, directory, u64::MAX);

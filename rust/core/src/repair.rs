@@ -91,18 +91,11 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
     } else {
         report.rows = checked;
     }
-    let mut seen: HashSet<Key> = HashSet::new();
-    for row in (0..report.rows).rev() {
-        let key = key_of(row);
-        if key == DEAD {
-            report.dead += 1;
-        } else if report.damaged.binary_search(&row).is_err() && !seen.insert(key) {
-            report.replaced += 1;
-        }
-    }
-    report.keys = seen.len() as u64;
+    let keys = Keys::new(records.clone(), files.meta.seed);
+    report.dead = (0..report.rows).filter(|&row| key_of(row) == DEAD).count() as u64;
+    let is_sound = |row| key_of(row) != DEAD && !is_damaged(row);
+    (report.keys, report.replaced) = index::count_keys((0..report.rows).filter(|&row| is_sound(row)), &keys);
     if slot.is_some() {
-        let keys = Keys::new(records, files.meta.seed);
         for (file, defect) in index::verify_snapshots(storage, directory, &files.meta.uuid, &keys) {
             let path = directory.join(file);
             report.problems.push(format!("{}: expected {}, found {}", path.display(), defect.expected, defect.found));
