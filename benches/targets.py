@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benches import floors
+from benches.cases import faiss_file
 from benches.runner import Outcome
 
 Value = Callable[["Figures"], float]
@@ -111,6 +112,11 @@ def _memory_of_result(which: str) -> Value:
     return value
 
 
+def _memory_of_matrix(figures: Figures) -> float:
+    memory = figures.outcome("faiss-build", faiss_file.DEJAVEC).memory
+    return memory["peak"] / memory["matrix"]
+
+
 _WARM, _SHUFFLED, _GET = "warm encode, corpus order", "warm encode, shuffled", "warm get of shuffled texts"
 
 TARGETS: tuple[Target, ...] = (
@@ -170,6 +176,31 @@ TARGETS: tuple[Target, ...] = (
         1.2,
         _LARGE,
         lambda f: f.seconds("append", _OURS) / f.seconds("append", _OURS, 100_000),
+    ),
+    Target(
+        "append 10,000 rows to a flat index",
+        "faster than faiss.write_index",
+        30,
+        True,
+        (1_000_000, 10_000),
+        lambda f: f.ratio("faiss-append", faiss_file.FAISS, faiss_file.DEJAVEC),
+    ),
+    Target(
+        "open a flat index",
+        "",
+        5,
+        False,
+        (1_000_000, 10_000),
+        lambda f: f.seconds("faiss-open", faiss_file.DEJAVEC) * 1e3,
+        "ms",
+    ),
+    Target(
+        f"build {faiss_file.FACTORY}: peak memory",
+        "the matrix",
+        0.2,
+        False,
+        (1_000_000,),
+        _memory_of_matrix,
     ),
     Target(
         "get_vector of one text", "", 2, False, _SOME, lambda f: f.seconds("single", _BACKEND) * 1e6, "µs"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benches.cases.base import Case, Measured, Place
 from benches.cases.cores import Hashing, Readers
+from benches.cases.faiss_file import FaissAppend, FaissBuild, FaissOpen
 from benches.cases.fill import ColdFill, Duplicates, SomeMissing
 from benches.cases.get import SingleGet, WarmGet
 from benches.cases.large import Append, LookUp, Open
@@ -25,6 +26,9 @@ BY_NAME: dict[str, Case] = {
         Open(),
         Append(),
         LookUp(),
+        FaissAppend(),
+        FaissOpen(),
+        FaissBuild(),
         Hashing(),
         Readers(),
     )

@@ -1,0 +1,129 @@
+"""The file that FAISS reads: appending to it, opening it, and building an index of what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benches import checks
+from benches.cases.base import Case, Measured, Place, measured, timed
+from benches.cases.large import keys
+from benches.work import Setup, Vectors
+
+DEJAVEC = "dejavec FaissCache"
+FAISS = "faiss"
+FACTORY = "IVF1024,PQ48np"
+_APPENDED = 10_000
+_BLOCK = 10_000
+
+
+class FaissFile(Case):
+    """A flat index of random vectors, grown in place by us."""
+
+    def setups(self, small: bool) -> Sequence[Setup]:
+        return [Setup(10_000 if small else 1_000_000)]
+
+    def contestants(self) -> Sequence[str]:
+        return (DEJAVEC, FAISS)
+
+    def prepare(self, place: Place) -> None:
+        if not directory(place).exists():
+            with _open(directory(place)) as cache:
+                for start in range(0, place.setup.rows, _BLOCK):
+                    _append(cache, place.setup, start)
+
+
+class FaissAppend(FaissFile):
+    """Append 10,000 rows to the file; FAISS writes it whole."""
+
+    name = "faiss-append"
+    title = "Append 10,000 rows to a flat index on disk"
+    item = "row"
+
+    def measure(self, place: Place) -> Measured:
+        with _open(directory(place)) as cache:
+            first = len(cache)
+            if place.contestant == FAISS:
+                import faiss
+
+                index = faiss.read_index(str(directory(place) / "vectors.faiss"))
+                path = str(place.scratch / "vectors.faiss")
+                index.add(_vectors(place.setup, first))
+                seconds, _ = timed(lambda: faiss.write_index(index, path))
+                checks.equal(
+                    "rows written", faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC).ntotal, index.ntotal
+                )
+            else:
+                seconds, _ = timed(lambda: _append(cache, place.setup, first))
+                checks.same(cache.vectors[first:], _vectors(place.setup, first))
+        return Measured(seconds, _APPENDED)
+
+
+class FaissOpen(FaissFile):
+    """Open the file as an index and reconstruct one row."""
+
+    name = "faiss-open"
+    title = "Open a flat index on disk, and read one row"
+    item = "call"
+
+    def measure(self, place: Place) -> Measured:
+        import faiss
+
+        from dejavec import FaissCache
+
+        path = directory(place)
+        if place.contestant == FAISS:
+            seconds, row = timed(lambda: faiss.read_index(str(path / "vectors.faiss")).reconstruct(0))
+        else:
+
+            def read() -> Any:
+                index = FaissCache(path).index
+                return None if index is None else index.reconstruct(0)
+
+            seconds, row = timed(read)
+        checks.same(row[None], _vectors(place.setup, 0)[:1])
+        return Measured(seconds, 1)
+
+
+class FaissBuild(FaissFile):
+    """Train an index and fill it from the cache."""
+
+    name = "faiss-build"
+    title = f"Build {FACTORY} from a cache"
+    item = "row"
+
+    def contestants(self) -> Sequence[str]:
+        return (DEJAVEC,)
+
+    def measure(self, place: Place) -> Measured:
+        with _open(directory(place)) as cache:
+            for saved in directory(place).glob("search-*"):
+                saved.unlink()
+            found, index = measured(lambda: cache.build_index(FACTORY), len(cache))
+            checks.equal("rows in the index", index.ntotal, len(cache))
+            return Measured(found.seconds, found.items, found.memory | {"matrix": cache.vectors.nbytes})
+
+
+def directory(place: Place) -> Path:
+    """Where the cache lies that all of these use."""
+    return place.directory / f"faiss-file-{place.setup.slug}"
+
+
+def _open(path: Path) -> Any:
+    from dejavec import EmbeddingCache
+
+    return EmbeddingCache(path, model="numbered@1", container="faiss-l2")
+
+
+def _append(cache: Any, setup: Setup, first: int) -> None:
+    from dejavec.values import Output
+
+    cache.append(keys(first, first + _BLOCK), _vectors(setup, first), Output("numpy", "float32"))
+
+
+def _vectors(setup: Setup, first: int) -> Vectors:
+    """The vectors of 10,000 rows from ``first`` on."""
+    return np.random.default_rng(first).standard_normal((_BLOCK, setup.dim), np.float32)
