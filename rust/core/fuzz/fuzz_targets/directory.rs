@@ -106,7 +106,8 @@ fuzz_target!(|input: &[u8]| {
     }
     let storage: Arc<dyn Storage> = Arc::new(memory);
     let patience = Patience { timeout: Duration::ZERO, interrupted: || false };
-    let options = Options { writable: true, durability: Durability::Commit, patience };
+    let options =
+        Options { writable: true, durability: Durability::Commit, patience, shared: false, allow_network: false };
     let heal = || {
         let mut rows = vec![-1; ITEMS];
         let opened =
