@@ -246,10 +246,18 @@ def test_a_flipped_bit_is_never_served(tmp_path: Path, flip_bit: Callable[[Path,
     assert model.calls == [TEXTS[2:3]]
 
 
-@pytest.mark.parametrize("name", ["meta.json", "commit", "keys.bin", "vectors.npy"])
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("meta.json", "restore it from a copy"),
+        ("commit", "verify --repair"),
+        ("keys.bin", "verify --repair"),
+        ("vectors.npy", "verify --repair"),
+    ],
+)
 @pytest.mark.parametrize("kept", [0, 0.5, 0.99])
 def test_a_truncated_file_is_one_clear_sentence_before_the_model_runs(
-    name: str, kept: float, tmp_path: Path
+    name: str, remedy: str, kept: float, tmp_path: Path
 ) -> None:
     with CachedEmbeddingWrapper(FieldsModel(), tmp_path) as wrapper:
         encode(wrapper, TEXTS)
@@ -259,7 +267,7 @@ def test_a_truncated_file_is_one_clear_sentence_before_the_model_runs(
     model = FieldsModel()
     with (
         CachedEmbeddingWrapper(model, tmp_path) as wrapper,
-        pytest.raises(dejavec.CorruptCacheError, match=f"{file.parent}.*expected.*found.*verify --repair"),
+        pytest.raises(dejavec.CorruptCacheError, match=f"{file.parent}.*expected.*found.*{remedy}"),
     ):
         encode(wrapper, TEXTS)
     assert model.calls == []
