@@ -296,8 +296,9 @@ class EmbeddingCache(Closing):
         """Build an index for approximate search, or take the one that was built of the same rows.
 
         It is trained on rows drawn at random and filled a block at a time, so that memory holds those to
-        train on, one block, and the index with the tables that FAISS makes for it. It is saved in the cache's directory, and extended if rows only
-        came to it since; if rows were replaced, it is built anew. Damaged rows are left out.
+        train on, one block, and the index with the tables that FAISS makes for it. It is saved in the
+        cache's directory, and extended if rows only came to it since; if rows were replaced, it is built
+        anew. Damaged rows are left out.
 
         Args:
             factory: any string that ``faiss.index_factory`` takes, such as ``"IVF4096,PQ48"``.
