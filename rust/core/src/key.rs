@@ -1,7 +1,7 @@
 //! Items to keys: SHA-256 of what a model reads.
 
 use crate::parallel;
-use crate::sha256::{self, TwoAtOnce};
+use crate::sha256;
 
 /// The key of an item: a full SHA-256 digest.
 pub type Key = sha256::Digest;
@@ -19,45 +19,18 @@ pub const FIELDS_VERSION: u8 = 1;
 const PIECE: usize = 512;
 const TEXTS_PER_THREAD: usize = 256;
 
-/// Block counts that have a waiting place of their own when messages are paired.
-const PAIRED_BLOCKS: usize = 64;
-
 /// SHA-256 of one text.
 pub fn of_text(text: &[u8]) -> Key {
     sha256::digest(text)
-}
-
-/// Keys of a piece of the batch; where the processor digests two at once, texts of equal block count are paired.
-fn of_piece<'a>(first: usize, text: &impl Fn(usize) -> &'a [u8], keys: &mut [Key]) {
-    let text = |i: usize| text(first + i);
-    let Some(two_at_once) = TwoAtOnce::detect() else {
-        keys.iter_mut().enumerate().for_each(|(i, key)| *key = of_text(text(i)));
-        return;
-    };
-    let mut waiting = [None::<usize>; PAIRED_BLOCKS];
-    for i in 0..keys.len() {
-        match waiting.get_mut(sha256::blocks(text(i).len())) {
-            None => keys[i] = of_text(text(i)),
-            Some(place) => match place.take() {
-                None => *place = Some(i),
-                Some(j) => [keys[i], keys[j]] = two_at_once.digest(text(i), text(j)),
-            },
-        }
-    }
-    let mut left_over = waiting.into_iter().flatten();
-    while let Some(i) = left_over.next() {
-        match left_over.next() {
-            Some(j) => [keys[i], keys[j]] = two_at_once.digest(text(i), text(j)),
-            None => keys[i] = of_text(text(i)),
-        }
-    }
 }
 
 /// Writes the key of `text(i)` into `keys[i]`, on all cores.
 pub fn of_texts<'a>(text: impl Fn(usize) -> &'a [u8] + Sync, keys: &mut [Key]) {
     let items = keys.len();
     let pieces: Vec<_> = keys.chunks_mut(PIECE).enumerate().collect();
-    parallel::for_each(pieces, items, TEXTS_PER_THREAD, |(i, keys)| of_piece(i * PIECE, &text, keys));
+    parallel::for_each(pieces, items, TEXTS_PER_THREAD, |(i, keys)| {
+        sha256::digest_all(|j| text(i * PIECE + j), keys);
+    });
 }
 
 /// One field of a batch of items.
@@ -109,7 +82,7 @@ fn of_fields_piece(fields: &[Field<'_>], first: usize, keys: &mut [Key]) {
         }
     }
     let mut digests = vec![DEAD; combined.len()];
-    of_piece(0, &|i| &messages[combined[i].1.clone()], &mut digests);
+    sha256::digest_all(|i| &messages[combined[i].1.clone()], &mut digests);
     for ((i, _), digest) in combined.iter().zip(digests) {
         keys[*i] = digest;
     }

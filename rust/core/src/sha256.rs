@@ -1,9 +1,14 @@
-//! SHA-256: one message with the crate `sha2`, or two at once where the processor has instructions for it.
+//! SHA-256: one message with the crate `sha2`, or many at once where the processor has instructions for it.
 //!
-//! With those instructions one message is bound by latency: each round waits for the one before. The rounds of two
-//! messages fit into each other's gaps, and the crate offers no way to mix them. This is the only room besides `mmap`
-//! with `unsafe`: one call of a function that needs a processor's feature.
+//! The crate digests message after message, and each round of one waits for the round before. Only with several messages
+//! in hand can the processor's units be kept busy. This is the only room besides `mmap` with `unsafe`: calls of functions
+//! that need a processor's features, and vectors loaded from and stored to arrays of their size.
 #![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+mod sixteen;
+#[cfg(target_arch = "x86_64")]
+mod two;
 
 use sha2::block_api::compress256;
 
@@ -13,6 +18,34 @@ pub type Digest = [u8; 32];
 const BLOCK: usize = 64;
 const INITIAL: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
+
+/// The constants of the rounds, four at a time.
+#[cfg(target_arch = "x86_64")]
+const ROUNDS: [[u32; 4]; 16] = [
+    [0x428a_2f98, 0x7137_4491, 0xb5c0_fbcf, 0xe9b5_dba5],
+    [0x3956_c25b, 0x59f1_11f1, 0x923f_82a4, 0xab1c_5ed5],
+    [0xd807_aa98, 0x1283_5b01, 0x2431_85be, 0x550c_7dc3],
+    [0x72be_5d74, 0x80de_b1fe, 0x9bdc_06a7, 0xc19b_f174],
+    [0xe49b_69c1, 0xefbe_4786, 0x0fc1_9dc6, 0x240c_a1cc],
+    [0x2de9_2c6f, 0x4a74_84aa, 0x5cb0_a9dc, 0x76f9_88da],
+    [0x983e_5152, 0xa831_c66d, 0xb003_27c8, 0xbf59_7fc7],
+    [0xc6e0_0bf3, 0xd5a7_9147, 0x06ca_6351, 0x1429_2967],
+    [0x27b7_0a85, 0x2e1b_2138, 0x4d2c_6dfc, 0x5338_0d13],
+    [0x650a_7354, 0x766a_0abb, 0x81c2_c92e, 0x9272_2c85],
+    [0xa2bf_e8a1, 0xa81a_664b, 0xc24b_8b70, 0xc76c_51a3],
+    [0xd192_e819, 0xd699_0624, 0xf40e_3585, 0x106a_a070],
+    [0x19a4_c116, 0x1e37_6c08, 0x2748_774c, 0x34b0_bcb5],
+    [0x391c_0cb3, 0x4ed8_aa4a, 0x5b9c_ca4f, 0x682e_6ff3],
+    [0x748f_82ee, 0x78a5_636f, 0x84c8_7814, 0x8cc7_0208],
+    [0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2],
+];
+
+/// Messages of this many blocks and more are not told apart when messages are sorted.
+const LONG: usize = 255;
+
+/// Sixteen at once take the time of so many blocks in pairs.
+#[cfg(target_arch = "x86_64")]
+const BLOCKS_OF_SIXTEEN: usize = 10;
 
 /// How many blocks a message of so many bytes takes, its padding included.
 pub fn blocks(bytes: usize) -> usize {
@@ -48,6 +81,12 @@ impl<'a> Message<'a> {
         Message { whole, padded, start, blocks }
     }
 
+    /// Block `at`, if it has so many.
+    #[cfg(target_arch = "x86_64")]
+    fn block(&self, at: usize) -> Option<&[u8; BLOCK]> {
+        self.whole.get(at).or_else(|| self.tail().get(at - self.whole.len()))
+    }
+
     fn tail(&self) -> &[[u8; BLOCK]] {
         let (blocks, _) = self.padded[self.start..].as_chunks();
         &blocks[..self.blocks - self.whole.len()]
@@ -75,155 +114,60 @@ fn to_bytes(state: &[u32; 8]) -> Digest {
     digest
 }
 
-/// The proof that this processor can digest two messages at once.
-#[derive(Debug, Clone, Copy)]
-pub struct TwoAtOnce(());
-
-impl TwoAtOnce {
-    /// The proof, if it can.
-    pub fn detect() -> Option<TwoAtOnce> {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("sha") && is_x86_feature_detected!("ssse3") && is_x86_feature_detected!("sse4.1") {
-            return Some(TwoAtOnce(()));
-        }
-        None
-    }
-
-    /// SHA-256 of two messages; of messages with equal [`blocks`] in little more than the time of one.
-    pub fn digest(self, left: &[u8], right: &[u8]) -> [Digest; 2] {
-        let (left, right) = (Message::new(left), Message::new(right));
-        let mut states = [INITIAL; 2];
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the function needs nothing but the features that `detect` found, and only `detect` makes a `self`.
-        unsafe {
-            x86::compress_two(&mut states, left.iter().zip(right.iter()));
-        }
-        let common = if cfg!(target_arch = "x86_64") { left.blocks.min(right.blocks) } else { 0 };
-        for (message, state) in [left, right].iter().zip(&mut states) {
-            for block in message.iter().skip(common) {
-                compress256(state, std::slice::from_ref(block));
+/// Writes SHA-256 of `text(i)` into `digests[i]`.
+pub fn digest_all<'a>(text: impl Fn(usize) -> &'a [u8], digests: &mut [Digest]) {
+    #[cfg(target_arch = "x86_64")]
+    if let (sixteen, Some(two)) = (sixteen::Sixteen::detect(), two::Two::detect()) {
+        (0..digests.len()).for_each(|i| fetch(text(i)));
+        let order = by_blocks(digests.len(), |i| text(i).len());
+        for some in order.chunks(sixteen::LANES) {
+            let lengths = || some.iter().map(|i| blocks(text(*i).len()));
+            let worth = lengths().sum::<usize>() >= BLOCKS_OF_SIXTEEN * lengths().max().unwrap_or(0);
+            if let (Some(sixteen), true) = (sixteen, worth) {
+                let texts = std::array::from_fn(|lane| some.get(lane).map_or(&[][..], |i| text(*i)));
+                for (i, digest) in some.iter().zip(sixteen.digest(texts)) {
+                    digests[*i] = digest;
+                }
+                continue;
+            }
+            for pair in some.chunks(2) {
+                match *pair {
+                    [i, j] => [digests[i], digests[j]] = two.digest(text(i), text(j)),
+                    [i] => digests[i] = digest(text(i)),
+                    _ => {}
+                }
             }
         }
-        states.map(|state| to_bytes(&state))
+        return;
+    }
+    digests.iter_mut().enumerate().for_each(|(i, found)| *found = digest(text(i)));
+}
+
+/// Asks for bytes that will be read soon, while they come in the order in which they lie.
+#[cfg(target_arch = "x86_64")]
+fn fetch(bytes: &[u8]) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    for line in bytes.chunks(BLOCK).take(LONG) {
+        // SAFETY: a prefetch reads nothing that the program sees, and every x86-64 processor has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
 }
 
+/// The numbers of messages, those of fewer blocks first: neighbours then take about as long as each other.
 #[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::{
-        __m128i, _mm_add_epi32, _mm_alignr_epi8, _mm_extract_epi32, _mm_set_epi32, _mm_set_epi64x,
-        _mm_sha256msg1_epu32, _mm_sha256msg2_epu32, _mm_sha256rnds2_epu32, _mm_shuffle_epi8, _mm_shuffle_epi32,
-    };
-
-    use super::BLOCK;
-
-    /// The constants of the rounds, four at a time.
-    const ROUNDS: [[u32; 4]; 16] = [
-        [0x428a_2f98, 0x7137_4491, 0xb5c0_fbcf, 0xe9b5_dba5],
-        [0x3956_c25b, 0x59f1_11f1, 0x923f_82a4, 0xab1c_5ed5],
-        [0xd807_aa98, 0x1283_5b01, 0x2431_85be, 0x550c_7dc3],
-        [0x72be_5d74, 0x80de_b1fe, 0x9bdc_06a7, 0xc19b_f174],
-        [0xe49b_69c1, 0xefbe_4786, 0x0fc1_9dc6, 0x240c_a1cc],
-        [0x2de9_2c6f, 0x4a74_84aa, 0x5cb0_a9dc, 0x76f9_88da],
-        [0x983e_5152, 0xa831_c66d, 0xb003_27c8, 0xbf59_7fc7],
-        [0xc6e0_0bf3, 0xd5a7_9147, 0x06ca_6351, 0x1429_2967],
-        [0x27b7_0a85, 0x2e1b_2138, 0x4d2c_6dfc, 0x5338_0d13],
-        [0x650a_7354, 0x766a_0abb, 0x81c2_c92e, 0x9272_2c85],
-        [0xa2bf_e8a1, 0xa81a_664b, 0xc24b_8b70, 0xc76c_51a3],
-        [0xd192_e819, 0xd699_0624, 0xf40e_3585, 0x106a_a070],
-        [0x19a4_c116, 0x1e37_6c08, 0x2748_774c, 0x34b0_bcb5],
-        [0x391c_0cb3, 0x4ed8_aa4a, 0x5b9c_ca4f, 0x682e_6ff3],
-        [0x748f_82ee, 0x78a5_636f, 0x84c8_7814, 0x8cc7_0208],
-        [0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2],
-    ];
-
-    /// Both messages' vectors: what happens to one happens to the other, so that the processor can overlap them.
-    type Both = [__m128i; 2];
-
-    /// Four words as a vector, the first in the lowest lane.
-    #[target_feature(enable = "sse2")]
-    fn vector([a, b, c, d]: [u32; 4]) -> __m128i {
-        _mm_set_epi32(d.cast_signed(), c.cast_signed(), b.cast_signed(), a.cast_signed())
+fn by_blocks(count: usize, bytes: impl Fn(usize) -> usize) -> Vec<usize> {
+    let place = |i| blocks(bytes(i)).min(LONG);
+    let mut ends = [0_usize; LONG + 1];
+    (0..count).for_each(|i| ends[place(i)] += 1);
+    let mut sum = 0;
+    ends.iter_mut().for_each(|end| (*end, sum) = (sum, sum + *end));
+    let mut order = vec![0; count];
+    for i in 0..count {
+        let next = &mut ends[place(i)];
+        order[*next] = i;
+        *next += 1;
     }
-
-    /// Sixteen bytes of a block as four words.
-    #[target_feature(enable = "ssse3")]
-    fn load(block: &[u8; BLOCK], quarter: usize) -> __m128i {
-        let halves = block.as_chunks::<8>().0;
-        let word = |half: usize| i64::from_le_bytes(halves[2 * quarter + half]);
-        // SHA-256 reads words in big-endian.
-        let reversed = _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203);
-        _mm_shuffle_epi8(_mm_set_epi64x(word(1), word(0)), reversed)
-    }
-
-    /// Takes two states through pairs of blocks.
-    #[target_feature(enable = "sha,ssse3,sse4.1")]
-    pub fn compress_two<'a>(
-        states: &mut [[u32; 8]; 2],
-        blocks: impl Iterator<Item = (&'a [u8; BLOCK], &'a [u8; BLOCK])>,
-    ) {
-        // The instructions want the words a, b, e, f in one vector and c, d, g, h in the other, highest first.
-        let mut abef: Both = states.map(|[a, b, _, _, e, f, _, _]| vector([f, e, b, a]));
-        let mut cdgh: Both = states.map(|[_, _, c, d, _, _, g, h]| vector([h, g, d, c]));
-        for (left, right) in blocks {
-            let (abef_before, cdgh_before) = (abef, cdgh);
-            let [mut w0, mut w1, mut w2, mut w3] =
-                [0, 1, 2, 3].map(|quarter| [load(left, quarter), load(right, quarter)]);
-            for (turn, [k0, k1, k2, k3]) in ROUNDS.as_chunks().0.iter().enumerate() {
-                if turn > 0 {
-                    w0 = next_words(w0, w1, w2, w3);
-                    w1 = next_words(w1, w2, w3, w0);
-                    w2 = next_words(w2, w3, w0, w1);
-                    w3 = next_words(w3, w0, w1, w2);
-                }
-                four_rounds(&mut abef, &mut cdgh, w0, *k0);
-                four_rounds(&mut abef, &mut cdgh, w1, *k1);
-                four_rounds(&mut abef, &mut cdgh, w2, *k2);
-                four_rounds(&mut abef, &mut cdgh, w3, *k3);
-            }
-            for lane in 0..2 {
-                abef[lane] = _mm_add_epi32(abef[lane], abef_before[lane]);
-                cdgh[lane] = _mm_add_epi32(cdgh[lane], cdgh_before[lane]);
-            }
-        }
-        for (state, (abef, cdgh)) in states.iter_mut().zip(abef.into_iter().zip(cdgh)) {
-            let [f, e, b, a] = words(abef);
-            let [h, g, d, c] = words(cdgh);
-            *state = [a, b, c, d, e, f, g, h];
-        }
-    }
-
-    /// Four rounds with their words of the message schedule.
-    #[target_feature(enable = "sha,sse4.1")]
-    fn four_rounds(abef: &mut Both, cdgh: &mut Both, words: Both, constants: [u32; 4]) {
-        let constants = vector(constants);
-        for lane in 0..2 {
-            let sum = _mm_add_epi32(words[lane], constants);
-            cdgh[lane] = _mm_sha256rnds2_epu32(cdgh[lane], abef[lane], sum);
-            abef[lane] = _mm_sha256rnds2_epu32(abef[lane], cdgh[lane], _mm_shuffle_epi32::<0b1110>(sum));
-        }
-    }
-
-    /// The four words of the message schedule that follow sixteen.
-    #[target_feature(enable = "sha,ssse3,sse4.1")]
-    fn next_words(w0: Both, w1: Both, w2: Both, w3: Both) -> Both {
-        [0, 1].map(|lane| {
-            let sum = _mm_add_epi32(_mm_sha256msg1_epu32(w0[lane], w1[lane]), _mm_alignr_epi8::<4>(w3[lane], w2[lane]));
-            _mm_sha256msg2_epu32(sum, w3[lane])
-        })
-    }
-
-    /// The four words of a vector, the lowest lane first.
-    #[target_feature(enable = "sse4.1")]
-    fn words(vector: __m128i) -> [u32; 4] {
-        [
-            _mm_extract_epi32::<0>(vector),
-            _mm_extract_epi32::<1>(vector),
-            _mm_extract_epi32::<2>(vector),
-            _mm_extract_epi32::<3>(vector),
-        ]
-        .map(i32::cast_unsigned)
-    }
+    order
 }
 
 #[cfg(test)]
@@ -244,13 +188,39 @@ mod tests {
     }
 
     #[test]
-    fn two_digests_at_once_are_those_of_each_whatever_their_lengths() {
-        let Some(two) = TwoAtOnce::detect() else { return };
+    fn many_digests_are_those_of_each_whatever_their_lengths_and_number() {
+        let mut messages = messages();
+        messages.extend((0..40).map(|i| vec![i as u8; 5000 * (i % 5)]));
+        // Neighbours of very different lengths, as well as of the same.
+        messages.sort_by_key(|message| message.len() * 7919 % 1009);
+        for count in [0, 1, 2, 3, 9, 15, 16, 17, 31, 33, 100, messages.len()] {
+            for first in [0, 1, messages.len() - count] {
+                let Some(some) = messages.get(first..first + count) else { continue };
+                let mut digests = vec![[0; 32]; count];
+                digest_all(|i| &some[i], &mut digests);
+                for (message, digest) in some.iter().zip(digests) {
+                    assert_eq!(digest, <Digest>::from(Sha256::digest(message)), "length {}", message.len());
+                }
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn two_and_sixteen_at_once_may_have_any_lengths() {
         let messages = messages();
-        for (i, left) in messages.iter().enumerate() {
-            for right in messages.iter().skip(i % 7).step_by(7) {
-                let expected = [left, right].map(|message| <Digest>::from(Sha256::digest(message)));
-                assert_eq!(two.digest(left, right), expected, "lengths {} and {}", left.len(), right.len());
+        let expected = |message: &Vec<u8>| <Digest>::from(Sha256::digest(message));
+        if let Some(two) = two::Two::detect() {
+            for (i, left) in messages.iter().enumerate() {
+                for right in messages.iter().skip(i % 7).step_by(7) {
+                    assert_eq!(two.digest(left, right), [left, right].map(expected));
+                }
+            }
+        }
+        if let Some(sixteen) = sixteen::Sixteen::detect() {
+            for start in 0..messages.len() {
+                let some: [&Vec<u8>; 16] = std::array::from_fn(|lane| &messages[(start + lane * 37) % messages.len()]);
+                assert_eq!(sixteen.digest(some.map(Vec::as_slice)), some.map(expected), "from {start}");
             }
         }
     }
