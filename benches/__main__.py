@@ -33,12 +33,14 @@ def main() -> int:
             contestants=options.contestants and set(options.contestants),
             most_rows=options.most_rows,
         )
-        outcomes = run.outcomes(cases.BY_NAME[name] for name in options.cases)
-    _write(outcomes, options.out, rounds)
+        page, outcomes = "", []
+        for outcomes in run.outcomes(cases.BY_NAME[name] for name in options.cases):
+            page = _write(outcomes, options.out, rounds)
+    print(page)
     return int(any(outcome.failure for outcome in outcomes))
 
 
-def _write(outcomes: list[Outcome], directory: Path, rounds: int) -> None:
+def _write(outcomes: list[Outcome], directory: Path, rounds: int) -> str:
     directory.mkdir(parents=True, exist_ok=True)
     names = {outcome.contestant for outcome in outcomes} & set(BY_NAME)
     on = machine.describe(package for name in names for package in BY_NAME[name].packages)
@@ -46,7 +48,7 @@ def _write(outcomes: list[Outcome], directory: Path, rounds: int) -> None:
     (directory / "benchmarks.json").write_text(json.dumps(everything, indent=1) + "\n")
     text = report.page(outcomes, on, rounds, plots.draw(outcomes, directory))
     (directory / "benchmarks.md").write_text(text)
-    print(text)
+    return text
 
 
 def _options() -> argparse.Namespace:

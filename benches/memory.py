@@ -4,6 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+
+def settle(directory: Path, count: int) -> None:
+    """Have a store's files in the page cache, and ``count`` bytes of memory at hand.
+
+    A virtual machine may have taken both back since they were last used; what it takes to get them again is
+    nobody's result.
+    """
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while file.read(1 << 22):
+                    pass
+    np.ones(count, np.uint8)
+
 
 def reset_peak() -> None:
     """Begin to measure the peak of resident memory anew (proc(5), clear_refs)."""

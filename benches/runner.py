@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,8 +91,12 @@ class Run:
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(_PRELOAD)
 
-    def outcomes(self, chosen: Iterable[Case]) -> list[Outcome]:
-        """Measure, one setup after the other, so that stores can be removed in between."""
+    def outcomes(self, chosen: Iterable[Case]) -> Iterator[list[Outcome]]:
+        """Measure, one setup after the other, so that stores can be removed in between.
+
+        Yields:
+            All that was measured so far, after each setup.
+        """
         chosen = list(chosen)
         setups: dict[Setup, list[Case]] = {}
         for case in chosen:
@@ -101,18 +105,18 @@ class Run:
                     setups.setdefault(setup, []).append(case)
         texts = self._directory / "work"
         texts.mkdir()
-        found = []
+        found: list[Outcome] = []
+        order = {case.name: i for i, case in enumerate(chosen)}
         for setup in sorted(setups, key=lambda setup: (setup.rows, setup.dim)):
             directory = self._directory / setup.slug
             directory.mkdir()
-            if any(_needs_texts(case) for case in setups[setup]):
+            if any(case.texts for case in setups[setup]):
                 _say(f"writing the texts and vectors of {setup}")
                 self._call(_prepare_work, Work(texts, setup))
             for case in setups[setup]:
                 found += self._case(case, Work(texts, setup), directory)
             shutil.rmtree(directory)
-        order = {case.name: i for i, case in enumerate(chosen)}
-        return sorted(found, key=lambda outcome: order[outcome.case])
+            yield sorted(found, key=lambda outcome: order[outcome.case])
 
     def _case(self, case: Case, done: Work, directory: Path) -> list[Outcome]:
         names = [
@@ -214,12 +218,6 @@ def _prepare(case: str, place: Place) -> None:
 
 def _measure(case: str, place: Place) -> Measured:
     return cases.BY_NAME[case].measure(place)
-
-
-def _needs_texts(case: Case) -> bool:
-    from benches.cases.large import Large
-
-    return not isinstance(case, Large)
 
 
 def _quieten() -> None:

@@ -21,7 +21,14 @@ STANDARD = (Setup(10_000), Setup(100_000), Setup(1_000_000))
 OTHER_VECTORS = (Setup(100_000, 1_024, "float16"), Setup(100_000, 768))
 SMALL = (Setup(2_000),)
 
-SLOW = {"LangChain": 10_000, "mteb FaissCache": 100_000, "diskcache": 100_000}
+SLOW = {
+    "LangChain": 10_000,
+    "mteb FaissCache": 10_000,
+    "diskcache": 100_000,
+    "SQLite": 100_000,
+    "LMDB": 100_000,
+    "RocksDB": 100_000,
+}
 """The most rows that are asked of a contestant that would take the whole time."""
 
 
@@ -77,11 +84,13 @@ class Case(ABC):
         name: what the command line calls it.
         title: what tables call it.
         item: what the time is divided by.
+        texts: whether it works on texts and vectors that were written before.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     item: ClassVar[str] = "text"
+    texts: ClassVar[bool] = True
 
     def setups(self, small: bool) -> Sequence[Setup]:
         """How much is worked on, one after the other."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ _BLOCK = 10_000
 
 class FaissFile(Case):
     """A flat index of random vectors, grown in place by us."""
+
+    texts: ClassVar[bool] = False
 
     def setups(self, small: bool) -> Sequence[Setup]:
         return [Setup(10_000 if small else 1_000_000)]

@@ -27,7 +27,7 @@ _MOST_OF_MTEB = 1_000_000
 class Large(Case):
     """A cache of numbered keys: the key of row i is made of i, its vector is (i, i + 1, i + 2, i + 3)."""
 
-    snapshot: ClassVar[bool] = True
+    texts: ClassVar[bool] = False
 
     def setups(self, small: bool) -> Sequence[Setup]:
         sizes = (10_000,) if small else (100_000, 1_000_000, 10_000_000)

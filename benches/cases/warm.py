@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benches import checks, floors
+from benches import checks, floors, memory
 from benches.cases.base import OTHER_VECTORS, Case, Measured, Place, measured
 from benches.model import NumberedModel
 from benches.work import Setup
@@ -21,7 +21,8 @@ class WarmEncode(Case):
     order: ClassVar[str] = "corpus"
 
     def setups(self, small: bool) -> Sequence[Setup]:
-        return super().setups(small) if small else (*super().setups(small), *OTHER_VECTORS)
+        others = () if small or self.order != "corpus" else OTHER_VECTORS
+        return (*super().setups(small), *others)
 
     def contestants(self) -> Sequence[str]:
         return (
@@ -41,9 +42,9 @@ class WarmEncode(Case):
         )
 
     def takes_part(self, setup: Setup) -> list[str]:
-        # mteb's FaissCache returns everything as float32.
+        # mteb's caches return everything as float32.
         kept = setup.dtype == "float32"
-        return [name for name in super().takes_part(setup) if kept or name != "mteb FaissCache"]
+        return [name for name in super().takes_part(setup) if kept or not name.startswith("mteb")]
 
     def measure(self, place: Place) -> Measured:
         rows = place.setup.rows
@@ -56,6 +57,7 @@ class WarmEncode(Case):
         subject, model = place.subject(), NumberedModel(place.work)
         inputs = subject.inputs(_touched(place.work.dataset(self.order)))
         subject.warm_up()
+        memory.settle(place.store(), place.setup.vector_bytes)
         found, result = measured(lambda: subject.run(inputs, model), rows)
         checks.equal("texts encoded", model.encoded, 0)
         numbers = None if self.order == "corpus" else place.work.permutation()
