@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONHOME PYTHONPATH CONDA_PREFIX
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core test-python lint lint-rust lint-python check-core bench crash long requirements build fuzz sanitize clean
+.PHONY: help demo test test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements build fuzz sanitize clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,10 @@ check-core: ## the Rust core alone, without Python: formatting, clippy, tests
 bench: build $(STAMPS)/peers ## compare with other caches and the machine itself; SMALL=1: minutes, else most of an hour
 	cargo build --quiet --release --package dejavec-core --example sha256_floor
 	$(OFFLINE) $(BIN)/python -m benches $(if $(SMALL),--small) $(ARGS)
+
+instructions: | $(STAMPS)/venv ## count the instructions of the core's hot loops (valgrind); RECORD=1 puts them on record
+	cargo build --quiet --release --package dejavec-core --example instructions
+	$(BIN)/python benches/instructions.py $(if $(RECORD),--record)
 
 crash: build ## kill N processes (default 10000) that write and read one cache, and check what they leave
 	$(BIN)/python tests/kills.py $(or $(N),10000)
