@@ -425,6 +425,34 @@ def test_a_damaged_index_is_built_anew(cache: EmbeddingCache, damage: str, flip_
     assert path.read_bytes() == written
 
 
+@pytest.mark.parametrize(
+    "factory", ["IVF16,PQ4x4", "IVF16,PQ4x4np", "PCA6,IVF16,PQ2x4", "OPQ4,IVF16_HNSW8,PQ4x4"]
+)
+def test_product_quantised_lists_find_the_same_read_again_and_beside_the_table_of_faiss(
+    factory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EmbeddingCache(tmp_path / "cache", durability="close") as cache:
+        cache.put(names(0, 2_000), clustered(2_000, DIM))
+        built = cache.build_index(factory)
+        made = train_calls(monkeypatch)
+        read = cache.build_index(factory)
+    assert made == []
+    found = []
+    for index in (built, read):
+        lists = faiss.downcast_index(faiss.extract_index_ivf(index))
+        lists.nprobe = 4
+        assert lists.precomputed_table.size() == 0
+        found.append(index.search(QUERIES, 10))
+    lists.use_precomputed_table = 0
+    lists.precompute_table()
+    assert lists.precomputed_table.size() > 0
+    with_table = read.search(QUERIES, 10)
+    for index_distances, index_rows in found:
+        np.testing.assert_array_equal(index_rows, found[0][1])
+        np.testing.assert_array_equal(index_distances, found[0][0])
+    np.testing.assert_allclose(with_table[0], found[0][0], rtol=1e-4, atol=1e-4)
+
+
 def test_a_saved_index_is_one_that_faiss_reads(cache: EmbeddingCache) -> None:
     index = cache.build_index("Flat")
     (path,) = cache.path.glob("search-*.faiss")

@@ -15,9 +15,9 @@ from benches.work import Setup, Vectors
 
 DEJAVEC = "dejavec FaissCache"
 FAISS = "faiss"
-FACTORY = "IVF1024,PQ48np"
+FACTORY = "IVF4096,PQ48np"
 _APPENDED = 10_000
-_BLOCK = 10_000
+_FILLED_AT_ONCE = 100_000
 
 
 class FaissFile(Case):
@@ -33,9 +33,11 @@ class FaissFile(Case):
 
     def prepare(self, place: Place) -> None:
         if not directory(place).exists():
-            with _open(directory(place)) as cache:
-                for start in range(0, place.setup.rows, _BLOCK):
-                    _append(cache, place.setup, start)
+            with _open(directory(place), durability="close") as cache:
+                for start in range(0, place.setup.rows, _FILLED_AT_ONCE):
+                    stop = min(start + _FILLED_AT_ONCE, place.setup.rows)
+                    parts = [_vectors(place.setup, first) for first in range(start, stop, _APPENDED)]
+                    _append(cache, start, np.concatenate(parts))
 
 
 class FaissAppend(FaissFile):
@@ -48,19 +50,20 @@ class FaissAppend(FaissFile):
     def measure(self, place: Place) -> Measured:
         with _open(directory(place)) as cache:
             first = len(cache)
+            added = _vectors(place.setup, first)
             if place.contestant == FAISS:
                 import faiss
 
                 index = faiss.read_index(str(directory(place) / "vectors.faiss"))
                 path = str(place.scratch / "vectors.faiss")
-                index.add(_vectors(place.setup, first))
+                index.add(added)
                 seconds, _ = timed(lambda: faiss.write_index(index, path))
                 checks.equal(
                     "rows written", faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC).ntotal, index.ntotal
                 )
             else:
-                seconds, _ = timed(lambda: _append(cache, place.setup, first))
-                checks.same(cache.vectors[first:], _vectors(place.setup, first))
+                seconds, _ = timed(lambda: _append(cache, first, added))
+                checks.same(cache.vectors[first:], added)
         return Measured(seconds, _APPENDED)
 
 
@@ -114,18 +117,18 @@ def directory(place: Place) -> Path:
     return place.directory / f"faiss-file-{place.setup.slug}"
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, **options: Any) -> Any:
     from dejavec import EmbeddingCache
 
-    return EmbeddingCache(path, model="numbered@1", container="faiss-l2")
+    return EmbeddingCache(path, model="numbered@1", container="faiss-l2", **options)
 
 
-def _append(cache: Any, setup: Setup, first: int) -> None:
+def _append(cache: Any, first: int, vectors: Vectors) -> None:
     from dejavec.values import Output
 
-    cache.append(keys(first, first + _BLOCK), _vectors(setup, first), Output("numpy", "float32"))
+    cache.append(keys(first, first + len(vectors)), vectors, Output("numpy", "float32"))
 
 
 def _vectors(setup: Setup, first: int) -> Vectors:
     """The vectors of 10,000 rows from ``first`` on."""
-    return np.random.default_rng(first).standard_normal((_BLOCK, setup.dim), np.float32)
+    return np.random.default_rng(first).standard_normal((_APPENDED, setup.dim), np.float32)

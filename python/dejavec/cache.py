@@ -296,14 +296,15 @@ class EmbeddingCache(Closing):
         """Build an index for approximate search, or take the one that was built of the same rows.
 
         It is trained on rows drawn at random and filled a block at a time, so that memory holds those to
-        train on, one block, and the index with the tables that FAISS makes for it. It is saved in the
-        cache's directory, and extended if rows only came to it since; if rows were replaced, it is built
-        anew. Damaged rows are left out.
+        train on, one block, and the index. Of product-quantised lists (``IVF4096,PQ48``) this has no table of
+        distances computed beforehand, which may be larger than itself and saves a search little. The index
+        is saved in the cache's directory, and extended if rows only came to it since; if rows were replaced,
+        it is built anew. Damaged rows are left out.
 
         Args:
             factory: any string that ``faiss.index_factory`` takes, such as ``"IVF4096,PQ48"``.
             metric: as in :meth:`search`.
-            train_rows: how many rows to train on at most; None for 40 a list of an inverted file, 65,536 at
+            train_rows: how many rows to train on at most; None for 32 a list of an inverted file, 65,536 at
                 least.
             progress: whether to show a bar; None: on a terminal.
 
