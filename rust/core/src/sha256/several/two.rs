@@ -9,7 +9,8 @@ use std::arch::x86_64::{
 
 use sha2::block_api::compress256;
 
-use super::{BLOCK, Digest, INITIAL, Message, ROUNDS, to_bytes};
+use super::ROUNDS;
+use crate::sha256::{BLOCK, Digest, INITIAL, Message, to_bytes};
 
 /// The proof that this processor has the instructions.
 #[derive(Debug, Clone, Copy)]

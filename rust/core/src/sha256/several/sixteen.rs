@@ -7,7 +7,8 @@ use std::arch::x86_64::{
     _mm512_unpacklo_epi64,
 };
 
-use super::{BLOCK, Digest, INITIAL, Message, ROUNDS, to_bytes};
+use super::ROUNDS;
+use crate::sha256::{BLOCK, Digest, INITIAL, Message, to_bytes};
 
 /// Messages that are digested at once.
 pub const LANES: usize = 16;
@@ -45,7 +46,7 @@ fn compress_all(messages: &[Message<'_>; LANES]) -> [[u32; 8]; LANES] {
     for at in 0..most {
         // A message that has ended keeps its state.
         let active = (0..LANES).fold(0, |mask, lane| mask | __mmask16::from(at < messages[lane].blocks) << lane);
-        let blocks = std::array::from_fn(|lane| load(messages[lane].block(at).unwrap_or(&NOTHING)));
+        let blocks = std::array::from_fn(|lane| load(block(&messages[lane], at).unwrap_or(&NOTHING)));
         compress(&mut state, transposed(blocks), active);
     }
     let words = state.map(|vector| {
@@ -53,6 +54,11 @@ fn compress_all(messages: &[Message<'_>; LANES]) -> [[u32; 8]; LANES] {
         unsafe { std::mem::transmute::<__m512i, [u32; LANES]>(vector) }
     });
     std::array::from_fn(|lane| words.map(|word| word[lane]))
+}
+
+/// Block `at` of a message. Sixteen iterators side by side would take a tenth longer.
+fn block<'a>(message: &'a Message<'_>, at: usize) -> Option<&'a [u8; BLOCK]> {
+    message.whole.get(at).or_else(|| message.tail().get(at - message.whole.len()))
 }
 
 /// A block as sixteen words.
