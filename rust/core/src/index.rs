@@ -21,8 +21,21 @@ use crate::storage::{Access, Storage};
 const FINGERPRINT_BITS: u32 = 24;
 const FINGERPRINT_MASK: u64 = (1 << FINGERPRINT_BITS) - 1;
 
-/// A delta longer than this and than an eighth of the snapshot is worth a new snapshot.
-const SMALLEST_DELTA_TO_SNAPSHOT: u64 = 65_536;
+/// How long a delta may become before a new snapshot is worth writing.
+#[derive(Debug, Clone, Copy)]
+pub struct DeltaLimit {
+    /// This many rows are always fine.
+    rows: u64,
+    /// And this part of the rows that the snapshot covers.
+    part: u64,
+}
+
+impl DeltaLimit {
+    /// While rows are appended: the snapshots of a growing cache cost each row a constant.
+    pub const APPENDING: DeltaLimit = DeltaLimit { rows: 65_536, part: 8 };
+    /// When the writer closes: whoever opens the cache has to enter the delta into a table of his own first.
+    pub const CLOSING: DeltaLimit = DeltaLimit { rows: 8192, part: 64 };
+}
 
 /// How often a reader looks for a snapshot while others replace it.
 const LISTINGS: usize = 10;
@@ -327,9 +340,9 @@ impl Index {
         self.rows - self.snapshot_rows()
     }
 
-    /// Whether a snapshot of the first `rows` rows would shorten the delta enough to be worth writing.
-    pub fn wants_snapshot(&self, rows: u64) -> bool {
-        rows.saturating_sub(self.snapshot_rows()) > SMALLEST_DELTA_TO_SNAPSHOT.max(self.snapshot_rows() / 8)
+    /// Whether a snapshot of the first `rows` rows would shorten a delta that is longer than this.
+    pub fn wants_snapshot(&self, rows: u64, limit: DeltaLimit) -> bool {
+        rows.saturating_sub(self.snapshot_rows()) > limit.rows.max(self.snapshot_rows() / limit.part)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::directory::{self, Spec};
 use crate::error::{Error, Result};
 use crate::format::commit::Slot;
 use crate::format::meta::Meta;
+use crate::index::DeltaLimit;
 use crate::key::{DEAD, Key};
 use crate::lock::Patience;
 use crate::mmap::PrivateMapping;
@@ -292,9 +293,16 @@ impl Store {
     }
 
     /// Syncs what is not durable and lets go of the files. Later calls say that the store is closed.
+    ///
+    /// If this store wrote rows, it leaves a snapshot that covers all but a few.
     pub fn close(&self) -> Result<()> {
-        if self.current().is_ok() && self.writer().unsynced {
-            self.sync()?;
+        if self.current().is_ok() {
+            if self.writer().unsynced {
+                self.sync()?;
+            }
+            if self.writer().own_epoch.is_some() {
+                self.write_snapshot_if_due(DeltaLimit::CLOSING);
+            }
         }
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(())

@@ -48,6 +48,19 @@ fn a_snapshot_and_its_delta_answer_like_the_keys_themselves() {
 }
 
 #[test]
+fn a_writer_that_closes_leaves_few_rows_behind_the_snapshot() {
+    let place = large();
+    let writer = place.create(Durability::Close);
+    writer.append(&keys(ITEMS..ITEMS + 10_000), &vectors(ITEMS..ITEMS + 10_000, 1), None).unwrap();
+    assert_eq!(writer.statistics().unwrap().delta_rows, 10_050);
+    writer.close().unwrap();
+    let reader = place.open(reader()).unwrap();
+    assert_eq!(reader.statistics().unwrap().delta_rows, 0);
+    reader.close().unwrap();
+    assert_eq!(place.snapshots().len(), 1);
+}
+
+#[test]
 fn a_damaged_snapshot_costs_misses_at_most() {
     let place = large();
     let name = place.snapshots().remove(0);

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::format::commit::Slot;
 use crate::format::keys::{RECORD_BYTES, Record};
 use crate::format::{MAX_ROWS, name};
+use crate::index::DeltaLimit;
 use crate::key::{DEAD, Key};
 use crate::lock::HeldLock;
 use crate::recovery::{self, Recovered};
@@ -23,7 +24,7 @@ const RECORDS_PER_THREAD: usize = 512;
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     /// The commit that this handle wrote last.
-    own_epoch: Option<u64>,
+    pub(super) own_epoch: Option<u64>,
     /// Whether something is committed but not synced.
     pub(super) unsynced: bool,
     /// Whether a sync failed: what is on disk is then unknown, and a retry may lie.
@@ -52,7 +53,7 @@ impl Store {
             let positions: Vec<usize> = (0..keys.len()).filter(wanted).collect();
             Ok(Group::new(keys, vectors, row_bytes, positions))
         })?;
-        self.write_snapshot_if_due();
+        self.write_snapshot_if_due(DeltaLimit::APPENDING);
         Ok(appended)
     }
 
@@ -101,7 +102,7 @@ impl Store {
         }
         writer.unsynced = false;
         drop((writer, _lock));
-        self.write_snapshot_if_due();
+        self.write_snapshot_if_due(DeltaLimit::APPENDING);
         Ok(())
     }
 

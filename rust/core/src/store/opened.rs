@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock};
 use crate::directory::CacheFiles;
 use crate::error::Result;
 use crate::format::commit::Slot;
-use crate::index::{Index, Keys};
+use crate::index::{DeltaLimit, Index, Keys};
 use crate::recovery;
 use crate::storage::Storage;
 
@@ -69,7 +69,7 @@ impl Open {
         let known = state.committed;
         if slot.rows > known.rows {
             state.index.extend(&keys);
-            if state.index.wants_snapshot(slot.synced) {
+            if state.index.wants_snapshot(slot.synced, DeltaLimit::APPENDING) {
                 // Somebody may have written one since.
                 state.index = Index::open(storage, directory, &self.files.meta.uuid, &keys);
             }

@@ -5,16 +5,16 @@ use std::sync::PoisonError;
 use super::Store;
 use crate::error::Result;
 use crate::format::name;
-use crate::index::{self, Index};
+use crate::index::{self, DeltaLimit, Index};
 use crate::lock::HeldLock;
 
 impl Store {
-    /// Writes an index snapshot if the delta has become long and nobody else is at it. Failing costs only time.
-    pub(super) fn write_snapshot_if_due(&self) {
+    /// Writes an index snapshot if the delta is longer than this and nobody else is at it. Failing costs only time.
+    pub(super) fn write_snapshot_if_due(&self, limit: DeltaLimit) {
         let Ok(open) = self.current() else { return };
         let (slot, due) = {
             let state = open.state.read().unwrap_or_else(PoisonError::into_inner);
-            (state.committed, state.index.wants_snapshot(state.committed.synced))
+            (state.committed, state.index.wants_snapshot(state.committed.synced, limit))
         };
         if !due || self.writer().snapshot_failed {
             return;
