@@ -129,7 +129,7 @@ class EmbeddingCache(Closing):
         self.progress = progress
         self._verify = verify
         self._warned = False
-        self._read_one: tuple[_core.Store, Output, NDArray[Any]] | None = None
+        self._read_one: tuple[_core.Store, int, np.dtype[Any], Output | None] | None = None
         anyones = mode == "r" and model is None and identity is None
         expected = None if anyones else describe(model, identity)
         self._handle = Handle(
@@ -484,11 +484,14 @@ class EmbeddingCache(Closing):
             return None
         if self._read_one is None or self._read_one[0] is not store:
             # What a store holds does not change, and to ask it takes longer than to read a vector.
-            output = replace(Output.from_json(store.output), library="numpy")
-            self._read_one = store, output, np.empty(store.dim, store.dtype)
-        _, output, like = self._read_one
-        vector = np.empty_like(like)
-        return from_rows(vector, output) if store.read_text(text, vector, self._verify) else None
+            output, dtype = Output.from_json(store.output), np.dtype(store.dtype)
+            kept = output.dtype == dtype.name
+            self._read_one = store, store.dim, dtype, None if kept else replace(output, library="numpy")
+        _, dim, dtype, other = self._read_one
+        vector = np.empty(dim, dtype)
+        if not store.read_text(text, vector, self._verify):
+            return None
+        return vector if other is None else from_rows(vector, other)
 
     def write(self, keys: Keys, vectors: object) -> int:
         """Do what :meth:`put` does, for keys."""

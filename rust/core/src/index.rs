@@ -5,6 +5,7 @@
 //! wrong row.
 
 use std::cmp::Ordering;
+use std::hint::black_box;
 use std::path::{Path, PathBuf};
 
 use crate::atomic;
@@ -36,6 +37,12 @@ impl DeltaLimit {
     /// When the writer closes: whoever opens the cache has to enter the delta into a table of his own first.
     pub const CLOSING: DeltaLimit = DeltaLimit { rows: 8192, part: 64 };
 }
+
+/// Keys whose slots and records are read ahead.
+pub const READ_AHEAD: usize = 32;
+
+/// Rows of a snapshot from which on that pays: what fewer need fits into the processor's caches.
+const READ_AHEAD_FROM: u64 = 1 << 20;
 
 /// How often a reader looks for a snapshot while others replace it.
 const LISTINGS: usize = 10;
@@ -85,6 +92,16 @@ impl Keys {
     }
 }
 
+/// The slot where the search for a key with this hash begins.
+fn home(hash: u64, capacity: u64) -> u64 {
+    ((u128::from(hash) * u128::from(capacity)) >> 64) as u64
+}
+
+/// Whether a slot's fingerprint is that of a hash.
+fn has_fingerprint(slot: u64, hash: u64) -> bool {
+    slot & FINGERPRINT_MASK == hash & FINGERPRINT_MASK
+}
+
 /// Where the probe for a key ended.
 enum Probe {
     /// At the slot of this row.
@@ -98,11 +115,11 @@ enum Probe {
 /// Follows a key through a table: from its home slot to the slot of a row that has the key, or to an empty one.
 fn probe(capacity: u64, slot: impl Fn(u64) -> u64, key: &Key, keys: &Keys) -> Probe {
     let hash = keys.hash(key);
-    let mut at = ((u128::from(hash) * u128::from(capacity)) >> 64) as u64;
+    let mut at = home(hash, capacity);
     for _ in 0..capacity {
         let value = slot(at);
         let Some(row) = (value >> FINGERPRINT_BITS).checked_sub(1) else { return Probe::Empty { at } };
-        if value & FINGERPRINT_MASK == hash & FINGERPRINT_MASK && keys.row_has_key(row, key) {
+        if has_fingerprint(value, hash) && keys.row_has_key(row, key) {
             return Probe::Row { at, row };
         }
         at = if at + 1 == capacity { 0 } else { at + 1 };
@@ -202,6 +219,20 @@ impl Snapshot {
             Probe::Row { row, .. } if row < self.header.rows && !self.is_replaced(row) => Some(row),
             _ => None,
         }
+    }
+
+    /// Does what [`Index::read_ahead`] says.
+    fn read_ahead(&self, wanted: &[Key], keys: &Keys) {
+        let mut found = [(0, 0); READ_AHEAD];
+        for ((slot, hash), key) in found.iter_mut().zip(wanted) {
+            *hash = keys.hash(key);
+            *slot = self.slot(home(*hash, self.header.capacity));
+        }
+        let first_byte = |&(slot, hash): &(u64, u64)| {
+            let row = (slot >> FINGERPRINT_BITS).checked_sub(1).filter(|_| has_fingerprint(slot, hash))?;
+            keys.records.get(row)?.first()
+        };
+        black_box(found.iter().filter_map(first_byte).fold(0, |sum, byte| sum ^ byte));
     }
 
     /// Entry `at` of the list of replaced rows.
@@ -311,6 +342,14 @@ impl Index {
             self.replaced.extend(older);
         }
         self.rows = self.rows.max(keys.records.rows());
+    }
+
+    /// Reads what look-ups of the next few keys, at most [`READ_AHEAD`], will wait for: a slot each, and then a record
+    /// each. Of independent reads a core has many under way at a time; of those of one look-up, one.
+    pub fn read_ahead(&self, wanted: &[Key], keys: &Keys) {
+        if let Some(snapshot) = self.snapshot.as_ref().filter(|snapshot| snapshot.header.rows >= READ_AHEAD_FROM) {
+            snapshot.read_ahead(wanted, keys);
+        }
     }
 
     /// The newest row of a key.

@@ -50,7 +50,7 @@ impl RecordsFile {
 
     /// The file's length in bytes, now.
     fn length(&self) -> Result<u64> {
-        Ok(self.file.metadata().map_err(Error::io("examine", &self.path))?.len)
+        self.file.length().map_err(Error::io("examine", &self.path))
     }
 
     /// How many whole records the file holds, now.

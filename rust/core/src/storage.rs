@@ -68,6 +68,10 @@ pub trait Storage: Send + Sync + Debug {
 pub trait StorageFile: Send + Sync + Debug {
     /// Its length and identity, now.
     fn metadata(&self) -> io::Result<Metadata>;
+    /// Its length in bytes, now: asked for at every read.
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len)
+    }
     /// Fills the buffer; an error if the file ends before.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     /// Writes all bytes.

@@ -13,7 +13,7 @@ use crate::directory::{self, Spec};
 use crate::error::{Error, Result};
 use crate::format::commit::Slot;
 use crate::format::meta::Meta;
-use crate::index::DeltaLimit;
+use crate::index::{DeltaLimit, READ_AHEAD};
 use crate::key::{DEAD, Key};
 use crate::lock::Patience;
 use crate::mmap::PrivateMapping;
@@ -186,9 +186,12 @@ impl Store {
         let items = keys.len();
         let pieces: Vec<_> = keys.chunks(KEYS_PIECE).zip(rows.chunks_mut(KEYS_PIECE)).collect();
         parallel::for_each(pieces, items, KEYS_PER_THREAD, |(keys, rows)| {
-            for (key, row) in keys.iter().zip(rows) {
-                let newest = if *key == DEAD { None } else { state.index.get(key, &committed) };
-                *row = newest.map_or(partition::NO_ROW, |row| row as i64);
+            for (keys, rows) in keys.chunks(READ_AHEAD).zip(rows.chunks_mut(READ_AHEAD)) {
+                state.index.read_ahead(keys, &committed);
+                for (key, row) in keys.iter().zip(rows) {
+                    let newest = if *key == DEAD { None } else { state.index.get(key, &committed) };
+                    *row = newest.map_or(partition::NO_ROW, |row| row as i64);
+                }
             }
         });
         Ok(())
@@ -227,6 +230,19 @@ impl Store {
         let committed = open.committed();
         let records = open.files.keys.map(committed.rows)?;
         vectors::gather(&open.files.vectors, &records, keys, rows, out, verify_mode(verify, committed))
+    }
+
+    /// Copies the newest row of one key into `out`; tells whether there is one and it holds.
+    ///
+    /// [`Store::lookup`] and [`Store::gather`] in one, without what only many keys are worth.
+    pub fn read_newest(&self, key: &Key, out: &mut [u8], verify: bool) -> Result<bool> {
+        let open = self.current()?;
+        same_length("bytes of output", usize::try_from(open.files.meta.row_bytes()).unwrap_or(usize::MAX), out.len())?;
+        let state = open.state.read().unwrap_or_else(PoisonError::into_inner);
+        let committed = open.keys(state.committed.rows)?;
+        let Some(row) = state.index.get(key, &committed) else { return Ok(false) };
+        let verify = verify_mode(verify, state.committed);
+        vectors::read_one(&open.files.vectors, committed.records(), key, row, out, verify)
     }
 
     /// Maps the rows of `keys`, from `first` on, for the caller alone; see [`vectors::map`].

@@ -42,6 +42,46 @@ fn is_right(records: &Records, key: &Key, row: u64, vector: &[u8], verify: Verif
     record(records, row).is_some_and(|record| record.key == *key && (!verify.wants(row) || record.holds(row, vector)))
 }
 
+/// Where rows are copied from.
+struct Source<'a> {
+    file: &'a RecordsFile,
+    committed: u64,
+    /// None where nothing can be mapped: then each row is read on its own.
+    mapped: Option<Records>,
+}
+
+impl Source<'_> {
+    fn of(file: &RecordsFile, committed: u64) -> Result<Source<'_>> {
+        match file.map(committed) {
+            Ok(records) => Ok(Source { file, committed, mapped: Some(records) }),
+            Err(Error::Io { .. }) => Ok(Source { file, committed, mapped: None }),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read_one(&self, records: &Records, key: &Key, row: u64, out: &mut [u8], verify: Verify) -> Result<bool> {
+        match self.mapped.as_ref().map(|mapped| mapped.get(row)) {
+            Some(Some(vector)) => out.copy_from_slice(vector),
+            None if row < self.committed => self.file.read(row, out)?,
+            _ => return Ok(false),
+        }
+        // The copy is checked, not the source: what the caller gets is what was verified.
+        Ok(is_right(records, key, row, out, verify))
+    }
+}
+
+/// Copies one row of a key into `out`; tells whether it is right, as [`gather`] says.
+pub fn read_one(
+    file: &RecordsFile,
+    records: &Records,
+    key: &Key,
+    row: u64,
+    out: &mut [u8],
+    verify: Verify,
+) -> Result<bool> {
+    Source::of(file, records.rows())?.read_one(records, key, row, out, verify)
+}
+
 /// Copies the `rows` of `keys` into `out`, negative ones as zeros; gives the positions that failed, ascending.
 ///
 /// `out` holds one row a position. A row fails if it is not committed, has another key than the one it was looked up
@@ -54,13 +94,7 @@ pub fn gather(
     out: &mut [u8],
     verify: Verify,
 ) -> Result<Vec<usize>> {
-    let committed = records.rows();
-    // Where nothing can be mapped, each row is read on its own.
-    let mapped = match file.map(committed) {
-        Ok(records) => Some(records),
-        Err(Error::Io { .. }) => None,
-        Err(error) => return Err(error),
-    };
+    let source = Source::of(file, records.rows())?;
     let row_bytes = usize::try_from(file.record_bytes()).unwrap_or(usize::MAX);
     let failed = Mutex::new(Vec::new());
     let first_error = Mutex::new(None);
@@ -69,13 +103,7 @@ pub fn gather(
             target.fill(0);
             return Ok(true);
         };
-        match mapped.as_ref().map(|mapped| mapped.get(row)) {
-            Some(Some(vector)) => target.copy_from_slice(vector),
-            None if row < committed => file.read(row, target)?,
-            _ => return Ok(false),
-        }
-        // The copy is checked, not the source: what the caller gets is what was verified.
-        Ok(is_right(records, key, row, target, verify))
+        source.read_one(records, key, row, target, verify)
     };
     let targets = out.chunks_mut(PIECE.saturating_mul(row_bytes));
     let pieces: Vec<_> = keys.chunks(PIECE).zip(rows.chunks(PIECE)).zip(targets).enumerate().collect();

@@ -11,7 +11,6 @@ use dejavec_core::format::container::Container;
 use dejavec_core::format::hex;
 use dejavec_core::key;
 use dejavec_core::lock::{self, Patience};
-use dejavec_core::partition::NO_ROW;
 use dejavec_core::repair::{self, Report};
 use dejavec_core::storage::{DiskStorage, Storage};
 use dejavec_core::store::{self, Durability, Options};
@@ -237,12 +236,7 @@ impl Store {
         let text = utf8(text)?;
         let mut out = Array::<u8>::output(out)?;
         let vector = out.items_mut();
-        detached(py, || {
-            let keys = [key::of_text(&text)];
-            let mut rows = [NO_ROW];
-            self.inner.lookup(&keys, &mut rows)?;
-            Ok(rows != [NO_ROW] && self.inner.gather(&keys, &rows, vector, verify)?.is_empty())
-        })
+        detached(py, || self.inner.read_newest(&key::of_text(&text), vector, verify))
     }
 
     fn newest<'py>(&self, py: Python<'py>) -> PyResult<(u64, u64, Bound<'py, PyBytes>)> {

