@@ -32,18 +32,17 @@ fn hash_texts(py: Python<'_>, texts: &Bound<'_, PyTuple>, out: &Bound<'_, PyAny>
     let keys = as_keys_mut(out.items_mut())?;
     check_length("keys", texts.len(), keys.len())?;
     // A tuple, not a list: another thread cannot take its items away while the GIL is released.
-    let strings: Vec<_> = texts.iter().collect();
-    let bytes = strings
-        .iter()
+    let strings = texts
+        .iter_borrowed()
         .enumerate()
         .map(|(position, item)| {
-            let text = item.cast::<PyString>().map_err(|_| {
+            item.cast::<PyString>().map_err(|_| {
                 let found = item.get_type().name().map_or_else(|_| "?".into(), |name| name.to_string());
                 item_error(py, format!("expected texts (str), found {found} at position {position}"))
-            })?;
-            utf8(text)
+            })
         })
         .collect::<PyResult<Vec<_>>>()?;
+    let bytes = strings.iter().map(|text| utf8(text)).collect::<PyResult<Vec<_>>>()?;
     py.detach(|| key::of_texts(|i| &bytes[i], keys));
     Ok(())
 }
