@@ -17,7 +17,7 @@ from dejavec.progress import progress
 from dejavec.search import Metric, default_metric, import_faiss, metric_number
 
 if TYPE_CHECKING:
-    from dejavec.cache import EmbeddingCache
+    from dejavec.keyed_cache import KeyedCache
 
 _BLOCK_NUMBERS = 1 << 20
 """Numbers that are read at a time; to encode them, FAISS may take some dozen times their memory."""
@@ -45,7 +45,7 @@ class _Rows:
     is_newest: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, cache: EmbeddingCache) -> _Rows:
+    def of(cls, cache: KeyedCache) -> _Rows:
         count, _, bits = cache.newest()
         newest = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little", count=count)
         return cls(count, newest.view(np.bool_))
@@ -56,7 +56,7 @@ class _Rows:
 
 
 def build_index(
-    cache: EmbeddingCache,
+    cache: KeyedCache,
     factory: str,
     metric: Metric | None = None,
     train_rows: int | None = None,
@@ -94,12 +94,12 @@ def build_index(
     return index
 
 
-def _made_of(cache: EmbeddingCache, factory: str, metric: Metric, train_rows: int | None) -> str:
+def _made_of(cache: KeyedCache, factory: str, metric: Metric, train_rows: int | None) -> str:
     parts = {"cache": cache.uuid, "factory": factory, "metric": metric, "train_rows": train_rows}
     return digest(parts)[:12]
 
 
-def _saved(cache: EmbeddingCache, made_of: str, rows: _Rows) -> tuple[Any | None, int]:
+def _saved(cache: KeyedCache, made_of: str, rows: _Rows) -> tuple[Any | None, int]:
     """Return the saved index that covers the most rows as they are, and how many; else (None, 0).
 
     The replaced ones among the first n rows only become more, so their number tells which they are.
@@ -112,7 +112,7 @@ def _saved(cache: EmbeddingCache, made_of: str, rows: _Rows) -> tuple[Any | None
     return None, 0
 
 
-def _train(cache: EmbeddingCache, index: Any, rows: _Rows, train_rows: int | None) -> None:
+def _train(cache: KeyedCache, index: Any, rows: _Rows, train_rows: int | None) -> None:
     """Train an index, if it wants that, on rows drawn at random, always the same ones."""
     if index.is_trained:
         return
@@ -127,11 +127,12 @@ def _train(cache: EmbeddingCache, index: Any, rows: _Rows, train_rows: int | Non
         sample = _sample(cache, index.d, rows, train_rows)
         index.train_q1(len(sample), faiss.swig_ptr(sample), False, index.metric_type)
         del sample
-        train_rows = min(train_rows, index.train_encoder_num_vectors() or _MOST_TO_TRAIN_CODES, _MOST_TO_TRAIN_CODES)
+        wanted = index.train_encoder_num_vectors() or _MOST_TO_TRAIN_CODES
+        train_rows = min(train_rows, wanted, _MOST_TO_TRAIN_CODES)
     index.train(_sample(cache, index.d, rows, train_rows))
 
 
-def _sample(cache: EmbeddingCache, dim: int, rows: _Rows, count: int) -> NDArray[np.float32]:
+def _sample(cache: KeyedCache, dim: int, rows: _Rows, count: int) -> NDArray[np.float32]:
     """Return vectors (n, dim) of the newest rows, at most ``count``, drawn at random."""
     drawn = np.flatnonzero(rows.is_newest)
     if count < len(drawn):
@@ -147,7 +148,7 @@ def _sample(cache: EmbeddingCache, dim: int, rows: _Rows, count: int) -> NDArray
 
 
 def _blocks(
-    cache: EmbeddingCache, dim: int, rows: _Rows, start: int, advance: Callable[[int], object]
+    cache: KeyedCache, dim: int, rows: _Rows, start: int, advance: Callable[[int], object]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Yield row numbers (k,) and vectors (k, dim) of the newest rows from ``start`` on, some at a time.
 
@@ -163,7 +164,7 @@ def _blocks(
         advance(len(vectors))
 
 
-def _save(cache: EmbeddingCache, index: Any, made_of: str, rows: _Rows) -> None:
+def _save(cache: KeyedCache, index: Any, made_of: str, rows: _Rows) -> None:
     """Keep an index beside the cache; if that cannot be done, warn."""
     file = IndexFile(cache.path, made_of, rows.count, rows.replaced_before(rows.count))
     try:

@@ -1,46 +1,24 @@
-"""The embedding cache: one directory of vectors, and what to do when one is missing."""
+"""The embedding cache: one directory of vectors, by text."""
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dejavec import _core
 from dejavec.built_index import build_index
-from dejavec.closing import Closing
-from dejavec.errors import DejavecWarning, NonFiniteVectorsError
 from dejavec.fill import Plan, fill, plan
-from dejavec.handle import Durability, Handle, Mode, OnMismatch
-from dejavec.identity import describe
-from dejavec.keys import Keys, first_of_each, frozen, take, text_keys
+from dejavec.keyed_cache import KeyedCache
+from dejavec.keys import frozen, take, text_keys
 from dejavec.search import Metric, search
-from dejavec.values import (
-    Container,
-    Output,
-    Rows,
-    check_kind,
-    from_rows,
-    nonfinite,
-    refusal,
-    stored_dtype,
-    to_rows,
-)
-
-Miss = Literal["encode", "raise"]
-OnProblem = Literal["warn", "raise"]
-
-_MAPPED_BYTES = 1 << 20
-_STATS = ("rows", "keys", "synced", "epoch", "row_bytes", "bytes_on_disk", "snapshot_rows", "delta_rows")
+from dejavec.values import Output, from_rows
 
 
-class EmbeddingCache(Closing):
+class EmbeddingCache(KeyedCache):
     """A directory of vectors, each under the digest of the text it was made from.
 
     The directory is created when the first vectors arrive; their dimension and dtype become the cache's. Many
@@ -86,63 +64,7 @@ class EmbeddingCache(Closing):
         ((3, 2), 2, True)
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        model: str | None = None,
-        identity: Mapping[str, Any] | None = None,
-        container: Container | None = None,
-        mode: Mode = "a",
-        miss: Miss = "encode",
-        refresh: bool = False,
-        verify: bool = True,
-        durability: Durability = "commit",
-        chunk_rows: int = 10_000,
-        on_write_error: OnProblem = "warn",
-        on_nonfinite: OnProblem = "warn",
-        on_mismatch: OnMismatch = "raise",
-        lock_timeout: float = 60.0,
-        shared: bool = False,
-        allow_network: bool = False,
-        progress: bool | None = False,
-    ) -> None:
-        for name, value, allowed in (
-            ("mode", mode, Mode),
-            ("miss", miss, Miss),
-            ("durability", durability, Durability),
-            ("on_write_error", on_write_error, OnProblem),
-            ("on_nonfinite", on_nonfinite, OnProblem),
-            ("on_mismatch", on_mismatch, OnMismatch),
-            ("container", container or "npy", Container),
-        ):
-            if value not in get_args(allowed):
-                raise ValueError(f"expected {name} to be one of {get_args(allowed)}, found {value!r}")
-        if chunk_rows < 1:
-            raise ValueError(f"expected chunk_rows of at least 1, found {chunk_rows}")
-        self.mode: Mode = mode
-        self.miss: Miss = miss
-        self.renew = refresh
-        self.chunk_rows = chunk_rows
-        self.on_write_error: OnProblem = on_write_error
-        self.on_nonfinite: OnProblem = on_nonfinite
-        self.progress = progress
-        self._verify = verify
-        self._warned = False
-        self._read_one: tuple[_core.Store, int, np.dtype[Any], Output | None] | None = None
-        anyones = mode == "r" and model is None and identity is None
-        expected = None if anyones else describe(model, identity)
-        self._handle = Handle(
-            Path(path),
-            identity=expected,
-            container=container,
-            mode=mode,
-            durability=durability,
-            on_mismatch=on_mismatch,
-            lock_timeout=lock_timeout,
-            shared=shared,
-            allow_network=allow_network,
-        )
+    _read_one: tuple[_core.Store, int, np.dtype[Any], Output | None] | None = None
 
     def encode(self, texts: object, encode_fn: Callable[[list[str]], Any]) -> Any:
         """Return the vectors of texts; ``encode_fn`` makes those that are not held.
@@ -210,49 +132,9 @@ class EmbeddingCache(Closing):
     def __contains__(self, text: object) -> bool:
         return bool(self.read(text_keys([text]))[0][0])
 
-    def __len__(self) -> int:
-        store = self._handle.store()
-        return 0 if store is None else len(store)
-
     def plan(self, texts: object) -> Plan:
         """Tell what ``encode`` would find: hits, misses, duplicates, and the bytes that it would add."""
         return plan(self, text_keys(texts))
-
-    @property
-    def path(self) -> Path:
-        """The directory: beside the one asked for if ``on_mismatch="sibling"`` applied."""
-        return self._handle.path
-
-    @property
-    def dim(self) -> int | None:
-        """Numbers in a vector; None before the first vector."""
-        store = self._handle.store()
-        return None if store is None else store.dim
-
-    @property
-    def dtype(self) -> np.dtype[Any] | None:
-        """The stored dtype; None before the first vector."""
-        store = self._handle.store()
-        return None if store is None else np.dtype(store.dtype)
-
-    @property
-    def container(self) -> Container:
-        """The file that holds the rows, or will."""
-        return self._handle.container
-
-    @property
-    def output(self) -> Output | None:
-        """The kind of array that the model returned; None before the first vector."""
-        store = self._handle.store()
-        return None if store is None else Output.from_json(store.output)
-
-    @property
-    def vectors(self) -> NDArray[Any]:
-        """All committed rows (rows, dim), replaced ones too: read-only, not copied, of the stored dtype."""
-        store = self._handle.store()
-        if store is None:
-            return np.empty((0, 0), np.float32)
-        return np.frombuffer(memoryview(store.map_all()), np.dtype(store.dtype)).reshape(-1, store.dim)
 
     def search(
         self, queries: object, k: int, *, metric: Metric | None = None
@@ -304,7 +186,7 @@ class EmbeddingCache(Closing):
         Args:
             factory: any string that ``faiss.index_factory`` takes, such as ``"IVF4096,PQ48"``.
             metric: as in :meth:`search`.
-            train_rows: how many rows to train on at most; None for 32 a list of an inverted file, 65,536 at
+            train_rows: how many rows to train on at most; None for 30 a list of an inverted file, 65,536 at
                 least.
             progress: whether to show a bar; None: on a terminal.
 
@@ -319,160 +201,6 @@ class EmbeddingCache(Closing):
             RuntimeError: FAISS needs more rows to train on, or cannot fill such an index.
         """
         return build_index(self, factory, metric, train_rows, progress)
-
-    def stats(self) -> dict[str, int]:
-        """Return counts and sizes: see ``_core.Store.stats``."""
-        store = self._handle.store()
-        return dict.fromkeys(_STATS, 0) if store is None else store.stats()
-
-    def verify(self) -> dict[str, Any]:
-        """Check every row and file, and return the findings: see ``_core.verify``."""
-        store = self._handle.store()
-        if store is None:
-            return {"rows": 0, "keys": 0, "dead": 0, "replaced": 0, "damaged": [], "problems": []}
-        return _core.verify(str(self.path))
-
-    def refresh(self) -> int:
-        """Learn what other processes have stored; return the number of rows."""
-        store = self._handle.refresh()
-        return 0 if store is None else store.rows
-
-    def sync(self) -> None:
-        """Make all that is stored survive a power loss."""
-        store = self._handle.store()
-        if store is not None:
-            store.sync()
-
-    def close(self) -> None:
-        """Sync and release everything; later calls raise ``ClosedCacheError``. Closing twice is fine."""
-        self._handle.close()
-
-    def __repr__(self) -> str:
-        return f"EmbeddingCache({str(self.path)!r}, mode={self.mode!r})"
-
-    # What follows works on keys: for fill, the backends and the mteb wrapper.
-
-    def keys(self) -> Keys:
-        """Return each committed row's key (rows, 32), zeros for a dead row; of equal keys the last counts."""
-        store = self._handle.store()
-        return self.keys_of(np.arange(0 if store is None else store.rows))
-
-    def keys_of(self, rows: NDArray[np.int64]) -> Keys:
-        """Return the keys of rows (n, 32), zeros where a row is dead or there is none."""
-        keys = np.zeros((len(rows), 32), np.uint8)
-        store = self._handle.store()
-        if store is not None:
-            store.read_keys(rows, keys)
-        return keys
-
-    @property
-    def uuid(self) -> str | None:
-        """What tells the cache from any other, 32 hex digits; None before the first vector."""
-        store = self._handle.store()
-        return None if store is None else store.uuid
-
-    def newest(self) -> tuple[int, int, bytes]:
-        """Tell which rows are the newest of their key: see ``_core.Store.newest``."""
-        store = self._handle.store()
-        return (0, 0, b"") if store is None else store.newest()
-
-    def read_rows(self, first: int, count: int) -> tuple[Rows, list[int]]:
-        """Copy rows from ``first`` on, without mapping them.
-
-        Returns:
-            The vectors (count, dim), and the positions of those that are dead or damaged.
-        """
-        store = self._handle.store()
-        if store is None:
-            return np.empty((count, 0), np.float32), list(range(count))
-        vectors = np.empty((count, store.dim), np.dtype(store.dtype))
-        return vectors, store.read_rows(first, vectors, self._verify)
-
-    def partition(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Look up keys and collapse duplicates.
-
-        Returns:
-            Each key's row (n,), -1 for a miss; and the position of the first equal key for a miss, its own
-            position for a hit (n,).
-        """
-        store = self._handle.store()
-        if store is None:
-            return np.full(len(keys), -1, np.int64), first_of_each(keys).astype(np.int64)
-        rows, first = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64)
-        store.partition(keys, rows, first)
-        return rows, first
-
-    def lookup(self, keys: Keys) -> NDArray[np.int64]:
-        """Return each key's newest row (n,), -1 for none."""
-        rows = np.full(len(keys), -1, np.int64)
-        store = self._handle.store()
-        if store is not None:
-            store.lookup(keys, rows)
-        return rows
-
-    def gather(
-        self, keys: Keys, rows: NDArray[np.int64], out: NDArray[Any] | None = None
-    ) -> tuple[Rows, list[int]]:
-        """Read the rows that :meth:`lookup` gave for keys.
-
-        Args:
-            keys: (n, 32).
-            rows: row numbers (n,); -1 reads as zeros.
-            out: where to put the vectors: C-contiguous, (n, dim), of the stored dtype.
-
-        Returns:
-            The vectors (n, dim), ``out`` or the caller's own, not copied if they are many and lie in one run;
-            and the positions whose row is not the key's or whose checksum does not hold.
-
-        Raises:
-            VectorsError: ``out`` does not fit.
-        """
-        store = self._handle.store()
-        if out is not None:
-            _check_out(out, len(rows), store)
-        if store is None:
-            if out is None:
-                return np.zeros((len(rows), 0), np.float32), []
-            out.fill(0)
-            return out, []
-        shape, dtype = (len(rows), store.dim), np.dtype(store.dtype)
-        if out is not None:
-            return out, store.gather(keys, rows, out, self._verify)
-        many = len(rows) * store.dim * dtype.itemsize >= _MAPPED_BYTES
-        if many and rows[0] >= 0 and (np.diff(rows) == 1).all():
-            mapped = store.map_rows(keys, int(rows[0]), self._verify)
-            if mapped is not None:
-                return np.frombuffer(memoryview(mapped[0]), dtype).reshape(shape), mapped[1]
-        vectors = np.empty(shape, dtype)
-        return vectors, store.gather(keys, rows, vectors, self._verify)
-
-    def append(self, keys: Keys, rows: Rows, output: Output, seen: NDArray[np.int64] | None = None) -> int:
-        """Append rows for different keys, and commit them; create the cache if there is none.
-
-        Args:
-            keys: (n, 32).
-            rows: (n, dim), as :func:`dejavec.values.to_rows` returns them.
-            output: the kind of array that they came as.
-            seen: each key's row as it was looked up (n,), None if no key had any; a key that has another by
-                now is left out.
-
-        Returns:
-            How many were appended.
-
-        Raises:
-            VectorsError: dimension or dtype is not the cache's.
-        """
-        store, rows = self._writable(rows, output)
-        return store.append(keys, rows, seen)
-
-    def read(self, keys: Keys, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Rows]:
-        """Do what :meth:`get` does, for keys; the vectors are NumPy's, of the stored dtype."""
-        rows = self.lookup(keys)
-        vectors, damaged = self.gather(keys, rows, out)
-        found = rows >= 0
-        found[damaged] = False
-        vectors[damaged] = 0
-        return found, vectors
 
     def read_text(self, text: str) -> NDArray[Any] | None:
         """Return the vector (dim,) of one text as :attr:`output` has it, but NumPy's; None if it is not held.
@@ -492,55 +220,3 @@ class EmbeddingCache(Closing):
         if not store.read_text(text, vector, self._verify):
             return None
         return vector if other is None else from_rows(vector, other)
-
-    def write(self, keys: Keys, vectors: object) -> int:
-        """Do what :meth:`put` does, for keys."""
-        rows, output = to_rows(vectors, len(keys), f"the vectors of {len(keys)} items")
-        bad = nonfinite(rows)
-        if len(bad):
-            message = (
-                f"{self.path}: expected finite vectors, found NaN or infinity in those of {len(bad)} items"
-            )
-            message += f", the first at position {bad[0]}; they are not stored"
-            if self.on_nonfinite == "raise":
-                raise NonFiniteVectorsError(message, path=str(self.path))
-            warnings.warn(message, DejavecWarning, stacklevel=3)
-            keys, rows = np.delete(keys, bad, axis=0), np.delete(rows, bad, axis=0)
-        self.refresh()  # The directory may be gone, or hold another cache by now.
-        store, rows = self._writable(rows, output)
-        return store.put(keys, rows) if len(rows) else 0
-
-    def warn_once(self, message: str) -> None:
-        """Warn, unless this cache did before."""
-        if not self._warned:
-            self._warned = True
-            warnings.warn(f"{self.path}: {message}", DejavecWarning, stacklevel=6)
-
-    def _writable(self, rows: Rows, output: Output) -> tuple[_core.Store, Rows]:
-        """Return the store, created if need be, and the rows in its dtype, having checked that they fit."""
-        where = f"the vectors for {self.path}"
-        dtype = stored_dtype(rows, output, self._handle.container, where)
-        store = self._handle.create(rows.shape[1], dtype.str, output)
-        check_kind(rows, output, store.dim, Output.from_json(store.output).dtype, where)
-        return store, rows.astype(dtype, copy=False)
-
-
-def _check_out(out: object, count: int, store: _core.Store | None) -> None:
-    """Check that vectors can be put into what the caller gave for them.
-
-    Raises:
-        VectorsError: they cannot.
-    """
-    dtype = "" if store is None else f"{np.dtype(store.dtype)} "
-    expected = f"C-contiguous {dtype}({count}, {'dim' if store is None else store.dim}), writable"
-    remedy = "make such an array"
-    if not isinstance(out, np.ndarray):
-        raise refusal("out=", expected, type(out).__name__, remedy)
-    if store is None:
-        fits = out.ndim == 2 and len(out) == count and out.dtype.kind in "fiub"
-    else:
-        fits = out.shape == (count, store.dim) and out.dtype == np.dtype(store.dtype)
-    if not (fits and out.flags.c_contiguous and out.flags.writeable):
-        state = "" if out.flags.writeable else ", read-only"
-        order = "" if out.flags.c_contiguous else ", not C-contiguous"
-        raise refusal("out=", expected, f"{out.dtype} {out.shape}{order}{state}", remedy)

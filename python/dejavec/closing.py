@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
 
-class Closing:
+class Closing(ABC):
     """Gives ``with`` to a class that has :meth:`close`."""
 
+    @abstractmethod
     def close(self) -> None:
         """Release everything."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self

@@ -11,7 +11,7 @@ from dejavec.errors import MissingPackageError
 from dejavec.values import refusal, to_rows
 
 if TYPE_CHECKING:
-    from dejavec.cache import EmbeddingCache
+    from dejavec.keyed_cache import KeyedCache
 
 Metric = Literal["l2", "ip"]
 """Squared Euclidean distance, where less is nearer; inner product, where more is."""
@@ -87,7 +87,7 @@ def flat_index(vectors: NDArray[Any], metric: Metric) -> Any:
 
 
 def search(
-    cache: EmbeddingCache, queries: object, k: int, metric: Metric | None = None
+    cache: KeyedCache, queries: object, k: int, metric: Metric | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Do what ``EmbeddingCache.search`` says."""
     faiss = import_faiss()
@@ -108,6 +108,6 @@ def search(
     return distances, found
 
 
-def default_metric(cache: EmbeddingCache) -> Metric:
+def default_metric(cache: KeyedCache) -> Metric:
     """Return the metric of the cache's file, ``"l2"`` if it has none."""
     return "ip" if cache.container == "faiss-ip" else "l2"

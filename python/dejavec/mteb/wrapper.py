@@ -13,11 +13,11 @@ import numpy as np
 
 from dejavec import _core
 from dejavec.backends import CacheBackendProtocol, NumpyCache
-from dejavec.cache import OnProblem
 from dejavec.closing import Closing
 from dejavec.errors import DejavecWarning
 from dejavec.fill import Filled, Plan, fill
 from dejavec.handle import OnMismatch
+from dejavec.keyed_cache import OnProblem
 from dejavec.keys import Keys
 from dejavec.mteb.encoders import INTEGER_PRECISIONS, as_encoder, refuse_sharing, searches
 from dejavec.mteb.foreign_backend import ForeignCache, ForeignCall, is_backend, not_kept
