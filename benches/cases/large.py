@@ -91,10 +91,12 @@ class Append(Large):
 
     def measure(self, place: Place) -> Measured:
         with _open(directory(place)) as cache:
-            # Each round appends other keys; the cache is open, as in a run that encodes chunk after chunk.
+            # Each round appends other keys. The cache is open, as in a run that encodes chunk after chunk, and
+            # the keys were looked up, as they are before a model is asked for them.
             first = place.setup.rows + len(cache) + _BLOCK
             cache.append(keys(first, first + 1), vectors(first, first + 1), _output())
             new, rows = keys(first + 1, first + 1 + _APPENDED), vectors(first + 1, first + 1 + _APPENDED)
+            checks.equal("keys that are there", int((cache.lookup(new) >= 0).sum()), 0)
             seconds, appended = timed(lambda: cache.append(new, rows, _output()))
             checks.equal("rows appended", appended, _APPENDED)
             found, held = cache.read(new)

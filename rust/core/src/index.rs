@@ -306,12 +306,14 @@ fn last_record(rows: u64, keys: &Keys) -> Option<[u8; RECORD_BYTES]> {
 pub struct Index {
     snapshot: Option<Snapshot>,
     delta: Table,
-    /// Rows that rows of the delta have replaced, and dead rows of the delta.
-    replaced: Vec<u64>,
     /// Rows that the snapshot and the delta cover together.
     rows: u64,
-    /// Different keys in them.
+    /// Rows that rows of the delta have replaced, and dead rows of the delta; see [`Index::count`].
+    replaced: Vec<u64>,
+    /// Different keys; see [`Index::count`].
     keys: u64,
+    /// Rows of keys that are new to the delta, and that were not looked for in the snapshot yet.
+    uncounted: Vec<u64>,
 }
 
 impl Index {
@@ -319,7 +321,8 @@ impl Index {
     pub fn open(storage: &dyn Storage, directory: &Path, uuid: &Uuid, keys: &Keys) -> Index {
         let snapshot = newest_snapshot(storage, directory, uuid, keys);
         let (rows, known) = snapshot.as_ref().map_or((0, 0), |snapshot| (snapshot.header.rows, snapshot.header.keys));
-        let mut index = Index { snapshot, delta: Table::default(), replaced: Vec::new(), rows, keys: known };
+        let mut index =
+            Index { snapshot, delta: Table::default(), rows, replaced: Vec::new(), keys: known, uncounted: Vec::new() };
         index.extend(keys);
         index
     }
@@ -336,12 +339,24 @@ impl Index {
                 self.replaced.push(row);
                 continue;
             }
-            let older = self.delta.insert(row, &key, keys);
-            let older = older.or_else(|| self.snapshot.as_ref()?.get(&key, keys));
-            self.keys += u64::from(older.is_none());
-            self.replaced.extend(older);
+            match self.delta.insert(row, &key, keys) {
+                Some(older) => self.replaced.push(older),
+                None => self.uncounted.push(row),
+            }
         }
         self.rows = self.rows.max(keys.records.rows());
+    }
+
+    /// Brings [`Index::keys`] and [`Index::replaced`] up to date. It takes a look into the snapshot for each row, which
+    /// neither opening a cache nor appending to it should wait for.
+    pub fn count(&mut self, keys: &Keys) {
+        for row in std::mem::take(&mut self.uncounted) {
+            let Some(key) = keys.key(row) else { continue };
+            match self.snapshot.as_ref().and_then(|snapshot| snapshot.get(&key, keys)) {
+                Some(older) => self.replaced.push(older),
+                None => self.keys += 1,
+            }
+        }
     }
 
     /// Reads what look-ups of the next few keys, at most [`READ_AHEAD`], will wait for: a slot each, and then a record
@@ -358,13 +373,14 @@ impl Index {
         newest.or_else(|| self.snapshot.as_ref()?.get(key, keys))
     }
 
-    /// The rows that no key has any more: replaced by a later one of their key, or dead. Each once, in no order.
+    /// The rows that no key has any more: replaced by a later one of their key, or dead. Each once, in no order. As of
+    /// the last [`Index::count`].
     pub fn replaced(&self) -> impl Iterator<Item = u64> {
         let snapshot = self.snapshot.iter().flat_map(Snapshot::replaced);
         snapshot.chain(self.replaced.iter().copied())
     }
 
-    /// Different keys.
+    /// Different keys, as of the last [`Index::count`].
     pub fn keys(&self) -> u64 {
         self.keys
     }

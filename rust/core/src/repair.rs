@@ -64,14 +64,15 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
     };
     let key_rows = files.keys.whole_records()?;
     let checked = slot.map_or(key_rows, |slot| slot.rows);
-    let records = files.keys.map(checked)?;
+    let keys = Keys::new(files.keys.map(checked)?, files.meta.seed);
+    let records = keys.records();
     let rows = files.vectors.map(checked.min(whole_rows))?;
     let damaged = Mutex::new(Vec::new());
     let pieces = (0..checked.div_ceil(PIECE)).collect();
     let items = usize::try_from(checked).unwrap_or(usize::MAX);
     parallel::for_each(pieces, items, ROWS_PER_THREAD, |piece: u64| {
         for row in piece * PIECE..((piece + 1) * PIECE).min(checked) {
-            let good = match (record(&records, row), rows.get(row)) {
+            let good = match (record(records, row), rows.get(row)) {
                 (Some(record), Some(vector)) => record.key == DEAD || record.holds(row, vector),
                 _ => false,
             };
@@ -83,7 +84,7 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
     report.damaged = damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
     report.damaged.sort_unstable();
     let is_damaged = |row: u64| report.damaged.binary_search(&row).is_ok();
-    let key_of = |row: u64| record(&records, row).map_or(DEAD, |record| record.key);
+    let key_of = |row: u64| record(records, row).map_or(DEAD, |record| record.key);
     if slot.is_none() {
         // Without a commit record, rows end with the last that holds. Damaged ones behind it may have been committed,
         // so they are named: older rows of their keys must not come back.
@@ -91,7 +92,6 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
     } else {
         report.rows = checked;
     }
-    let keys = Keys::new(records.clone(), files.meta.seed);
     report.dead = (0..report.rows).filter(|&row| key_of(row) == DEAD).count() as u64;
     let is_sound = |row| key_of(row) != DEAD && !is_damaged(row);
     (report.keys, report.replaced) = index::count_keys((0..report.rows).filter(|&row| is_sound(row)), &keys);

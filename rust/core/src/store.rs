@@ -13,19 +13,14 @@ use crate::directory::{self, Spec};
 use crate::error::{Error, Result};
 use crate::format::commit::Slot;
 use crate::format::meta::Meta;
-use crate::index::{DeltaLimit, READ_AHEAD};
+use crate::index::DeltaLimit;
 use crate::key::{DEAD, Key};
 use crate::lock::Patience;
 use crate::mmap::PrivateMapping;
-use crate::parallel;
 use crate::partition;
 use crate::records::Records;
 use crate::storage::Storage;
 use crate::vectors::{self, Verify};
-
-/// Keys a piece of a parallel look-up holds, and the fewest that are worth a second thread.
-const KEYS_PIECE: usize = 4096;
-const KEYS_PER_THREAD: usize = 2048;
 
 /// When what was appended is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,9 +155,7 @@ impl Store {
 
     /// Different keys in them.
     pub fn keys(&self) -> Result<u64> {
-        let open = self.current()?;
-        let state = open.state.read().unwrap_or_else(PoisonError::into_inner);
-        Ok(state.index.keys())
+        Ok(self.current()?.counted()?.index.keys())
     }
 
     /// Copies the keys of `rows` into `keys`; those of rows that are dead or not committed are zeros.
@@ -182,18 +175,7 @@ impl Store {
         same_length("row numbers", keys.len(), rows.len())?;
         let open = self.current()?;
         let state = open.state.read().unwrap_or_else(PoisonError::into_inner);
-        let committed = open.keys(state.committed.rows)?;
-        let items = keys.len();
-        let pieces: Vec<_> = keys.chunks(KEYS_PIECE).zip(rows.chunks_mut(KEYS_PIECE)).collect();
-        parallel::for_each(pieces, items, KEYS_PER_THREAD, |(keys, rows)| {
-            for (keys, rows) in keys.chunks(READ_AHEAD).zip(rows.chunks_mut(READ_AHEAD)) {
-                state.index.read_ahead(keys, &committed);
-                for (key, row) in keys.iter().zip(rows) {
-                    let newest = if *key == DEAD { None } else { state.index.get(key, &committed) };
-                    *row = newest.map_or(partition::NO_ROW, |row| row as i64);
-                }
-            }
-        });
+        state.lookup(&open.keys(state.committed.rows)?, keys, rows);
         Ok(())
     }
 
@@ -208,7 +190,7 @@ impl Store {
     /// Which rows are the newest of their key.
     pub fn newest(&self) -> Result<Newest> {
         let open = self.current()?;
-        let state = open.state.read().unwrap_or_else(PoisonError::into_inner);
+        let state = open.counted()?;
         let rows = state.committed.rows;
         let mut newest =
             Newest { rows, replaced: 0, bits: vec![0xFF; usize::try_from(rows.div_ceil(8)).unwrap_or(usize::MAX)] };
@@ -329,7 +311,7 @@ impl Store {
         let open = self.current()?;
         let names = self.storage.list(&self.directory).map_err(Error::io("list", &self.directory))?;
         let size = |name: &str| self.storage.metadata(&self.directory.join(name)).map_or(0, |metadata| metadata.len);
-        let state = open.state.read().unwrap_or_else(PoisonError::into_inner);
+        let state = open.counted()?;
         Ok(Statistics {
             rows: state.committed.rows,
             keys: state.index.keys(),

@@ -42,6 +42,22 @@ fn is_right(records: &Records, key: &Key, row: u64, vector: &[u8], verify: Verif
     record(records, row).is_some_and(|record| record.key == *key && (!verify.wants(row) || record.holds(row, vector)))
 }
 
+/// Positions that failed, as several threads find them.
+#[derive(Default)]
+struct Failed(Mutex<Vec<usize>>);
+
+impl Failed {
+    fn note(&self, position: usize) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(position);
+    }
+
+    fn ascending(self) -> Vec<usize> {
+        let mut positions = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        positions.sort_unstable();
+        positions
+    }
+}
+
 /// Where rows are copied from.
 struct Source<'a> {
     file: &'a RecordsFile,
@@ -96,7 +112,7 @@ pub fn gather(
 ) -> Result<Vec<usize>> {
     let source = Source::of(file, records.rows())?;
     let row_bytes = usize::try_from(file.record_bytes()).unwrap_or(usize::MAX);
-    let failed = Mutex::new(Vec::new());
+    let failed = Failed::default();
     let first_error = Mutex::new(None);
     let copy = |key: &Key, row: i64, target: &mut [u8]| -> Result<bool> {
         let Ok(row) = u64::try_from(row) else {
@@ -111,7 +127,7 @@ pub fn gather(
         for (i, ((key, row), target)) in keys.iter().zip(rows).zip(out.chunks_exact_mut(row_bytes)).enumerate() {
             match copy(key, *row, target) {
                 Ok(true) => {}
-                Ok(false) => failed.lock().unwrap_or_else(PoisonError::into_inner).push(piece * PIECE + i),
+                Ok(false) => failed.note(piece * PIECE + i),
                 Err(error) => {
                     first_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                     return;
@@ -121,7 +137,7 @@ pub fn gather(
     });
     match first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
-        None => Ok(sorted(failed)),
+        None => Ok(failed.ascending()),
     }
 }
 
@@ -143,17 +159,17 @@ pub fn map(
     }
     let Some(mapping) = file.map_private(first, count)? else { return Ok(None) };
     let row_bytes = usize::try_from(file.record_bytes()).unwrap_or(usize::MAX);
-    let failed = Mutex::new(Vec::new());
+    let failed = Failed::default();
     let pieces: Vec<_> = keys.chunks(PIECE).zip(mapping.chunks(PIECE.saturating_mul(row_bytes))).enumerate().collect();
     parallel::for_each(pieces, keys.len(), ROWS_PER_THREAD, |(piece, (keys, bytes))| {
         for (i, (key, vector)) in keys.iter().zip(bytes.chunks_exact(row_bytes)).enumerate() {
             let position = piece * PIECE + i;
             if !is_right(records, key, first + position as u64, vector, verify) {
-                failed.lock().unwrap_or_else(PoisonError::into_inner).push(position);
+                failed.note(position);
             }
         }
     });
-    Ok(Some((mapping, sorted(failed))))
+    Ok(Some((mapping, failed.ascending())))
 }
 
 /// Reads the rows from `first` on into `out`, through the system's cache and not through a mapping, so that no more
@@ -161,7 +177,7 @@ pub fn map(
 pub fn read(file: &RecordsFile, records: &Records, first: u64, out: &mut [u8], verify: Verify) -> Result<Vec<usize>> {
     file.read(first, out)?;
     let row_bytes = usize::try_from(file.record_bytes()).unwrap_or(usize::MAX);
-    let failed = Mutex::new(Vec::new());
+    let failed = Failed::default();
     let items = out.len() / row_bytes;
     let pieces: Vec<_> = out.chunks(PIECE.saturating_mul(row_bytes)).enumerate().collect();
     parallel::for_each(pieces, items, ROWS_PER_THREAD, |(piece, bytes)| {
@@ -170,15 +186,9 @@ pub fn read(file: &RecordsFile, records: &Records, first: u64, out: &mut [u8], v
             let row = first.saturating_add(position as u64);
             let is_sound = |record: Record| record.key != DEAD && (!verify.wants(row) || record.holds(row, vector));
             if !record(records, row).is_some_and(is_sound) {
-                failed.lock().unwrap_or_else(PoisonError::into_inner).push(position);
+                failed.note(position);
             }
         }
     });
-    Ok(sorted(failed))
-}
-
-fn sorted(failed: Mutex<Vec<usize>>) -> Vec<usize> {
-    let mut failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-    failed.sort_unstable();
-    failed
+    Ok(failed.ascending())
 }

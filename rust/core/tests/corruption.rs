@@ -22,7 +22,7 @@ fn small() -> Place {
     place
 }
 
-/// Reads all items; panics on a wrong vector. Gives how many were right.
+/// Reads all items, together and each alone; panics on a wrong vector. Gives how many were right.
 fn right(store: &Store) -> usize {
     let keys = keys(0..ITEMS);
     let mut rows = vec![0; keys.len()];
@@ -34,10 +34,14 @@ fn right(store: &Store) -> usize {
     let mut right = 0;
     for item in 0..ITEMS {
         let position = item as usize;
-        if rows[position] >= 0 && !failed.contains(&position) {
+        let is_right = rows[position] >= 0 && !failed.contains(&position);
+        if is_right {
             assert_eq!(out[position * DIM..(position + 1) * DIM], vector(item, 0), "a wrong vector for item {item}");
             right += 1;
         }
+        let mut alone = [0; DIM];
+        assert_eq!(store.read_newest(&key(item), &mut alone, true).unwrap(), is_right, "item {item} alone");
+        assert!(!is_right || alone == vector(item, 0), "a wrong vector for item {item} alone");
     }
     right
 }

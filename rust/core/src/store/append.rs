@@ -45,12 +45,12 @@ impl Store {
         }
         let appended = self.write_group(|open| {
             let state = open.state.read().unwrap_or_else(PoisonError::into_inner);
-            let committed = open.keys(state.committed.rows)?;
-            let wanted = |position: &usize| match state.index.get(&keys[*position], &committed) {
-                Some(newest) => seen.is_some_and(|seen| seen[*position] == newest as i64),
-                None => true,
+            let mut newest = vec![partition::NO_ROW; keys.len()];
+            state.lookup(&open.keys(state.committed.rows)?, keys, &mut newest);
+            let is_wanted = |position: &usize| {
+                newest[*position] == partition::NO_ROW || seen.is_some_and(|seen| seen[*position] == newest[*position])
             };
-            let positions: Vec<usize> = (0..keys.len()).filter(wanted).collect();
+            let positions: Vec<usize> = (0..keys.len()).filter(is_wanted).collect();
             Ok(Group::new(keys, vectors, row_bytes, positions))
         })?;
         self.write_snapshot_if_due(DeltaLimit::APPENDING);

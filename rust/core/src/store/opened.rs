@@ -1,14 +1,20 @@
 //! The files of a cache and what is known of their contents.
 
 use std::path::Path;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 use crate::directory::CacheFiles;
 use crate::error::Result;
 use crate::format::commit::Slot;
-use crate::index::{DeltaLimit, Index, Keys};
+use crate::index::{DeltaLimit, Index, Keys, READ_AHEAD};
+use crate::key::{DEAD, Key};
 use crate::recovery;
 use crate::storage::Storage;
+use crate::{parallel, partition};
+
+/// Keys a piece of a parallel look-up holds, and the fewest that are worth a second thread.
+const KEYS_PIECE: usize = 4096;
+const KEYS_PER_THREAD: usize = 2048;
 
 /// One cache, as it was when its files were opened, and what was learnt since.
 #[derive(Debug)]
@@ -26,6 +32,23 @@ pub struct State {
     pub examined: u64,
 }
 
+impl State {
+    /// Writes the newest row of each key, or [`partition::NO_ROW`], into `rows`, which is as long. `committed` are the
+    /// records of all committed rows.
+    pub fn lookup(&self, committed: &Keys, keys: &[Key], rows: &mut [i64]) {
+        let pieces: Vec<_> = keys.chunks(KEYS_PIECE).zip(rows.chunks_mut(KEYS_PIECE)).collect();
+        parallel::for_each(pieces, keys.len(), KEYS_PER_THREAD, |(keys, rows)| {
+            for (keys, rows) in keys.chunks(READ_AHEAD).zip(rows.chunks_mut(READ_AHEAD)) {
+                self.index.read_ahead(keys, committed);
+                for (key, row) in keys.iter().zip(rows) {
+                    let newest = if *key == DEAD { None } else { self.index.get(key, committed) };
+                    *row = newest.map_or(partition::NO_ROW, |row| row as i64);
+                }
+            }
+        });
+    }
+}
+
 impl Open {
     pub fn new(storage: &dyn Storage, directory: &Path, writable: bool) -> Result<Open> {
         let files = CacheFiles::open(storage, directory, writable)?;
@@ -38,6 +61,14 @@ impl Open {
 
     pub fn committed(&self) -> Slot {
         self.state.read().unwrap_or_else(PoisonError::into_inner).committed
+    }
+
+    /// The state, with its index counted.
+    pub fn counted(&self) -> Result<RwLockWriteGuard<'_, State>> {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let keys = self.keys(state.committed.rows)?;
+        state.index.count(&keys);
+        Ok(state)
     }
 
     pub fn keys(&self, rows: u64) -> Result<Keys> {
