@@ -78,7 +78,7 @@ def loader(dataset: Any, titled: bool) -> Any:
     from mteb.types import PromptType
 
     if not titled:
-        # mteb makes a data set of the texts, one by one; of a column in a thousand chunks, a million take ten minutes.
+        # mteb takes the texts one by one; from a column in a thousand chunks, a million take ten minutes.
         dataset = Dataset.from_dict({"text": dataset["text"][:]})
     return create_dataloader(
         dataset,

@@ -91,8 +91,8 @@ class Append(Large):
 
     def measure(self, place: Place) -> Measured:
         with _open(directory(place)) as cache:
-            # Each round appends other keys. The cache is open, as in a run that encodes chunk after chunk, and
-            # the keys were looked up, as they are before a model is asked for them.
+            # Each round appends other keys. The cache is open, as in a run that encodes chunk after chunk,
+            # and its keys were looked up, as they are before a model is asked for vectors.
             first = place.setup.rows + len(cache) + _BLOCK
             cache.append(keys(first, first + 1), vectors(first, first + 1), _output())
             new, rows = keys(first + 1, first + 1 + _APPENDED), vectors(first + 1, first + 1 + _APPENDED)
