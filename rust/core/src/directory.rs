@@ -47,7 +47,7 @@ pub fn read_meta(storage: &dyn Storage, directory: &Path) -> Result<Meta> {
         }
         opened => opened.map_err(Error::io("open", &path))?,
     };
-    let len = file.metadata().map_err(Error::io("examine", &path))?.len;
+    let len = file.length().map_err(Error::io("examine", &path))?;
     if len > MAX_BYTES {
         let (expected, found) = (format!("at most {MAX_BYTES} bytes"), format!("{len} bytes"));
         return Err(Error::CorruptMeta { path, expected, found });
@@ -296,7 +296,7 @@ impl CacheFiles {
     }
 
     fn read_slots(&self) -> Result<std::result::Result<Slots, Defect>> {
-        let len = self.commit.metadata().map_err(Error::io("examine", &self.commit_path))?.len;
+        let len = self.commit.length().map_err(Error::io("examine", &self.commit_path))?;
         let mut bytes = [0; FILE_BYTES];
         if len < FILE_BYTES as u64 {
             return Ok(Err(Defect::new(format!("{FILE_BYTES} bytes"), format!("{len} bytes"))));
@@ -313,7 +313,7 @@ impl CacheFiles {
 
     /// Gives a commit file that was cut its full length again.
     pub fn restore_commit_length(&self) -> Result<()> {
-        let len = self.commit.metadata().map_err(Error::io("examine", &self.commit_path))?.len;
+        let len = self.commit.length().map_err(Error::io("examine", &self.commit_path))?;
         let missing = (FILE_BYTES as u64).saturating_sub(len);
         let zeros = vec![0; usize::try_from(missing).unwrap_or(FILE_BYTES)];
         self.commit.write_at(&zeros, len).map_err(Error::io("write", &self.commit_path))

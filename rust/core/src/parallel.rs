@@ -5,6 +5,7 @@
 
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 /// How many threads a batch of `items` is worth, at `items_per_thread` at least for each.
@@ -26,7 +27,7 @@ pub fn for_each<T: Send>(pieces: Vec<T>, items: usize, items_per_thread: usize, 
         pieces.into_iter().for_each(work);
         return;
     }
-    let slots: Vec<_> = pieces.into_iter().map(|piece| std::sync::Mutex::new(Some(piece))).collect();
+    let slots: Vec<_> = pieces.into_iter().map(|piece| Mutex::new(Some(piece))).collect();
     let next = AtomicUsize::new(0);
     let drain = || {
         while let Some(slot) = slots.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -46,6 +47,24 @@ pub fn for_each<T: Send>(pieces: Vec<T>, items: usize, items_per_thread: usize, 
         }
         drain();
     });
+}
+
+/// What the threads of a batch find, in any order.
+#[derive(Debug, Default)]
+pub struct Found<T>(Mutex<Vec<T>>);
+
+impl<T: Ord> Found<T> {
+    /// Adds one.
+    pub fn note(&self, item: T) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(item);
+    }
+
+    /// All of them, the smallest first.
+    pub fn ascending(self) -> Vec<T> {
+        let mut items = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        items.sort_unstable();
+        items
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use crate::directory::{self, CacheFiles};
 use crate::error::{Error, Result};
@@ -11,7 +10,7 @@ use crate::format::{keys, name};
 use crate::index::{self, Keys};
 use crate::key::{DEAD, Key};
 use crate::lock::{HeldLock, Patience};
-use crate::parallel;
+use crate::parallel::{self, Found};
 use crate::recovery;
 use crate::storage::Storage;
 use crate::vectors::record;
@@ -67,7 +66,7 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
     let keys = Keys::new(files.keys.map(checked)?, files.meta.seed);
     let records = keys.records();
     let rows = files.vectors.map(checked.min(whole_rows))?;
-    let damaged = Mutex::new(Vec::new());
+    let damaged = Found::default();
     let pieces = (0..checked.div_ceil(PIECE)).collect();
     let items = usize::try_from(checked).unwrap_or(usize::MAX);
     parallel::for_each(pieces, items, ROWS_PER_THREAD, |piece: u64| {
@@ -77,12 +76,11 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
                 _ => false,
             };
             if !good {
-                damaged.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+                damaged.note(row);
             }
         }
     });
-    report.damaged = damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
-    report.damaged.sort_unstable();
+    report.damaged = damaged.ascending();
     let is_damaged = |row: u64| report.damaged.binary_search(&row).is_ok();
     let key_of = |row: u64| record(records, row).map_or(DEAD, |record| record.key);
     if slot.is_none() {

@@ -206,9 +206,8 @@ impl Store {
     /// Copies the rows of `keys` into `out`; gives the positions that failed. See [`vectors::gather`].
     pub fn gather(&self, keys: &[Key], rows: &[i64], out: &mut [u8], verify: bool) -> Result<Vec<usize>> {
         let open = self.current()?;
-        let row_bytes = usize::try_from(open.files.meta.row_bytes()).unwrap_or(usize::MAX);
         same_length("row numbers", keys.len(), rows.len())?;
-        same_length("bytes of output", rows.len().saturating_mul(row_bytes), out.len())?;
+        same_length("bytes of output", rows.len().saturating_mul(open.row_bytes()), out.len())?;
         let committed = open.committed();
         let records = open.files.keys.map(committed.rows)?;
         vectors::gather(&open.files.vectors, &records, keys, rows, out, verify_mode(verify, committed))
@@ -219,7 +218,7 @@ impl Store {
     /// [`Store::lookup`] and [`Store::gather`] in one, without what only many keys are worth.
     pub fn read_newest(&self, key: &Key, out: &mut [u8], verify: bool) -> Result<bool> {
         let open = self.current()?;
-        same_length("bytes of output", usize::try_from(open.files.meta.row_bytes()).unwrap_or(usize::MAX), out.len())?;
+        same_length("bytes of output", open.row_bytes(), out.len())?;
         let state = open.state.read().unwrap_or_else(PoisonError::into_inner);
         let committed = open.keys(state.committed.rows)?;
         let Some(row) = state.index.get(key, &committed) else { return Ok(false) };
@@ -311,6 +310,7 @@ impl Store {
         let open = self.current()?;
         let names = self.storage.list(&self.directory).map_err(Error::io("list", &self.directory))?;
         let size = |name: &str| self.storage.metadata(&self.directory.join(name)).map_or(0, |metadata| metadata.len);
+        let bytes_on_disk = names.iter().filter(|(_, is_directory)| !is_directory).map(|(name, _)| size(name)).sum();
         let state = open.counted()?;
         Ok(Statistics {
             rows: state.committed.rows,
@@ -318,7 +318,7 @@ impl Store {
             synced: state.committed.synced,
             epoch: state.committed.epoch,
             row_bytes: open.files.meta.row_bytes(),
-            bytes_on_disk: names.iter().filter(|(_, is_directory)| !is_directory).map(|(name, _)| size(name)).sum(),
+            bytes_on_disk,
             snapshot_rows: state.index.snapshot_rows(),
             delta_rows: state.index.delta_rows(),
         })

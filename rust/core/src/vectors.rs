@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::format::keys::{RECORD_BYTES, Record};
 use crate::key::{DEAD, Key};
 use crate::mmap::PrivateMapping;
-use crate::parallel;
+use crate::parallel::{self, Found};
 use crate::records::{Records, RecordsFile};
 
 /// Rows a piece of parallel work holds, and the fewest that are worth a second thread.
@@ -42,47 +42,31 @@ fn is_right(records: &Records, key: &Key, row: u64, vector: &[u8], verify: Verif
     record(records, row).is_some_and(|record| record.key == *key && (!verify.wants(row) || record.holds(row, vector)))
 }
 
-/// Positions that failed, as several threads find them.
-#[derive(Default)]
-struct Failed(Mutex<Vec<usize>>);
-
-impl Failed {
-    fn note(&self, position: usize) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(position);
-    }
-
-    fn ascending(self) -> Vec<usize> {
-        let mut positions = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        positions.sort_unstable();
-        positions
-    }
-}
-
 /// Where rows are copied from.
 struct Source<'a> {
     file: &'a RecordsFile,
-    committed: u64,
+    records: &'a Records,
     /// None where nothing can be mapped: then each row is read on its own.
     mapped: Option<Records>,
 }
 
-impl Source<'_> {
-    fn of(file: &RecordsFile, committed: u64) -> Result<Source<'_>> {
-        match file.map(committed) {
-            Ok(records) => Ok(Source { file, committed, mapped: Some(records) }),
-            Err(Error::Io { .. }) => Ok(Source { file, committed, mapped: None }),
+impl<'a> Source<'a> {
+    fn of(file: &'a RecordsFile, records: &'a Records) -> Result<Source<'a>> {
+        match file.map(records.rows()) {
+            Ok(mapped) => Ok(Source { file, records, mapped: Some(mapped) }),
+            Err(Error::Io { .. }) => Ok(Source { file, records, mapped: None }),
             Err(error) => Err(error),
         }
     }
 
-    fn read_one(&self, records: &Records, key: &Key, row: u64, out: &mut [u8], verify: Verify) -> Result<bool> {
+    fn read_one(&self, key: &Key, row: u64, out: &mut [u8], verify: Verify) -> Result<bool> {
         match self.mapped.as_ref().map(|mapped| mapped.get(row)) {
             Some(Some(vector)) => out.copy_from_slice(vector),
-            None if row < self.committed => self.file.read(row, out)?,
+            None if row < self.records.rows() => self.file.read(row, out)?,
             _ => return Ok(false),
         }
         // The copy is checked, not the source: what the caller gets is what was verified.
-        Ok(is_right(records, key, row, out, verify))
+        Ok(is_right(self.records, key, row, out, verify))
     }
 }
 
@@ -95,7 +79,7 @@ pub fn read_one(
     out: &mut [u8],
     verify: Verify,
 ) -> Result<bool> {
-    Source::of(file, records.rows())?.read_one(records, key, row, out, verify)
+    Source::of(file, records)?.read_one(key, row, out, verify)
 }
 
 /// Copies the `rows` of `keys` into `out`, negative ones as zeros; gives the positions that failed, ascending.
@@ -110,16 +94,16 @@ pub fn gather(
     out: &mut [u8],
     verify: Verify,
 ) -> Result<Vec<usize>> {
-    let source = Source::of(file, records.rows())?;
+    let source = Source::of(file, records)?;
     let row_bytes = usize::try_from(file.record_bytes()).unwrap_or(usize::MAX);
-    let failed = Failed::default();
+    let failed = Found::default();
     let first_error = Mutex::new(None);
     let copy = |key: &Key, row: i64, target: &mut [u8]| -> Result<bool> {
         let Ok(row) = u64::try_from(row) else {
             target.fill(0);
             return Ok(true);
         };
-        source.read_one(records, key, row, target, verify)
+        source.read_one(key, row, target, verify)
     };
     let targets = out.chunks_mut(PIECE.saturating_mul(row_bytes));
     let pieces: Vec<_> = keys.chunks(PIECE).zip(rows.chunks(PIECE)).zip(targets).enumerate().collect();
@@ -159,7 +143,7 @@ pub fn map(
     }
     let Some(mapping) = file.map_private(first, count)? else { return Ok(None) };
     let row_bytes = usize::try_from(file.record_bytes()).unwrap_or(usize::MAX);
-    let failed = Failed::default();
+    let failed = Found::default();
     let pieces: Vec<_> = keys.chunks(PIECE).zip(mapping.chunks(PIECE.saturating_mul(row_bytes))).enumerate().collect();
     parallel::for_each(pieces, keys.len(), ROWS_PER_THREAD, |(piece, (keys, bytes))| {
         for (i, (key, vector)) in keys.iter().zip(bytes.chunks_exact(row_bytes)).enumerate() {
@@ -177,7 +161,7 @@ pub fn map(
 pub fn read(file: &RecordsFile, records: &Records, first: u64, out: &mut [u8], verify: Verify) -> Result<Vec<usize>> {
     file.read(first, out)?;
     let row_bytes = usize::try_from(file.record_bytes()).unwrap_or(usize::MAX);
-    let failed = Failed::default();
+    let failed = Found::default();
     let items = out.len() / row_bytes;
     let pieces: Vec<_> = out.chunks(PIECE.saturating_mul(row_bytes)).enumerate().collect();
     parallel::for_each(pieces, items, ROWS_PER_THREAD, |(piece, bytes)| {

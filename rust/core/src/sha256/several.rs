@@ -87,10 +87,10 @@ fn keep_sixteen_busy(counts: impl Iterator<Item = usize>) -> bool {
 /// Asks for bytes that will be read soon, while they come in the order in which they lie.
 fn fetch(bytes: &[u8]) {
     // Few messages begin where a cache line does: the last byte may lie in a line more.
-    let last = bytes.get(bytes.len().saturating_sub(1)..).unwrap_or_default();
-    for line in bytes.chunks(BLOCK).take(LONG).chain([last]) {
+    let lines = bytes.chunks(BLOCK).take(LONG).map(<[u8]>::as_ptr);
+    for line in lines.chain(bytes.last().map(std::ptr::from_ref)) {
         // SAFETY: a prefetch reads nothing that the program sees, and every x86-64 processor has it.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
     }
 }
 

@@ -83,7 +83,7 @@ impl Store {
     }
 
     fn check_rows(&self, keys: &[Key], vectors: &[u8]) -> Result<usize> {
-        let row_bytes = usize::try_from(self.current()?.files.meta.row_bytes()).unwrap_or(usize::MAX);
+        let row_bytes = self.current()?.row_bytes();
         same_length("bytes of vectors", keys.len().saturating_mul(row_bytes), vectors.len())?;
         match keys.contains(&DEAD) {
             true => Err(Error::Argument { expected: "SHA-256 keys".into(), found: "a key of zeros".into() }),

@@ -7,7 +7,7 @@ use crate::directory::CacheFiles;
 use crate::error::Result;
 use crate::format::commit::Slot;
 use crate::index::{DeltaLimit, Index, Keys, READ_AHEAD};
-use crate::key::{DEAD, Key};
+use crate::key::Key;
 use crate::recovery;
 use crate::storage::Storage;
 use crate::{parallel, partition};
@@ -41,8 +41,7 @@ impl State {
             for (keys, rows) in keys.chunks(READ_AHEAD).zip(rows.chunks_mut(READ_AHEAD)) {
                 self.index.read_ahead(keys, committed);
                 for (key, row) in keys.iter().zip(rows) {
-                    let newest = if *key == DEAD { None } else { self.index.get(key, committed) };
-                    *row = newest.map_or(partition::NO_ROW, |row| row as i64);
+                    *row = self.index.get(key, committed).map_or(partition::NO_ROW, |row| row as i64);
                 }
             }
         });
@@ -63,12 +62,17 @@ impl Open {
         self.state.read().unwrap_or_else(PoisonError::into_inner).committed
     }
 
-    /// The state, with its index counted.
+    /// The state, with its index counted, and locked: rows that others enter meanwhile would not be.
     pub fn counted(&self) -> Result<RwLockWriteGuard<'_, State>> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let keys = self.keys(state.committed.rows)?;
         state.index.count(&keys);
         Ok(state)
+    }
+
+    /// Bytes of a row in memory.
+    pub fn row_bytes(&self) -> usize {
+        usize::try_from(self.files.meta.row_bytes()).unwrap_or(usize::MAX)
     }
 
     pub fn keys(&self, rows: u64) -> Result<Keys> {

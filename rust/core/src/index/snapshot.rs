@@ -1,0 +1,206 @@
+//! The snapshot file: opened, checked, written, replaced.
+
+use std::cmp::Ordering;
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+
+use super::table::{Probe, Table, has_fingerprint, home, probe, row_of};
+use super::{Keys, READ_AHEAD};
+use crate::atomic;
+use crate::checksum;
+use crate::error::Result;
+use crate::format::keys::{RECORD_BYTES, Record};
+use crate::format::snapshot::{BLOCK_BYTES, HEADER_BYTES, Header, Layout, SLOT_BYTES, SLOTS_OFFSET, parse_name};
+use crate::format::{Defect, Uuid, name};
+use crate::key::{DEAD, Key};
+use crate::mmap::Mapping;
+use crate::storage::{Access, Storage};
+
+/// How often a reader looks for a snapshot while others replace it.
+const LISTINGS: usize = 10;
+
+/// A snapshot file, open.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) header: Header,
+    layout: Layout,
+    mapping: Mapping,
+}
+
+impl Snapshot {
+    /// Opens a snapshot if it fits the cache and what is committed; None if it does not, for whatever reason.
+    fn open(storage: &dyn Storage, path: &Path, uuid: &Uuid, keys: &Keys) -> Option<Snapshot> {
+        let file = storage.open(path, Access::Read).ok()?;
+        let mut bytes = [0; HEADER_BYTES];
+        file.read_at(&mut bytes, 0).ok()?;
+        let header = Header::parse(&bytes, uuid, keys.seed).ok()?;
+        let layout = header.layout()?;
+        if file.length().ok()? != layout.file_bytes as u64 || last_record(header.rows, keys)? != header.last_record {
+            return None;
+        }
+        let mapping = file.map(layout.file_bytes).ok()?;
+        mapping.expect_scattered_reads();
+        Some(Snapshot { header, layout, mapping })
+    }
+
+    fn word(&self, offset: usize) -> u64 {
+        let bytes = self.mapping.get(offset..).and_then(|rest| rest.first_chunk());
+        bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    }
+
+    fn slot(&self, at: u64) -> u64 {
+        self.word(SLOTS_OFFSET + at as usize * SLOT_BYTES)
+    }
+
+    pub(super) fn get(&self, key: &Key, keys: &Keys) -> Option<u64> {
+        match probe(self.header.capacity, |at| self.slot(at), key, keys) {
+            // A damaged slot may name an older row of the same key.
+            Probe::Row { row, .. } if row < self.header.rows && !self.is_replaced(row) => Some(row),
+            _ => None,
+        }
+    }
+
+    /// Does what [`Index::read_ahead`] says.
+    pub(super) fn read_ahead(&self, wanted: &[Key], keys: &Keys) {
+        let mut found = [(0, 0); READ_AHEAD];
+        for ((slot, hash), key) in found.iter_mut().zip(wanted) {
+            *hash = keys.hash(key);
+            *slot = self.slot(home(*hash, self.header.capacity));
+        }
+        let first_byte = |&(slot, hash): &(u64, u64)| {
+            let row = row_of(slot).filter(|_| has_fingerprint(slot, hash))?;
+            keys.records.get(row)?.first()
+        };
+        black_box(found.iter().filter_map(first_byte).fold(0, |sum, byte| sum ^ byte));
+    }
+
+    /// Entry `at` of the list of replaced rows.
+    fn replaced_row(&self, at: usize) -> u64 {
+        self.word(SLOTS_OFFSET + self.layout.slots_bytes + at * SLOT_BYTES)
+    }
+
+    pub(super) fn replaced(&self) -> impl Iterator<Item = u64> {
+        (0..self.layout.replaced_entries()).map(|at| self.replaced_row(at))
+    }
+
+    fn is_replaced(&self, row: u64) -> bool {
+        let (mut low, mut high) = (0, self.layout.replaced_entries());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.replaced_row(middle).cmp(&row) {
+                Ordering::Equal => return true,
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+            }
+        }
+        false
+    }
+
+    /// Checks every block against its checksum.
+    fn verify(&self) -> std::result::Result<(), Defect> {
+        let body = self.mapping.get(SLOTS_OFFSET..SLOTS_OFFSET + self.layout.body_bytes).unwrap_or_default();
+        for (i, block) in body.chunks(BLOCK_BYTES).enumerate() {
+            let (computed, stored) =
+                (checksum::block(block), self.word(SLOTS_OFFSET + self.layout.body_bytes + i * SLOT_BYTES));
+            if computed != stored {
+                return Err(Defect::new(format!("block {i} with checksum {computed:016x}"), format!("{stored:016x}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The newest snapshot that fits the cache.
+pub(super) fn newest_snapshot(storage: &dyn Storage, directory: &Path, uuid: &Uuid, keys: &Keys) -> Option<Snapshot> {
+    // Whoever writes a newer snapshot removes the older: one that vanished since the listing means to list again.
+    for _ in 0..LISTINGS {
+        let mut names: Vec<_> = storage
+            .list(directory)
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|(name, _)| parse_name(&name).map(|(epoch, rows)| (rows, epoch, directory.join(name))))
+            .collect();
+        names.sort_unstable();
+        let open = |(_, _, path): &(u64, u64, PathBuf)| Snapshot::open(storage, path, uuid, keys);
+        if let Some(snapshot) = names.iter().rev().find_map(open) {
+            return Some(snapshot);
+        }
+        if names.iter().all(|(_, _, path)| storage.metadata(path).is_ok()) {
+            break;
+        }
+    }
+    None
+}
+
+/// The record of the last of the first `rows` rows, zeros if there is none; None if they are not all committed.
+fn last_record(rows: u64, keys: &Keys) -> Option<[u8; RECORD_BYTES]> {
+    match rows.checked_sub(1) {
+        None => Some([0; RECORD_BYTES]),
+        Some(last) => keys.records.get(last)?.try_into().ok(),
+    }
+}
+
+/// Writes a snapshot of all of `keys`, which are durable, then removes older ones and dead temporaries.
+pub fn write_snapshot(storage: &dyn Storage, directory: &Path, uuid: &Uuid, epoch: u64, keys: &Keys) -> Result<()> {
+    let rows = keys.records.rows();
+    let mut table = Table::with_room_for(rows);
+    let mut replaced = Vec::new();
+    for (row, record) in (0..).zip(keys.records.bytes().as_chunks::<RECORD_BYTES>().0) {
+        let key = Record::from_bytes(record).key;
+        if key == DEAD {
+            replaced.push(row);
+        } else {
+            replaced.extend(table.insert(row, &key, keys));
+        }
+    }
+    replaced.sort_unstable();
+    let header = Header {
+        uuid: *uuid,
+        seed: keys.seed,
+        epoch,
+        rows,
+        capacity: table.slots.len() as u64,
+        keys: table.keys,
+        replaced: replaced.len() as u64,
+        last_record: last_record(rows, keys).unwrap_or([0; RECORD_BYTES]),
+    };
+    let path = directory.join(header.file_name());
+    if storage.metadata(&path).is_ok() {
+        return Ok(());
+    }
+    let mut first_page = vec![0; SLOTS_OFFSET];
+    first_page[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
+    let body: Vec<u8> = table.slots.iter().chain(&replaced).flat_map(|word| word.to_le_bytes()).collect();
+    let sums: Vec<u8> = body.chunks(BLOCK_BYTES).flat_map(|block| checksum::block(block).to_le_bytes()).collect();
+    atomic::write(storage, &path, &[&first_page, &body, &sums])?;
+    remove_older(storage, directory, rows);
+    Ok(())
+}
+
+/// Removes snapshots of fewer rows and temporaries of snapshots. Failing to is no failure: they only take space.
+fn remove_older(storage: &dyn Storage, directory: &Path, rows: u64) {
+    for (found, _) in storage.list(directory).unwrap_or_default() {
+        let older = parse_name(&found).is_some_and(|(_, older)| older < rows);
+        let temporary = found.split_once(name::TEMPORARY).is_some_and(|(finished, _)| parse_name(finished).is_some());
+        if older || temporary {
+            let _ = storage.remove(&directory.join(found));
+        }
+    }
+}
+
+/// Removes all snapshots: the next writer makes a new one.
+pub fn remove_all(storage: &dyn Storage, directory: &Path) {
+    remove_older(storage, directory, u64::MAX);
+}
+
+/// The names of the snapshots that do not fit the cache or whose blocks are damaged, each with its defect.
+pub fn verify_snapshots(storage: &dyn Storage, directory: &Path, uuid: &Uuid, keys: &Keys) -> Vec<(String, Defect)> {
+    let names = storage.list(directory).unwrap_or_default().into_iter().map(|(name, _)| name);
+    names
+        .filter(|name| parse_name(name).is_some())
+        .filter_map(|name| match Snapshot::open(storage, &directory.join(&name), uuid, keys) {
+            Some(snapshot) => snapshot.verify().err().map(|defect| (name, defect)),
+            None => Some((name, Defect::new("a snapshot of this cache", "another or a damaged one"))),
+        })
+        .collect()
+}

@@ -1,0 +1,109 @@
+//! Slots from keys to rows, and a table of them in memory.
+
+use super::Keys;
+use crate::key::Key;
+
+const FINGERPRINT_BITS: u32 = 24;
+const FINGERPRINT_MASK: u64 = (1 << FINGERPRINT_BITS) - 1;
+
+/// Slots for each key, in tenths: a load of 0.67.
+const TENTHS_OF_SLOTS_A_KEY: u64 = 15;
+const SMALLEST_CAPACITY: u64 = 1024;
+
+fn capacity_for(keys: u64) -> u64 {
+    (keys.saturating_mul(TENTHS_OF_SLOTS_A_KEY) / 10).max(SMALLEST_CAPACITY)
+}
+
+fn slot_of(row: u64, hash: u64) -> u64 {
+    ((row + 1) << FINGERPRINT_BITS) | (hash & FINGERPRINT_MASK)
+}
+
+/// The row of a slot; None if it is empty.
+pub(super) fn row_of(slot: u64) -> Option<u64> {
+    (slot >> FINGERPRINT_BITS).checked_sub(1)
+}
+
+/// The slot where the search for a key with this hash begins.
+pub(super) fn home(hash: u64, capacity: u64) -> u64 {
+    ((u128::from(hash) * u128::from(capacity)) >> 64) as u64
+}
+
+/// Whether a slot's fingerprint is that of a hash.
+pub(super) fn has_fingerprint(slot: u64, hash: u64) -> bool {
+    slot & FINGERPRINT_MASK == hash & FINGERPRINT_MASK
+}
+
+/// Where the probe for a key ended.
+pub(super) enum Probe {
+    /// At the slot of this row.
+    Row { at: u64, row: u64 },
+    /// At an empty slot: the key is not in the table.
+    Empty { at: u64 },
+    /// Nowhere: the table is full of others, as only a forged one is.
+    Full,
+}
+
+/// Follows a key through a table: from its home slot to the slot of a row that has the key, or to an empty one.
+pub(super) fn probe(capacity: u64, slot: impl Fn(u64) -> u64, key: &Key, keys: &Keys) -> Probe {
+    let hash = keys.hash(key);
+    let mut at = home(hash, capacity);
+    for _ in 0..capacity {
+        let value = slot(at);
+        let Some(row) = row_of(value) else { return Probe::Empty { at } };
+        if has_fingerprint(value, hash) && keys.row_has_key(row, key) {
+            return Probe::Row { at, row };
+        }
+        at = if at + 1 == capacity { 0 } else { at + 1 };
+    }
+    Probe::Full
+}
+
+/// A table in memory that grows.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub(super) slots: Vec<u64>,
+    pub(super) keys: u64,
+}
+
+impl Table {
+    pub(super) fn with_room_for(keys: u64) -> Table {
+        let capacity = usize::try_from(capacity_for(keys)).unwrap_or(usize::MAX);
+        Table { slots: vec![0; capacity], keys: 0 }
+    }
+
+    fn probe(&self, key: &Key, keys: &Keys) -> Probe {
+        probe(self.slots.len() as u64, |at| self.slots[at as usize], key, keys)
+    }
+
+    pub(super) fn get(&self, key: &Key, keys: &Keys) -> Option<u64> {
+        match self.probe(key, keys) {
+            Probe::Row { row, .. } => Some(row),
+            Probe::Empty { .. } | Probe::Full => None,
+        }
+    }
+
+    /// Enters a row under its key; gives the row of the same key that it replaces.
+    pub(super) fn insert(&mut self, row: u64, key: &Key, keys: &Keys) -> Option<u64> {
+        if capacity_for(self.keys + 1) > self.slots.len() as u64 {
+            self.grow(keys);
+        }
+        let (at, replaced) = match self.probe(key, keys) {
+            Probe::Row { at, row } => (at, Some(row)),
+            Probe::Empty { at } => (at, None),
+            Probe::Full => return None,
+        };
+        self.slots[at as usize] = slot_of(row, keys.hash(key));
+        self.keys += u64::from(replaced.is_none());
+        replaced
+    }
+
+    fn grow(&mut self, keys: &Keys) {
+        let mut larger = Table::with_room_for(self.keys.saturating_mul(2).max(SMALLEST_CAPACITY));
+        for row in self.slots.iter().filter_map(|slot| row_of(*slot)) {
+            if let Some(key) = keys.key(row) {
+                larger.insert(row, &key, keys);
+            }
+        }
+        *self = larger;
+    }
+}
