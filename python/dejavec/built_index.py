@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from dejavec.errors import DejavecWarning, VectorsError
 from dejavec.identity import digest
 from dejavec.index_file import IndexFile, drop_table, saved_indexes
+from dejavec.keyed_cache import KeyedCache
 from dejavec.progress import progress
 from dejavec.search import Metric, default_metric, import_faiss, metric_number
-
-if TYPE_CHECKING:
-    from dejavec.keyed_cache import KeyedCache
 
 _BLOCK_NUMBERS = 1 << 20
 """Numbers that are read at a time; to encode them, FAISS may take some dozen times their memory."""
@@ -127,8 +125,7 @@ def _train(cache: KeyedCache, index: Any, rows: _Rows, train_rows: int | None) -
         sample = _sample(cache, index.d, rows, train_rows)
         index.train_q1(len(sample), faiss.swig_ptr(sample), False, index.metric_type)
         del sample
-        wanted = index.train_encoder_num_vectors() or _MOST_TO_TRAIN_CODES
-        train_rows = min(train_rows, wanted, _MOST_TO_TRAIN_CODES)
+        train_rows = min(train_rows, _MOST_TO_TRAIN_CODES, index.train_encoder_num_vectors() or train_rows)
     index.train(_sample(cache, index.d, rows, train_rows))
 
 

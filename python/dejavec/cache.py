@@ -187,7 +187,7 @@ class EmbeddingCache(KeyedCache):
             factory: any string that ``faiss.index_factory`` takes, such as ``"IVF4096,PQ48"``.
             metric: as in :meth:`search`.
             train_rows: how many rows to train on at most; None for 30 a list of an inverted file, 65,536 at
-                least.
+                least. Of these, the codes of an inverted file are trained on 32,768 at most.
             progress: whether to show a bar; None: on a terminal.
 
         Returns:

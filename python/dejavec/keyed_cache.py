@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dejavec import _core
 from dejavec.closing import Closing
 from dejavec.errors import DejavecWarning, NonFiniteVectorsError
-from dejavec.handle import Durability, Handle, Mode, OnMismatch
+from dejavec.handle import DEFAULT_CONTAINER, Durability, Handle, Mode, OnMismatch
 from dejavec.identity import describe
 from dejavec.keys import Keys, first_of_each
 from dejavec.values import (
@@ -69,7 +69,7 @@ class KeyedCache(Closing):
             ("on_write_error", on_write_error, OnProblem),
             ("on_nonfinite", on_nonfinite, OnProblem),
             ("on_mismatch", on_mismatch, OnMismatch),
-            ("container", container or "npy", Container),
+            ("container", container or DEFAULT_CONTAINER, Container),
         ):
             if value not in get_args(allowed):
                 raise ValueError(f"expected {name} to be one of {get_args(allowed)}, found {value!r}")

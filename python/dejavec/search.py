@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dejavec.errors import MissingPackageError
+from dejavec.keyed_cache import KeyedCache
 from dejavec.values import refusal, to_rows
-
-if TYPE_CHECKING:
-    from dejavec.keyed_cache import KeyedCache
 
 Metric = Literal["l2", "ip"]
 """Squared Euclidean distance, where less is nearer; inner product, where more is."""
