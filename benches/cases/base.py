@@ -24,7 +24,7 @@ SMALL = (Setup(2_000),)
 SLOW = {
     "LangChain": 10_000,
     "mteb FaissCache": 100_000,
-    "diskcache": 10_000,
+    "diskcache": 100_000,
     "SQLite": 100_000,
     "LMDB": 100_000,
     "RocksDB": 100_000,

@@ -72,10 +72,10 @@ class SingleGet(Case):
         subject.open()
         texts = place.work.texts("shuffled")[:_CALLS]
         expected = place.work.vectors()
-        get_one = subject.get_one
+        get_one, arguments = subject.single_gets(texts)
 
         def get_all() -> list[object]:
-            return [get_one(text) for text in texts]
+            return [get_one(argument) for argument in arguments]
 
         get_all()
         gc.disable()

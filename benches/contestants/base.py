@@ -76,6 +76,10 @@ class Reader(Contestant):
     def get_one(self, text: str) -> Any:
         """The vector of one text (dim,), None if it is not held."""
 
+    def single_gets(self, texts: list[str]) -> tuple[Callable[[Any], Any], Sequence[Any]]:
+        """What a user's loop calls for one vector, and its argument for each text."""
+        return self.get_one, texts
+
 
 class KeyValueStore(Reader):
     """A store of bytes under bytes: keys are SHA-256 of the text, as they must be short; values are rows."""

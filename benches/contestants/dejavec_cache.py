@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -141,6 +142,9 @@ class Backend(Reader):
 
     def get_one(self, text: str) -> Any:
         return self._backend.get_vector(text)
+
+    def single_gets(self, texts: list[str]) -> tuple[Callable[[Any], Any], Sequence[Any]]:
+        return self._backend.get_vector, texts
 
     def close(self) -> None:
         self._backend.close()

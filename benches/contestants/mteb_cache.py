@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,6 +45,9 @@ class Numpy(Reader):
 
     def get_one(self, text: str) -> Any:
         return self._backend.get_vector({"text": text})
+
+    def single_gets(self, texts: list[str]) -> tuple[Callable[[Any], Any], Sequence[Any]]:
+        return self._backend.get_vector, [{"text": text} for text in texts]
 
     def close(self) -> None:
         """Nothing: the wrapper saves when it has encoded."""

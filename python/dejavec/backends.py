@@ -103,10 +103,10 @@ class _Backend:
             IdentityMismatchError: it is a dict, the cache holds the vectors of a named model, and was not
                 loaded by name.
         """
-        if self._named is not None and not self._by_name and isinstance(item, Mapping):
-            raise self._named
         if isinstance(item, str):
             return self._cache.read_text(item)
+        if self._named is not None and not self._by_name and isinstance(item, Mapping):
+            raise self._named
         found, vectors = self._cache.read(item_keys([item]))
         output = self._cache.output
         if output is None or not found[0]:

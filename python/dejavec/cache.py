@@ -210,12 +210,14 @@ class EmbeddingCache(KeyedCache):
         store = self._handle.store()
         if store is None:
             return None
-        if self._read_one is None or self._read_one[0] is not store:
+        read_one = self._read_one
+        if read_one is None or read_one[0] is not store:
             # What a store holds does not change, and to ask it takes longer than to read a vector.
             output, dtype = Output.from_json(store.output), np.dtype(store.dtype)
             kept = output.dtype == dtype.name
-            self._read_one = store, store.dim, dtype, None if kept else replace(output, library="numpy")
-        _, dim, dtype, other = self._read_one
+            other = None if kept else replace(output, library="numpy")
+            self._read_one = read_one = store, store.dim, dtype, other
+        _, dim, dtype, other = read_one
         vector = np.empty(dim, dtype)
         if not store.read_text(text, vector, self._verify):
             return None

@@ -1,5 +1,8 @@
 //! Items to keys: SHA-256 of what a model reads.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use crate::parallel;
 use crate::sha256;
 
@@ -31,6 +34,24 @@ pub fn of_texts<'a>(text: impl Fn(usize) -> &'a [u8] + Sync, keys: &mut [Key]) {
     parallel::for_each(pieces, items, TEXTS_PER_THREAD, |(i, keys)| {
         sha256::digest_all(|j| text(i * PIECE + j), keys);
     });
+}
+
+/// Writes the keys of texts that only this thread can reach into `keys`, on all cores.
+///
+/// `fetch(range)` gives the texts of a range, as many, and is called in order; the first that fails ends it. `rest` does
+/// what is left to do when all are fetched.
+pub fn of_fetched<'a, E>(
+    mut fetch: impl FnMut(Range<usize>) -> Result<Vec<Cow<'a, [u8]>>, E>,
+    keys: &mut [Key],
+    rest: impl FnOnce(&(dyn Fn() + Sync)),
+) -> Result<(), E> {
+    let items = keys.len();
+    let pieces = keys.chunks_mut(PIECE).enumerate().map(|(i, keys)| {
+        let first = i * PIECE;
+        fetch(first..first + keys.len()).map(|texts| (texts, keys))
+    });
+    let digest = |(texts, keys): (Vec<Cow<'a, [u8]>>, &mut [Key])| sha256::digest_all(|i| &texts[i], keys);
+    parallel::for_each_made(pieces, items, TEXTS_PER_THREAD, digest, rest)
 }
 
 /// One field of a batch of items.

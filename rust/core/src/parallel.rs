@@ -5,7 +5,7 @@
 
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 
 /// How many threads a batch of `items` is worth, at `items_per_thread` at least for each.
@@ -49,6 +49,52 @@ pub fn for_each<T: Send>(pieces: Vec<T>, items: usize, items_per_thread: usize, 
     });
 }
 
+/// Calls `work` on pieces that only this thread can make: the others work while it makes more.
+///
+/// `rest` is given what is left to do when all are made, and must do it. Where a piece cannot be made, no more are, and
+/// the error is given when those before it are worked on.
+pub fn for_each_made<T: Send, E>(
+    pieces: impl Iterator<Item = Result<T, E>>,
+    items: usize,
+    items_per_thread: usize,
+    work: impl Fn(T) + Sync,
+    rest: impl FnOnce(&(dyn Fn() + Sync)),
+) -> Result<(), E> {
+    let (made, waiting) = mpsc::channel();
+    let waiting = Mutex::new(waiting);
+    let drain = || {
+        loop {
+            // Bound, so that the lock is held while a piece is taken and not while it is worked on.
+            let piece = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(piece) = piece else { break };
+            work(piece);
+        }
+    };
+    thread::scope(|scope| {
+        // Moved in, so that the threads learn of the end whatever ends this.
+        let made = made;
+        for _ in 1..threads_for(items, items_per_thread) {
+            if thread::Builder::new().spawn_scoped(scope, drain).is_err() {
+                break;
+            }
+        }
+        let mut outcome = Ok(());
+        for piece in pieces {
+            match piece {
+                // The receiver outlives this.
+                Ok(piece) => drop(made.send(piece)),
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
+        drop(made);
+        rest(&drain);
+        outcome
+    })
+}
+
 /// What the threads of a batch find, in any order.
 #[derive(Debug, Default)]
 pub struct Found<T>(Mutex<Vec<T>>);
@@ -84,5 +130,29 @@ mod tests {
     #[test]
     fn an_empty_batch_is_no_work() {
         for_each(Vec::<u8>::new(), 0, 1, |_| unreachable!());
+        for_each_made(std::iter::empty::<Result<u8, ()>>(), 0, 1, |_| unreachable!(), |rest| rest()).unwrap();
+    }
+
+    #[test]
+    fn every_piece_made_is_worked_on_once_by_one_thread_or_several() {
+        for items in [1, 1000] {
+            let sum = AtomicU64::new(0);
+            let work = |piece| {
+                sum.fetch_add(piece, Ordering::Relaxed);
+            };
+            for_each_made((1..=1000).map(Ok::<u64, ()>), items, 1, work, |rest| rest()).unwrap();
+            assert_eq!(sum.into_inner(), 500_500);
+        }
+    }
+
+    #[test]
+    fn pieces_made_before_one_fails_are_worked_on_and_none_after() {
+        let sum = AtomicU64::new(0);
+        let pieces = (1..=1000).map(|piece| if piece == 101 { Err(piece) } else { Ok(piece) });
+        let work = |piece| {
+            sum.fetch_add(piece, Ordering::Relaxed);
+        };
+        assert_eq!(for_each_made(pieces, 1000, 1, work, |rest| rest()), Err(101));
+        assert_eq!(sum.into_inner(), 5050);
     }
 }

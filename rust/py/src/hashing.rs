@@ -1,6 +1,7 @@
 //! Items to keys.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use dejavec_core::key::{self, Field};
 use pyo3::exceptions::PyValueError;
@@ -32,19 +33,21 @@ fn hash_texts(py: Python<'_>, texts: &Bound<'_, PyTuple>, out: &Bound<'_, PyAny>
     let keys = as_keys_mut(out.items_mut())?;
     check_length("keys", texts.len(), keys.len())?;
     // A tuple, not a list: another thread cannot take its items away while the GIL is released.
-    let strings = texts
-        .iter_borrowed()
-        .enumerate()
-        .map(|(position, item)| {
-            item.cast::<PyString>().map_err(|_| {
-                let found = item.get_type().name().map_or_else(|_| "?".into(), |name| name.to_string());
-                item_error(py, format!("expected texts (str), found {found} at position {position}"))
-            })
-        })
-        .collect::<PyResult<Vec<_>>>()?;
-    let bytes = strings.iter().map(|text| utf8(text)).collect::<PyResult<Vec<_>>>()?;
-    py.detach(|| key::of_texts(|i| &bytes[i], keys));
-    Ok(())
+    let items: Vec<_> = texts.iter_borrowed().collect();
+    let fetch = |range: Range<usize>| range.map(|position| text_at(&items, position)).collect();
+    key::of_fetched(fetch, keys, |rest| py.detach(rest))
+}
+
+/// The UTF-8 bytes of one of many items; an error if it is no text.
+fn text_at<'a>(items: &'a [Borrowed<'_, '_, PyAny>], position: usize) -> PyResult<Cow<'a, [u8]>> {
+    let item: &Bound<'_, PyAny> = &items[position];
+    match item.cast::<PyString>() {
+        Ok(text) => utf8(text),
+        Err(_) => {
+            let found = item.get_type().name().map_or_else(|_| "?".into(), |name| name.to_string());
+            Err(item_error(item.py(), format!("expected texts (str), found {found} at position {position}")))
+        }
+    }
 }
 
 /// The value buffer and the offsets of one Arrow array of texts.
