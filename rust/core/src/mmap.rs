@@ -1,4 +1,4 @@
-//! Memory mappings: the only room with `unsafe`.
+//! Memory mappings, and what makes them safe to read.
 //!
 //! What is mapped is committed: rows below a cache's row count. No cooperating process changes them, with one
 //! exception: the key record of a row that does not hold is zeroed in place, so a reader may see it half zeroed; it then

@@ -1,7 +1,6 @@
 //! The snapshot file: opened, checked, written, replaced.
 
 use std::cmp::Ordering;
-use std::hint::black_box;
 use std::path::{Path, PathBuf};
 
 use super::table::{Probe, Table, has_fingerprint, home, probe, row_of};
@@ -14,6 +13,7 @@ use crate::format::snapshot::{BLOCK_BYTES, HEADER_BYTES, Header, Layout, SLOT_BY
 use crate::format::{Defect, Uuid, name};
 use crate::key::{DEAD, Key};
 use crate::mmap::Mapping;
+use crate::prefetch;
 use crate::storage::{Access, Storage};
 
 /// How often a reader looks for a snapshot while others replace it.
@@ -67,11 +67,12 @@ impl Snapshot {
             *hash = keys.hash(key);
             *slot = self.slot(home(*hash, self.header.capacity));
         }
-        let first_byte = |&(slot, hash): &(u64, u64)| {
-            let row = row_of(slot).filter(|_| has_fingerprint(slot, hash))?;
-            keys.records.get(row)?.first()
-        };
-        black_box(found.iter().filter_map(first_byte).fold(0, |sum, byte| sum ^ byte));
+        for (slot, hash) in found {
+            let row = row_of(slot).filter(|_| has_fingerprint(slot, hash));
+            if let Some(record) = row.and_then(|row| keys.records.get(row)) {
+                prefetch::fetch(record);
+            }
+        }
     }
 
     /// Entry `at` of the list of replaced rows.

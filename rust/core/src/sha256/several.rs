@@ -1,18 +1,17 @@
 //! SHA-256 of several messages at once: two with the instructions for SHA-256, sixteen with AVX-512.
 //!
 //! The crate digests message after message, and each round of one waits for the round before. Only with several messages
-//! in hand can the processor's units be kept busy. This is the only room besides `mmap` with `unsafe`: calls of functions
-//! that need a processor's features, and vectors loaded from and stored to arrays of their size.
+//! in hand can the processor's units be kept busy. `unsafe` are calls of functions that need a processor's features, and
+//! vectors loaded from and stored to arrays of their size.
 #![allow(unsafe_code)]
 
 pub mod sixteen;
 pub mod two;
 
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-
 use self::sixteen::{LANES, Sixteen};
 use self::two::Two;
-use super::{BLOCK, Digest, blocks, digest};
+use super::{Digest, blocks, digest};
+use crate::prefetch;
 
 /// The constants of the rounds, four at a time.
 const ROUNDS: [[u32; 4]; 16] = [
@@ -55,8 +54,12 @@ impl Several {
 
     /// Writes SHA-256 of `text(i)` into `digests[i]`.
     pub fn digest_all<'a>(self, text: impl Fn(usize) -> &'a [u8], digests: &mut [Digest]) {
-        (0..digests.len()).for_each(|i| fetch(text(i)));
-        for some in by_blocks(digests.len(), |i| text(i).len()).chunks(LANES) {
+        let order = by_blocks(digests.len(), |i| text(i).len());
+        for (group, some) in order.chunks(LANES).enumerate() {
+            // The next come from memory while these are worked on.
+            for i in order.chunks(LANES).nth(group + 1).unwrap_or_default() {
+                prefetch::fetch(text(*i));
+            }
             match self.sixteen {
                 Some(sixteen) if keep_sixteen_busy(some.iter().map(|i| blocks(text(*i).len()))) => {
                     let texts = std::array::from_fn(|lane| some.get(lane).map_or(&[][..], |i| text(*i)));
@@ -82,16 +85,6 @@ impl Several {
 fn keep_sixteen_busy(counts: impl Iterator<Item = usize>) -> bool {
     let (sum, most) = counts.fold((0, 0), |(sum, most), count| (sum + count, most.max(count)));
     sum >= BLOCKS_OF_SIXTEEN * most
-}
-
-/// Asks for bytes that will be read soon, while they come in the order in which they lie.
-fn fetch(bytes: &[u8]) {
-    // Few messages begin where a cache line does: the last byte may lie in a line more.
-    let lines = bytes.chunks(BLOCK).take(LONG).map(<[u8]>::as_ptr);
-    for line in lines.chain(bytes.last().map(std::ptr::from_ref)) {
-        // SAFETY: a prefetch reads nothing that the program sees, and every x86-64 processor has it.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
-    }
 }
 
 /// The numbers of messages, those of fewer blocks first: neighbours then take about as long as each other.
