@@ -4,12 +4,16 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use dejavec_core::key::{self, Field};
+use dejavec_core::prefetch;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 
 use crate::buffers::{Array, as_keys, as_keys_mut};
 use crate::errors::item_error;
+
+/// Texts between the one whose object is asked for and the one that is read: objects lie scattered.
+const AHEAD: usize = 16;
 
 /// Adds what is here to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -40,6 +44,9 @@ fn hash_texts(py: Python<'_>, texts: &Bound<'_, PyTuple>, out: &Bound<'_, PyAny>
 
 /// The UTF-8 bytes of one of many items; an error if it is no text.
 fn text_at<'a>(items: &'a [Borrowed<'_, '_, PyAny>], position: usize) -> PyResult<Cow<'a, [u8]>> {
+    if let Some(ahead) = items.get(position + AHEAD) {
+        prefetch::fetch_line(ahead.as_ptr().cast());
+    }
     let item: &Bound<'_, PyAny> = &items[position];
     match item.cast::<PyString>() {
         Ok(text) => utf8(text),
