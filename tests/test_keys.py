@@ -97,6 +97,12 @@ def test_any_text_has_a_key_lone_surrogates_included(texts: list[str]) -> None:
     assert np.array_equal(text_keys(texts), digests(texts))
 
 
+def test_each_of_many_texts_has_its_key_in_its_place() -> None:
+    ends = ["", "ü" * 300, "\ud800", "long " * 400]
+    texts = [f"{i} {ends[i % len(ends)]}" for i in range(5_000)]
+    assert np.array_equal(text_keys(texts), digests(texts))
+
+
 def test_a_text_of_ten_megabytes_has_a_key() -> None:
     text = "0123456789" * 1_000_000
     assert np.array_equal(text_keys([text]), digests([text]))
@@ -175,6 +181,7 @@ def test_a_column_inside_a_column_is_read_as_the_data_set_reads_it() -> None:
         (pd.DataFrame({"text": ["a"]}), "whole DataFrame"),
         (rows_of(["a"]), "dict at position 0"),
         (["a", 7], "int at position 1"),
+        ([*["a"] * 5_000, 7, "b"], "int at position 5000"),
         (["a", None], "NoneType at position 1"),
         ([b"a"], "bytes at position 0"),
         (np.zeros(2), "float at position 0"),
