@@ -131,8 +131,8 @@ impl Index {
         }
     }
 
-    /// Reads what look-ups of the next few keys, at most [`READ_AHEAD`], will wait for: a slot each, and then a record
-    /// each. Of independent reads a core has many under way at a time; of those of one look-up, one.
+    /// Reads the slots of the next few keys, at most [`READ_AHEAD`], and asks for their records: look-ups one after the
+    /// other would wait for each. Of independent reads a core has many under way at a time; of those of one look-up, one.
     pub fn read_ahead(&self, wanted: &[Key], keys: &Keys) {
         if let Some(snapshot) = self.snapshot.as_ref().filter(|snapshot| snapshot.header.rows >= READ_AHEAD_FROM) {
             snapshot.read_ahead(wanted, keys);

@@ -43,7 +43,7 @@ pub fn of_texts<'a>(text: impl Fn(usize) -> &'a [u8] + Sync, keys: &mut [Key]) {
 pub fn of_fetched<'a, E>(
     mut fetch: impl FnMut(Range<usize>) -> Result<Vec<Cow<'a, [u8]>>, E>,
     keys: &mut [Key],
-    rest: impl FnOnce(&(dyn Fn() + Sync)),
+    rest: impl FnOnce(&mut (dyn FnMut() + Send)),
 ) -> Result<(), E> {
     let items = keys.len();
     let pieces = keys.chunks_mut(PIECE).enumerate().map(|(i, keys)| {

@@ -4,6 +4,7 @@
 //! microseconds where a batch costs milliseconds.
 
 use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
@@ -51,14 +52,14 @@ pub fn for_each<T: Send>(pieces: Vec<T>, items: usize, items_per_thread: usize, 
 
 /// Calls `work` on pieces that only this thread can make: the others work while it makes more.
 ///
-/// `rest` is given what is left to do when all are made, and must do it. Where a piece cannot be made, no more are, and
-/// the error is given when those before it are worked on.
+/// `rest` is given what is left to do when all are made, and must do it: after it no thread works any more. Where a piece
+/// cannot be made, no more are, and the error is given when those before it are worked on.
 pub fn for_each_made<T: Send, E>(
     pieces: impl Iterator<Item = Result<T, E>>,
     items: usize,
     items_per_thread: usize,
     work: impl Fn(T) + Sync,
-    rest: impl FnOnce(&(dyn Fn() + Sync)),
+    rest: impl FnOnce(&mut (dyn FnMut() + Send)),
 ) -> Result<(), E> {
     let (made, waiting) = mpsc::channel();
     let waiting = Mutex::new(waiting);
@@ -73,11 +74,8 @@ pub fn for_each_made<T: Send, E>(
     thread::scope(|scope| {
         // Moved in, so that the threads learn of the end whatever ends this.
         let made = made;
-        for _ in 1..threads_for(items, items_per_thread) {
-            if thread::Builder::new().spawn_scoped(scope, drain).is_err() {
-                break;
-            }
-        }
+        let start = |_| thread::Builder::new().spawn_scoped(scope, drain).ok();
+        let mut others: Vec<_> = (1..threads_for(items, items_per_thread)).map_while(start).collect();
         let mut outcome = Ok(());
         for piece in pieces {
             match piece {
@@ -90,7 +88,12 @@ pub fn for_each_made<T: Send, E>(
             }
         }
         drop(made);
-        rest(&drain);
+        rest(&mut || {
+            drain();
+            for other in others.drain(..) {
+                other.join().unwrap_or_else(|panic| resume_unwind(panic));
+            }
+        });
         outcome
     })
 }
@@ -143,6 +146,24 @@ mod tests {
             for_each_made((1..=1000).map(Ok::<u64, ()>), items, 1, work, |rest| rest()).unwrap();
             assert_eq!(sum.into_inner(), 500_500);
         }
+    }
+
+    #[test]
+    fn no_thread_works_any_more_when_the_rest_is_done() {
+        let here = thread::current().id();
+        let (started, done) = (AtomicU64::new(0), AtomicU64::new(0));
+        let work = |piece: u64| {
+            started.fetch_add(1, Ordering::Relaxed);
+            // The others are slower, so that they are at work when this thread has nothing left.
+            let turns = if thread::current().id() == here { 0 } else { 3_000_000 };
+            std::hint::black_box((0..turns).fold(piece, |sum, turn| std::hint::black_box(sum ^ turn)));
+            done.fetch_add(1, Ordering::Relaxed);
+        };
+        let rest = |rest: &mut (dyn FnMut() + Send)| {
+            rest();
+            assert_eq!((started.load(Ordering::Relaxed), done.load(Ordering::Relaxed)), (100, 100));
+        };
+        for_each_made((0..100).map(Ok::<u64, ()>), 100, 1, work, rest).unwrap();
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::mmap::{Mapping, PrivateMapping};
+use crate::prefetch;
 use crate::storage::{Access, Storage, StorageFile};
 
 /// An open file of records.
@@ -179,6 +180,13 @@ impl Records {
         }
         let start = usize::try_from(row).ok()?.checked_mul(self.record_bytes)?.checked_add(self.header_bytes)?;
         self.mapping.get(start..start.checked_add(self.record_bytes)?)
+    }
+
+    /// Asks for record `row`, which will be read soon.
+    pub fn prefetch(&self, row: u64) {
+        if let Some(record) = self.get(row) {
+            prefetch::fetch(record);
+        }
     }
 
     /// All records in one piece.

@@ -8,7 +8,6 @@ use crate::format::keys::{RECORD_BYTES, Record};
 use crate::key::{DEAD, Key};
 use crate::mmap::PrivateMapping;
 use crate::parallel::{self, Found};
-use crate::prefetch;
 use crate::records::{Records, RecordsFile};
 
 /// Rows a piece of parallel work holds, and the fewest that are worth a second thread.
@@ -65,14 +64,12 @@ impl<'a> Source<'a> {
     }
 
     /// Asks for a row that will be read soon.
-    fn fetch(&self, row: i64) {
+    fn prefetch(&self, row: i64) {
         let Ok(row) = u64::try_from(row) else { return };
-        if let Some(vector) = self.mapped.as_ref().and_then(|mapped| mapped.get(row)) {
-            prefetch::fetch(vector);
+        if let Some(mapped) = &self.mapped {
+            mapped.prefetch(row);
         }
-        if let Some(record) = self.records.get(row) {
-            prefetch::fetch(record);
-        }
+        self.records.prefetch(row);
     }
 
     fn read_one(&self, key: &Key, row: u64, out: &mut [u8], verify: Verify) -> Result<bool> {
@@ -126,7 +123,7 @@ pub fn gather(
     parallel::for_each(pieces, rows.len(), ROWS_PER_THREAD, |(piece, ((keys, rows), out))| {
         for (i, ((key, row), target)) in keys.iter().zip(rows).zip(out.chunks_exact_mut(row_bytes)).enumerate() {
             if let Some(row) = rows.get(i + AHEAD) {
-                source.fetch(*row);
+                source.prefetch(*row);
             }
             match copy(key, *row, target) {
                 Ok(true) => {}

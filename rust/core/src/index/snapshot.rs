@@ -13,7 +13,6 @@ use crate::format::snapshot::{BLOCK_BYTES, HEADER_BYTES, Header, Layout, SLOT_BY
 use crate::format::{Defect, Uuid, name};
 use crate::key::{DEAD, Key};
 use crate::mmap::Mapping;
-use crate::prefetch;
 use crate::storage::{Access, Storage};
 
 /// How often a reader looks for a snapshot while others replace it.
@@ -68,9 +67,8 @@ impl Snapshot {
             *slot = self.slot(home(*hash, self.header.capacity));
         }
         for (slot, hash) in found {
-            let row = row_of(slot).filter(|_| has_fingerprint(slot, hash));
-            if let Some(record) = row.and_then(|row| keys.records.get(row)) {
-                prefetch::fetch(record);
+            if let Some(row) = row_of(slot).filter(|_| has_fingerprint(slot, hash)) {
+                keys.records.prefetch(row);
             }
         }
     }
