@@ -6,12 +6,15 @@ batch with the GIL released. Errors are those of :mod:`dejavec.errors`; each cal
 and ``CorruptCacheError``.
 """
 
-from typing import Any, Literal, final
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dejavec.values import Container
+
+_Result = TypeVar("_Result")
 
 __version__: str
 """The version of the package, from the Rust workspace."""
@@ -59,6 +62,15 @@ def hash_fields(
         out: uint8 array of shape (n, 32).
     """
 
+BLOCK_BYTES: int
+"""Bytes of a block of :func:`fingerprint_blocks`."""
+
+def fingerprint_blocks(arrays: list[NDArray[np.uint8]]) -> list[bytes]:
+    """Return the XXH3, 128 bits, of each block of ``BLOCK_BYTES`` of each array, one behind the other.
+
+    An empty array has one block. All cores work, with the GIL released.
+    """
+
 def before_fork() -> None:
     """Note that a fork begins; called by ``os.register_at_fork``."""
 
@@ -67,6 +79,15 @@ def after_fork_in_child() -> None:
 
 def make_directories(path: str, shared: bool) -> None:
     """Make a directory and its missing parents, for their owner alone or, if ``shared``, for the group."""
+
+def under_writers_lock(path: str, lock_timeout: float, function: Callable[[], _Result]) -> _Result:
+    """Call a function while the writers' lock of the cache directory ``path`` is held, and return its result.
+
+    The directory must exist; it need not hold a cache.
+
+    Raises:
+        LockTimeoutError: another writer held the lock for longer than ``lock_timeout`` seconds.
+    """
 
 def verify(path: str) -> dict[str, Any]:
     """Check every row and file of the cache in the directory ``path``, openable or not.

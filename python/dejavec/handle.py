@@ -21,7 +21,7 @@ from dejavec.errors import (
     IdentityMismatchError,
     VectorsError,
 )
-from dejavec.identity import canonical_json, difference, sibling
+from dejavec.identity import canonical_json, difference, same, sibling
 from dejavec.values import Container, Output
 
 Mode = Literal["r", "a"]
@@ -190,7 +190,7 @@ class Handle:
         if self._container is not None:
             expected = {**({} if expected is None else expected), "container": self._container}
             found = {**({} if self._identity is None else found), "container": store.container}
-        if expected is None or canonical_json(found) == canonical_json(expected):
+        if expected is None or same(found, expected):
             return store
         message = f"{self.path}: {difference(expected, found)}"
         if self._on_mismatch == "raise":

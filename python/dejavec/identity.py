@@ -48,8 +48,27 @@ def _check_keys(value: object) -> None:
             _check_keys(part)
 
 
+def compared(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of an identity counts: beside the state of a model, its name and revision do not.
+
+    Example:
+        >>> compared({"model": {"name": "n", "revision": "r", "state": "5b10"}, "role": "query"})
+        {'model': {'state': '5b10'}, 'role': 'query'}
+    """
+    model = identity.get("model")
+    if not isinstance(model, Mapping) or "state" not in model:
+        return dict(identity)
+    part = {name: value for name, value in model.items() if name not in ("name", "revision")}
+    return {**identity, "model": part}
+
+
+def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two identities are those of the same vectors."""
+    return canonical_json(compared(one)) == canonical_json(compared(other))
+
+
 def digest(identity: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of an identity's canonical JSON, as 64 hex digits.
+    """Return the SHA-256 of the canonical JSON of what counts of an identity, as 64 hex digits.
 
     Raises:
         TypeError: see :func:`canonical_json`.
@@ -58,7 +77,7 @@ def digest(identity: Mapping[str, Any]) -> str:
         >>> digest({"model": {"name": "n", "revision": "r"}})[:12]
         'c5d9d15a5a70'
     """
-    return hashlib.sha256(canonical_json(identity).encode("ascii")).hexdigest()
+    return hashlib.sha256(canonical_json(compared(identity)).encode("ascii")).hexdigest()
 
 
 def parse_model(model: str) -> dict[str, str | None]:

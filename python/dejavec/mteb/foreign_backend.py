@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from dejavec import _core
 from dejavec.errors import DejavecWarning, IdentityMismatchError, StorageError
 from dejavec.identity import canonical_json, difference, sibling
+from dejavec.json_file import read_record, write_record
 from dejavec.keys import Keys, first_of_each, text_keys
 from dejavec.mteb.model_call import not_dense
-from dejavec.mteb.records import read_record, write_record
 from dejavec.values import FLOAT32_HOLDS, Output, Rows, check_kind
 
 if TYPE_CHECKING:

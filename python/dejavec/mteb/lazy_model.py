@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from dejavec.errors import DejavecWarning
+from dejavec.fingerprint import class_code, sha256_of
+from dejavec.json_file import read_record, update_record
 from dejavec.mteb.encoders import as_encoder, searches
-from dejavec.mteb.fingerprint import class_code, sha256_of
-from dejavec.mteb.model_identity import BuiltModel, Profile, is_local
-from dejavec.mteb.model_record import profile_from, record_of
-from dejavec.mteb.records import read_record, update_record
+from dejavec.mteb.model_identity import BuiltModel, Profile, is_identified, is_local
+from dejavec.mteb.model_record import look_from, profile_from, record_of
 from dejavec.mteb.similarity import Similarity
+from dejavec.observed import Look
+from dejavec.secret_names import without_secrets
 
 MODELS_FILE = "models.json"
 
@@ -68,14 +70,14 @@ class Recipe:
         return isinstance(maker, type) and hasattr(maker, "index") and hasattr(maker, "search")
 
     def key(self) -> str:
-        """Return a digest of loader, name, revision and arguments.
+        """Return a digest of loader, name, revision and arguments, but for secrets.
 
         Raises:
             TypeError: they have no stable form.
         """
         import mteb
 
-        name, arguments = self.meta.name, dict(self.meta.loader_kwargs)
+        name, arguments = self.meta.name, without_secrets(dict(self.meta.loader_kwargs))
         arguments.pop("device", None)
         return sha256_of(
             {
@@ -84,7 +86,7 @@ class Recipe:
                 "name": str(Path(name).absolute()) if name and is_local(name) else name,
                 "revision": self.meta.revision,
                 "arguments": arguments,
-                "experiment": dict(self.meta.experiment_kwargs or {}),
+                "experiment": without_secrets(dict(self.meta.experiment_kwargs or {})),
             }
         )
 
@@ -110,12 +112,15 @@ class LazyModel:
     Args:
         recipe: how it is built.
         directory: where ``models.json`` lies.
+        named: whether the user answers for the weights.
     """
 
-    def __init__(self, recipe: Recipe, directory: Path) -> None:
+    def __init__(self, recipe: Recipe, directory: Path, *, named: bool = False) -> None:
         self._recipe = recipe
         self._path = directory / MODELS_FILE
         self._meta = recipe.meta
+        self._named = named
+        self._look: Look | None = None
         self._built: BuiltModel | None = None
         self._recalled = False
         self._record: dict[str, Any] | None = None
@@ -168,21 +173,27 @@ class LazyModel:
             return self._profile
         return self._build().profile()
 
-    def weights(self) -> str | None:
-        """Return the digest of the weights, None if the model has none that can be seen.
+    def look(self) -> Look:
+        """Return the state of the model and the description of all else, now or when it was last built.
 
-        A digest from an earlier build holds only as long as the files that it was built from are known.
+        What was seen at an earlier build holds only as long as it is known what was built: by the files, by
+        name and commit, or because the user answers for it.
 
         Raises:
-            TypeError: a part of the model has no stable form.
             ModelChangedError: see :meth:`ready`.
         """
         record = self._recall() if self._built is None else None
-        if record is not None and (record["weights"] is None or record["files"]):
-            weights: str | None = record["weights"]
-            return weights
+        if record is not None and self._look is not None:
+            settled = self._named or record["files"] or is_identified(self._meta)
+            if settled or record["state"] is None:
+                return self._look
         self.ready()
-        return self._build().weights()
+        return self._build().look()
+
+    def note_encoded(self) -> None:
+        """Learn what an ``encode`` has changed in the model since the last look."""
+        if self._built is not None:
+            self._built.note_encoded()
 
     def similarity(self, name: str, embeddings1: Any, embeddings2: Any) -> Any:
         """Return similarities, without the model if it is known which function it uses.
@@ -207,8 +218,9 @@ class LazyModel:
                 record = (read_record(self._path) or {}).get(self._recipe.key())
                 if record is not None and self._recipe.files().items() <= record["files"].items():
                     self._profile = profile_from(record, self._recipe.meta.loader_kwargs)
+                    self._look = look_from(record)
                     self._record = record
-            except (OSError, TypeError, LookupError):
+            except (OSError, TypeError, ValueError, LookupError):
                 pass  # What cannot be told from another has to be built.
         return self._record
 

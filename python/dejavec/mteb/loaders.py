@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from dejavec import _core
 from dejavec.errors import ItemError
+from dejavec.fingerprint import describe
 from dejavec.identity import canonical_json
 from dejavec.keys import FIELDS, Keys, dataset_fields, field_keys, item_keys, text_keys
 from dejavec.media import MEDIA, media_digest
-from dejavec.mteb.fingerprint import describe
 
 Positions = NDArray[np.intp]
 """Positions in the items of one call, shape (k,)."""

@@ -6,23 +6,15 @@ import dis
 import inspect
 import re
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from dejavec.errors import DejavecWarning
-from dejavec.identity import parse_model
-from dejavec.mteb.fingerprint import (
-    behaviour_of,
-    describe,
-    is_module,
-    sha256_of,
-    torch_parts,
-    weights_digest,
-    weights_version,
-)
+from dejavec.fingerprint import describe, is_module
+from dejavec.identity import canonical_json, parse_model
+from dejavec.observed import Look, observe
+from dejavec.secret_names import without_secrets
 
 Kind = Literal["sentence-transformers", "instruct", "other"]
 """How much is known of ``encode``: one of mteb's two, whose prompts and batches can be told, or another."""
@@ -45,6 +37,8 @@ _PROMPT_SETTINGS = (
     "default_prompt_name",
 )
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+_RESOLVED = frozenset(_PROMPT_SETTINGS)
+"""What the identity has as the text of the prompt, where that can be known."""
 
 
 def layers(model: Any) -> Iterator[Any]:
@@ -87,15 +81,11 @@ def encoder_kind(model: Any) -> Kind:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a model tells of itself that its vectors depend on, apart from metadata and weights.
+    """What a model tells of itself that its vectors depend on, apart from metadata and state.
 
     Attributes:
         kind: see :func:`encoder_kind`.
-        maker: the qualified name of its class.
-        behaviour: a digest of what it does with its weights where that is not known: of its class, the code
-            of its ``encode`` and its attributes, as they were when they were first asked for.
         prompter: the model, or what has its prompt settings in its place.
-        prompt_settings: a digest of these, where the prompt itself cannot be told.
         encoder: what may be assigned to a sentence-transformer after it was loaded.
         media: how it samples images, audio and video.
         reads: which of ``hf_subset`` and ``hf_split`` its ``encode`` may look at.
@@ -103,10 +93,7 @@ class Profile:
     """
 
     kind: Kind
-    maker: str
-    behaviour: str | None
     prompter: Any = field(compare=False)
-    prompt_settings: str | None
     encoder: dict[str, Any] | None
     media: dict[str, Any]
     reads: tuple[str, ...]
@@ -127,12 +114,8 @@ class Source(Protocol):
             TypeError: a setting has no stable form.
         """
 
-    def weights(self) -> str | None:
-        """Return the digest of the model's weights, None if it has none that can be seen.
-
-        Raises:
-            TypeError: a part of the model has no stable form.
-        """
+    def look(self) -> Look:
+        """Return the state of the model, and the description of all else."""
 
 
 class BuiltModel:
@@ -140,8 +123,6 @@ class BuiltModel:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._weights: tuple[object, str] | None = None
-        self._behaviour: str | None = None
 
     is_built = True
 
@@ -170,40 +151,28 @@ class BuiltModel:
         """
         model, kind = self.model, encoder_kind(self.model)
         parts = list(layers(model))
-        if self._behaviour is None and kind == "other":
-            # Once: encoding may change attributes, such as counters.
-            self._behaviour = behaviour_of(
-                part
-                for part in parts
-                if (part is model or not is_module(part)) and not type(part).__module__.startswith("dejavec.")
-            )
         media = {name: _first_setting(parts, name) for name in _MEDIA_SETTINGS}
         parents = {parent.__module__ for layer in parts for parent in type(layer).__mro__}
         return Profile(
             kind=kind,
-            maker=f"{type(model).__module__}.{type(model).__qualname__}",
-            behaviour=self._behaviour if kind == "other" else None,
             prompter=model,
-            prompt_settings=_prompt_settings(parts) if kind == "other" else None,
             encoder=None if kind == "other" else _encoder_settings(model.model),
             media={name: describe(value) for name, value in media.items() if value is not None},
             reads=tuple(name for name in _SUBSET_ARGUMENTS if reads_argument(model, name)),
             call_dependent=not parents.isdisjoint(_CALL_DEPENDENT_MODULES),
         )
 
-    def weights(self) -> str | None:
-        """Return the digest of the weights, taken again only when they may have changed; None without any.
+    def look(self) -> Look:
+        """Return the state of the model, and the description of all else."""
+        kind = encoder_kind(self.model)
+        seen = observe(self.model, _RESOLVED if kind != "other" else frozenset())
+        look = seen.look(self.model, loader_settings(self.mteb_model_meta, kind))
+        return look if kind != "other" else replace(look, visible=False)
 
-        Raises:
-            TypeError: a module keeps state that is no tensor and has no stable form.
-        """
-        modules, tokenizers = torch_parts(layers(self.model))
-        if not modules:
-            return None
-        version = weights_version(modules, tokenizers)
-        if self._weights is None or self._weights[0] != version:
-            self._weights = (version, weights_digest(modules, tokenizers))
-        return self._weights[1]
+    def note_encoded(self) -> None:
+        """Learn what an ``encode`` has changed in the model since the last look."""
+        kind = encoder_kind(self.model)
+        observe(self.model, _RESOLVED if kind != "other" else frozenset()).note_encoded(self.model)
 
 
 class ModelIdentity:
@@ -211,13 +180,12 @@ class ModelIdentity:
 
     Args:
         source: who tells about the model.
-        name: ``"name@revision"`` from the user, who then answers for the weights and how they were loaded.
+        name: ``"name@revision"`` from the user, who then answers for the state of the model.
     """
 
     def __init__(self, source: Source, name: str | None) -> None:
         self._source = source
         self._name = None if name is None else parse_model(name)
-        self._warned = False
 
     @property
     def model_name(self) -> str:
@@ -228,6 +196,7 @@ class ModelIdentity:
     def of_call(
         self,
         kind: Kind,
+        state: str | None,
         *,
         task_metadata: Any,
         hf_split: str,
@@ -238,6 +207,7 @@ class ModelIdentity:
 
         Args:
             kind: see :func:`encoder_kind`.
+            state: the digest of the model's tensors, None if none can be seen.
             task_metadata: mteb's description of the task.
             hf_split: the split that is encoded.
             hf_subset: the subset that is encoded.
@@ -253,47 +223,44 @@ class ModelIdentity:
         profile = self._source.profile()
         prompt_type = arguments.get("prompt_type")
         identity: dict[str, Any] = {
-            "model": self._name or self._of_weights(meta, profile),
+            "model": self._name or _model_part(meta, state),
             "role": None if prompt_type is None else str(getattr(prompt_type, "value", prompt_type)),
             "prompt": prompt(profile, task_metadata, prompt_type),
         }
-        if self._name is None:
-            identity["loader"] = _loader_settings(meta, kind)
         if profile.encoder is not None:
             identity["encoder"] = profile.encoder
-        identity["experiment"] = describe(dict(getattr(meta, "experiment_kwargs", None) or {}))
+        identity["experiment"] = describe(experiment_settings(meta))
         identity["media"] = {**profile.media, **_modalities(meta, kind)}
         identity["arguments"] = {
-            name: describe(value) for name, value in arguments.items() if name not in NEUTRAL_ARGUMENTS
+            name: describe(value)
+            for name, value in without_secrets(arguments).items()
+            if name not in NEUTRAL_ARGUMENTS
         }
         for name, value in (("hf_subset", hf_subset), ("hf_split", hf_split)):
             if name in profile.reads:
                 identity[name] = describe(value)
         return {name: part for name, part in identity.items() if part != {}}
 
-    def _of_weights(self, meta: Any, profile: Profile) -> dict[str, Any]:
-        """Return name and revision where they settle the weights, else a digest of these, else the class."""
-        name, revision = getattr(meta, "name", None), getattr(meta, "revision", None)
-        named = name not in _PLACEHOLDER_NAMES and not is_local(name)
-        identified = named and _COMMIT.fullmatch(str(revision)) is not None
-        if identified and _is_published(meta):
-            return {"name": name, "revision": revision}
-        part: dict[str, Any] = {"name": name, "revision": revision} if named else {}
-        weights = self._source.weights()
-        if weights is not None:
-            part["weights"] = weights
-            if profile.behaviour is not None:
-                part |= {"class": profile.maker, "behaviour": profile.behaviour}
-            return part
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"nothing tells this {profile.maker} from another with different weights: it has no torch "
-                f"weights, and its revision {revision!r} is no commit; pass model_name='name@revision'",
-                DejavecWarning,
-                stacklevel=2,
-            )
-        return {**part, "class": profile.maker}
+
+def is_identified(meta: Any) -> bool:
+    """Tell whether name and commit of a published model say which weights it is built from."""
+    name, revision = getattr(meta, "name", None), getattr(meta, "revision", None)
+    named = name not in _PLACEHOLDER_NAMES and not is_local(name)
+    return named and _COMMIT.fullmatch(str(revision)) is not None and _is_published(meta)
+
+
+def experiment_settings(meta: Any) -> dict[str, Any]:
+    """Return the settings of the experiment, without secrets."""
+    settings: dict[str, Any] = without_secrets(dict(getattr(meta, "experiment_kwargs", None) or {}))
+    return settings
+
+
+def _model_part(meta: Any, state: str | None) -> dict[str, Any]:
+    """Return the state, with name and revision for people; without a state, these alone."""
+    name, revision = getattr(meta, "name", None), getattr(meta, "revision", None)
+    named = name not in _PLACEHOLDER_NAMES and not is_local(name)
+    part: dict[str, Any] = {"name": name, "revision": revision} if named else {}
+    return part if state is None else {**part, "state": state}
 
 
 def prompt(profile: Profile, task_metadata: Any, prompt_type: Any) -> dict[str, Any]:
@@ -316,7 +283,6 @@ def prompt(profile: Profile, task_metadata: Any, prompt_type: Any) -> dict[str, 
         "task": describe(task_metadata.name),
         "type": describe(task_metadata.type),
         "metadata": describe(task_metadata.prompt),
-        "settings": profile.prompt_settings,
     }
 
 
@@ -339,11 +305,6 @@ def reads_argument(model: Any, name: str) -> bool:
     # Several names may share one instruction, which then has a tuple of them.
     loads = (step for step in dis.get_instructions(code) if "LOAD" in step.opname)
     return any(name in (step.argval if isinstance(step.argval, tuple) else (step.argval,)) for step in loads)
-
-
-def _prompt_settings(parts: list[Any]) -> str:
-    """Return a digest of all settings that a prompt may be made from, of a model and what it wraps."""
-    return sha256_of([{name: getattr(part, name, None) for name in _PROMPT_SETTINGS} for part in parts])
 
 
 def _first_setting(parts: list[Any], name: str) -> Any:
@@ -378,11 +339,18 @@ def _encoder_settings(inner: Any) -> dict[str, Any]:
     }
 
 
-def _loader_settings(meta: Any, kind: Kind) -> Any:
-    """Describe how the model was loaded; prompts only where their text is not known otherwise."""
+def loader_settings(meta: Any, kind: Kind) -> dict[str, str]:
+    """Describe how the model was loaded, without secrets; prompts only where their text is not known otherwise."""
     left_out = {"device"} if kind == "other" else {"device", "model_prompts", "prompts_dict"}
-    settings = getattr(meta, "loader_kwargs", None) or {}
-    return {name: describe(value) for name, value in settings.items() if name not in left_out}
+    settings = without_secrets(dict(getattr(meta, "loader_kwargs", None) or {}))
+    described = {}
+    for name, value in settings.items():
+        if name not in left_out:
+            try:
+                described[f"loader {name}"] = canonical_json(describe(value))
+            except TypeError:
+                described[f"loader {name}"] = f"a {type(value).__qualname__}"
+    return described
 
 
 def is_local(name: str) -> bool:

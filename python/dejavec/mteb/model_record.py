@@ -6,10 +6,11 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+from dejavec.fingerprint import describe
 from dejavec.identity import canonical_json
-from dejavec.mteb.fingerprint import describe
 from dejavec.mteb.model_identity import BuiltModel, Profile
 from dejavec.mteb.similarity import similarity_of
+from dejavec.observed import Description, Look
 
 _INSTRUCT_SETTINGS = (
     "instruction_template",
@@ -27,21 +28,20 @@ def record_of(built: BuiltModel) -> dict[str, Any]:
     Raises:
         TypeError: nothing can: a setting is no JSON, or only the model itself can tell its prompts.
     """
-    profile, meta = built.profile(), built.mteb_model_meta
+    profile, look, meta = built.profile(), built.look(), built.mteb_model_meta
     similarities = {name: similarity_of(built.model, name) for name in _SIMILARITIES}
     record = {
         "name": getattr(meta, "name", None),
         "revision": getattr(meta, "revision", None),
         "kind": profile.kind,
-        "maker": profile.maker,
-        "behaviour": profile.behaviour,
         "prompts": _prompts_of(profile),
-        "prompt_settings": profile.prompt_settings,
         "encoder": profile.encoder,
         "media": profile.media,
         "reads": list(profile.reads),
         "call_dependent": profile.call_dependent,
-        "weights": built.weights(),
+        "state": look.state,
+        "description": look.description.to_json(),
+        "visible": look.visible,
         **{name: None if found is None else list(found) for name, found in similarities.items()},
     }
     canonical_json(record)
@@ -56,15 +56,21 @@ def profile_from(record: Mapping[str, Any], arguments: Mapping[str, Any]) -> Pro
     """
     return Profile(
         kind=record["kind"],
-        maker=record["maker"],
-        behaviour=record["behaviour"],
         prompter=_prompter(record, arguments),
-        prompt_settings=record["prompt_settings"],
         encoder=record["encoder"],
         media=record["media"],
         reads=tuple(record["reads"]),
         call_dependent=record["call_dependent"],
     )
+
+
+def look_from(record: Mapping[str, Any]) -> Look:
+    """Return what was seen of the model when it was built.
+
+    Raises:
+        LookupError, TypeError, ValueError: the record is of another form.
+    """
+    return Look(record["state"], Description.from_json(record["description"]), bool(record["visible"]))
 
 
 def _prompts_of(profile: Profile) -> dict[str, Any]:

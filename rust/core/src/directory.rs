@@ -81,7 +81,7 @@ pub(crate) fn check_unclaimed(storage: &dyn Storage, directory: &Path) -> Result
     for file in &files {
         let plain = file.split_once(name::TEMPORARY).map_or(file.as_str(), |(finished, _)| finished);
         let longest = match plain {
-            name::LOCK | name::INDEX_LOCK | name::META => u64::MAX,
+            name::LOCK | name::INDEX_LOCK | name::META | name::PROVEN => u64::MAX,
             name::KEYS => keys::HEADER_BYTES as u64,
             name::COMMIT => FILE_BYTES as u64,
             _ => match Container::ALL.into_iter().find(|container| container.file_name() == plain) {
@@ -133,7 +133,8 @@ pub fn create(storage: &dyn Storage, directory: &Path, spec: &Spec, patience: Pa
         return Ok(());
     }
     let unfinished = check_unclaimed(storage, directory)?;
-    for file in unfinished.iter().filter(|file| ![name::LOCK, name::INDEX_LOCK].contains(&file.as_str())) {
+    for file in unfinished.iter().filter(|file| ![name::LOCK, name::INDEX_LOCK, name::PROVEN].contains(&file.as_str()))
+    {
         let path = directory.join(file);
         storage.remove(&path).map_err(Error::io("remove the unfinished file", &path))?;
     }

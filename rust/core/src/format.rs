@@ -36,6 +36,8 @@ pub mod name {
     pub const KEYS: &str = "keys.bin";
     /// The two commit slots.
     pub const COMMIT: &str = "commit";
+    /// For which descriptions of a model the vectors were confirmed. The core keeps it and does not read it.
+    pub const PROVEN: &str = "proven.json";
     /// What stands in the name of a temporary file.
     pub const TEMPORARY: &str = ".tmp-";
 }

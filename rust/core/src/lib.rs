@@ -12,6 +12,7 @@ pub mod atomic;
 pub mod checksum;
 pub mod directory;
 pub mod error;
+pub mod fingerprint;
 pub mod format;
 pub mod index;
 pub mod key;

@@ -4,6 +4,7 @@
 
 mod buffers;
 mod errors;
+mod fingerprint;
 mod hashing;
 mod rows;
 mod store;
@@ -15,6 +16,7 @@ use pyo3::prelude::*;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("debug_build", cfg!(debug_assertions))?;
+    fingerprint::register(module)?;
     hashing::register(module)?;
     rows::register(module)?;
     store::register(module)

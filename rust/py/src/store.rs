@@ -8,9 +8,9 @@ use dejavec_core::Result;
 use dejavec_core::atomic;
 use dejavec_core::directory::Spec;
 use dejavec_core::format::container::Container;
-use dejavec_core::format::hex;
+use dejavec_core::format::{hex, name};
 use dejavec_core::key;
-use dejavec_core::lock::{self, Patience};
+use dejavec_core::lock::{self, HeldLock, Patience};
 use dejavec_core::repair::{self, Report};
 use dejavec_core::storage::{DiskStorage, Storage};
 use dejavec_core::store::{self, Durability, Options};
@@ -29,6 +29,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(before_fork, module)?)?;
     module.add_function(wrap_pyfunction!(after_fork_in_child, module)?)?;
     module.add_function(wrap_pyfunction!(make_directories, module)?)?;
+    module.add_function(wrap_pyfunction!(under_writers_lock, module)?)?;
     module.add_function(wrap_pyfunction!(repair_directory, module)?)?;
     module.add_function(wrap_pyfunction!(verify, module)?)
 }
@@ -46,6 +47,18 @@ fn after_fork_in_child() {
 #[pyfunction]
 fn make_directories(py: Python<'_>, path: PathBuf, shared: bool) -> PyResult<()> {
     detached(py, || atomic::create_directories(&DiskStorage, &path, shared))
+}
+
+#[pyfunction]
+fn under_writers_lock<'py>(
+    py: Python<'py>,
+    path: PathBuf,
+    lock_timeout: f64,
+    function: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (lock, patience) = (path.join(name::LOCK), patience(lock_timeout)?);
+    let _held = detached(py, || HeldLock::acquire(&DiskStorage, &lock, patience))?;
+    function.call0()
 }
 
 #[pyfunction]

@@ -1,0 +1,27 @@
+//! Fingerprints of tensors.
+
+use dejavec_core::fingerprint;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::buffers::Array;
+
+/// Adds what is here to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("BLOCK_BYTES", fingerprint::BLOCK_BYTES)?;
+    module.add_function(wrap_pyfunction!(fingerprint_blocks, module)?)
+}
+
+#[pyfunction]
+fn fingerprint_blocks<'py>(py: Python<'py>, arrays: Vec<Bound<'py, PyAny>>) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    let arrays = arrays.iter().map(Array::<u8>::input).collect::<PyResult<Vec<_>>>()?;
+    let bytes: Vec<&[u8]> = arrays.iter().map(Array::items).collect();
+    let found = py.detach(|| fingerprint::of_arrays(&bytes));
+    let mut rest = found.as_slice();
+    let of_one = |array: &&[u8]| {
+        let (own, others) = rest.split_at(fingerprint::blocks(array.len()));
+        rest = others;
+        PyBytes::new(py, own.as_flattened())
+    };
+    Ok(bytes.iter().map(of_one).collect())
+}
