@@ -16,6 +16,7 @@ import dejavec
 from dejavec import EmbeddingCache
 from dejavec.fill import fill
 from dejavec.keys import text_keys
+from dejavec.settings import FillSettings
 
 pytestmark = pytest.mark.usefixtures("container")
 
@@ -111,6 +112,7 @@ def test_order_decides_what_is_encoded_first_and_not_what_is_returned(
         cache,
         text_keys(TEXTS),
         lambda positions: model([TEXTS[position] for position in positions]),
+        FillSettings(chunk_rows=5),
         order=lambda misses: misses[::-1],
     )
     assert bits_equal(filled.vectors, model.vectors(TEXTS))

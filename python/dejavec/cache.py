@@ -88,7 +88,9 @@ class EmbeddingCache(KeyedCache):
             self,
             text_keys(texts),
             lambda positions: encode_fn(take(texts, positions)),
+            self.settings,
             name=lambda position: f"item {position} ({take(texts, np.array([position]))[0][:40]!r})",
+            warn_unwritten=self.warn_once,
         )
         return from_rows(filled.vectors, filled.output)
 
@@ -134,7 +136,7 @@ class EmbeddingCache(KeyedCache):
 
     def plan(self, texts: object) -> Plan:
         """Tell what ``encode`` would find: hits, misses, duplicates, and the bytes that it would add."""
-        return plan(self, text_keys(texts))
+        return plan(self, text_keys(texts), self.settings)
 
     def search(
         self, queries: object, k: int, *, metric: Metric | None = None

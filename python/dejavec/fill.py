@@ -33,6 +33,7 @@ from dejavec.errors import (
 )
 from dejavec.keys import Keys, first_of_each
 from dejavec.progress import progress
+from dejavec.settings import FillSettings
 from dejavec.values import Output, Rows, check_kind, nonfinite, to_rows
 
 Positions = NDArray[np.intp]
@@ -53,8 +54,8 @@ _WRITE_ERRORS = (
 )
 
 
-class Held(Protocol):
-    """Where :func:`fill` finds vectors and stores new ones: ``EmbeddingCache``, or what stands in for it."""
+class VectorStore(Protocol):
+    """Where :func:`fill` finds vectors and stores new ones: ``KeyedCache``, or what stands in for it."""
 
     @property
     def path(self) -> Path:
@@ -72,30 +73,6 @@ class Held(Protocol):
     def output(self) -> Output | None:
         """The kind of array that the model returned; None before the first vector."""
 
-    @property
-    def miss(self) -> str:
-        """``"encode"``, or ``"raise"`` if no model may run."""
-
-    @property
-    def renew(self) -> bool:
-        """Whether every item is encoded again."""
-
-    @property
-    def chunk_rows(self) -> int:
-        """How many items are encoded and stored at a time."""
-
-    @property
-    def progress(self) -> bool | None:
-        """Whether to show a bar; None: on a terminal."""
-
-    @property
-    def on_nonfinite(self) -> str:
-        """``"warn"`` or ``"raise"``."""
-
-    @property
-    def on_write_error(self) -> str:
-        """``"warn"`` or ``"raise"``."""
-
     def refresh(self) -> int:
         """Learn what others have stored."""
 
@@ -110,9 +87,6 @@ class Held(Protocol):
 
     def append(self, keys: Keys, rows: Rows, output: Output, seen: NDArray[np.int64] | None) -> int:
         """Store rows for different keys, whose rows were ``seen`` before; return how many."""
-
-    def warn_once(self, message: str) -> None:
-        """Warn, unless this was done before."""
 
 
 @dataclass(frozen=True)
@@ -151,80 +125,86 @@ class Filled:
     encoded: int
 
 
-def plan(cache: Held, keys: Keys) -> Plan:
-    """Tell what :func:`fill` would find, without a model."""
-    return _survey(cache, keys)[2]
+def plan(store: VectorStore, keys: Keys, settings: FillSettings) -> Plan:
+    """Return what :func:`fill` would find, without a model."""
+    return _survey(store, keys, settings)[2]
 
 
 def fill(
-    cache: Held,
+    store: VectorStore,
     keys: Keys,
     encode: Callable[[Positions], Any],
+    settings: FillSettings,
     *,
     name: Callable[[int], str] = "item {}".format,
+    warn_unwritten: Callable[[str], None] | None = None,
     order: Callable[[Positions], Positions] | None = None,
 ) -> Filled:
     """Return the vectors of all items, having encoded and stored those that the cache does not hold.
 
     Args:
-        cache: where vectors are held; its settings apply.
+        store: where vectors are stored.
         keys: the items' keys (n, 32).
-        encode: called with the positions of different items, at most ``cache.chunk_rows`` at a time; returns
-            their vectors in that order.
+        encode: called with the positions of different items, at most ``chunk_rows`` at a time; returns their
+            vectors in that order.
+        settings: of this call.
         name: how messages name the item at a position.
+        warn_unwritten: is called, at most once, with what to warn of if vectors cannot be written.
         order: rearranges the positions to encode before they are cut into chunks.
 
     Raises:
-        MissingVectorsError: items are missing and the cache says ``miss="raise"``; no model was called.
+        MissingVectorsError: items are missing and the settings say ``miss="raise"``; no model was called.
         VectorsError: a chunk does not fit; nothing of it was written.
         CorruptCacheError: a row does not hold its checksum even after it was written again.
         Exception: whatever ``encode`` raises, unchanged; earlier chunks stay committed.
     """
-    rows, source, found = _survey(cache, keys)
+    rows, source, found = _survey(store, keys, settings)
     misses = np.flatnonzero(source == np.arange(len(keys)))
-    run = _Run(cache, keys, encode, name)
+    run = _Run(store, keys, encode, settings, name=name, warn_unwritten=warn_unwritten)
     run.encode(order(misses) if order else misses, seen=rows)
     if run.encoded:
-        rows = cache.lookup(keys)
+        rows = store.lookup(keys)
     vectors, lost = run.collect(keys, rows, source)
     if len(lost):
         again = lost[first_of_each(keys[lost])]
         run.encode(np.unique(again), seen=rows)
-        vectors[lost], still = run.collect(keys[lost], cache.lookup(keys[lost]), again)
+        vectors[lost], still = run.collect(keys[lost], store.lookup(keys[lost]), again)
         if len(still):
             raise CorruptCacheError(
-                f"{cache.path}: expected a sound row for {name(int(lost[still[0]]))}, found it damaged again "
+                f"{store.path}: expected a sound row for {name(int(lost[still[0]]))}, found it damaged again "
                 "after it was written anew; check the disk, then run `dejavec verify --repair`",
-                path=str(cache.path),
+                path=str(store.path),
             )
     run.warn_of_nonfinite()
-    found = replace(found, bytes=run.appended * _row_bytes(cache))
+    found = replace(found, bytes=run.appended * _row_bytes(store))
     counts = (
         f"{found.hits} hits, {found.misses} misses, {found.duplicates} duplicates, {found.bytes} bytes added"
     )
-    _logger.info("%s: %s", cache.path, counts)
+    _logger.info("%s: %s", store.path, counts)
     return Filled(vectors, run.output, found, run.encoded)
 
 
-def _survey(cache: Held, keys: Keys) -> tuple[NDArray[np.int64], Positions, Plan]:
+def _survey(
+    store: VectorStore, keys: Keys, settings: FillSettings
+) -> tuple[NDArray[np.int64], Positions, Plan]:
     """Look up all items.
 
     Returns:
         Each item's row or -1; the position of the item whose encoding makes its vector or -1; the plan.
     """
-    cache.refresh()
-    rows, first = cache.partition(keys)
-    source = first_of_each(keys) if cache.renew else np.where(rows < 0, first, -1)
+    store.refresh()
+    rows, first = store.partition(keys)
+    source = first_of_each(keys) if settings.refresh else np.where(rows < 0, first, -1)
     misses = int((source == np.arange(len(keys))).sum())
     hits = int((source < 0).sum())
     duplicates = len(keys) - hits - misses
-    return rows, source, Plan(len(keys), hits, misses, duplicates, misses * _row_bytes(cache))
+    return rows, source, Plan(len(keys), hits, misses, duplicates, misses * _row_bytes(store))
 
 
-def _row_bytes(cache: Held) -> int:
-    if cache.dim is None or cache.dtype is None:
+def _row_bytes(store: VectorStore) -> int:
+    if store.dim is None or store.dtype is None:
         return 0
-    return cache.dim * cache.dtype.itemsize + _KEY_RECORD_BYTES
+    return store.dim * store.dtype.itemsize + _KEY_RECORD_BYTES
 
 
 class _Run:
@@ -232,16 +212,21 @@ class _Run:
 
     def __init__(
         self,
-        cache: Held,
+        store: VectorStore,
         keys: Keys,
         encode: Callable[[Positions], Any],
+        settings: FillSettings,
+        *,
         name: Callable[[int], str],
+        warn_unwritten: Callable[[str], None] | None,
     ) -> None:
         self.encoded = 0
         self.appended = 0
-        self.output = cache.output or Output("numpy", "float32")
-        self._dim = cache.dim
-        self._cache = cache
+        self.output = store.output or Output("numpy", "float32")
+        self._dim = store.dim
+        self._vectors = store
+        self._settings = settings
+        self._warn_unwritten = warn_unwritten
         self._keys = keys
         self._encode = encode
         self._name = name
@@ -258,16 +243,16 @@ class _Run:
             positions: of different items.
             seen: the row of every item as it was looked up, which a new row replaces.
         """
-        cache = self._cache
-        if len(positions) and cache.miss == "raise":
+        store, settings = self._vectors, self._settings
+        if len(positions) and settings.miss == "raise":
             raise MissingVectorsError(
-                f"{cache.path}: expected all of {len(self._keys)} items, found {len(positions)} missing: "
+                f"{store.path}: expected all of {len(self._keys)} items, found {len(positions)} missing: "
                 f'{self._list(positions)}; encode them first or open the cache with miss="encode"',
-                path=str(cache.path),
+                path=str(store.path),
             )
-        with progress(cache.progress, len(positions)) as advance:
-            for start in range(0, len(positions), cache.chunk_rows):
-                chunk = positions[start : start + cache.chunk_rows]
+        with progress(settings.progress, len(positions)) as advance:
+            for start in range(0, len(positions), settings.chunk_rows):
+                chunk = positions[start : start + settings.chunk_rows]
                 where = f"the vectors of {len(chunk)} items from {self._name(int(chunk[0]))} on"
                 rows, output = to_rows(self._encode(chunk), len(chunk), where)
                 if self._dim is not None:
@@ -289,13 +274,13 @@ class _Run:
         Returns:
             The vectors (m, dim), and which items have neither a sound row nor a held vector.
         """
-        cache = self._cache
+        store = self._vectors
         lost = rows < 0
-        if cache.dim is None:
+        if store.dim is None:
             dtype = self._held[0].dtype if self._held else np.float32
             vectors: Rows = np.zeros((len(keys), self._dim or 0), dtype)
         else:
-            vectors, damaged = cache.gather(keys, rows)
+            vectors, damaged = store.gather(keys, rows)
             lost[damaged] = True
         if self._held:
             slot = np.where(source < 0, -1, self._slot[source])
@@ -313,9 +298,9 @@ class _Run:
         """Append one chunk; hold in memory what is not finite or cannot be written."""
         bad = nonfinite(rows)
         if len(bad):
-            if self._cache.on_nonfinite == "raise":
+            if self._settings.on_nonfinite == "raise":
                 message = self._describe_nonfinite(chunk[bad].tolist())
-                raise NonFiniteVectorsError(message, path=str(self._cache.path))
+                raise NonFiniteVectorsError(message, path=str(self._vectors.path))
             self._nonfinite += chunk[bad].tolist()
             self._hold(chunk[bad], rows[bad])
             chunk, rows, seen = (np.delete(part, bad, axis=0) for part in (chunk, rows, seen))
@@ -323,16 +308,17 @@ class _Run:
             self._hold(chunk, rows)
         elif len(chunk):
             try:
-                self.appended += self._cache.append(self._keys[chunk], rows, self.output, seen)
-                self.output = self._cache.output or self.output
+                self.appended += self._vectors.append(self._keys[chunk], rows, self.output, seen)
+                self.output = self._vectors.output or self.output
             except _WRITE_ERRORS as error:
-                if self._cache.on_write_error == "raise":
+                if self._settings.on_write_error == "raise":
                     raise
                 self._writes = False
                 self._hold(chunk, rows)
-                self._cache.warn_once(
-                    f"vectors could not be written and are held in memory for this call only: {error}"
-                )
+                if self._warn_unwritten is not None:
+                    self._warn_unwritten(
+                        f"vectors could not be written and are held in memory for this call only: {error}"
+                    )
 
     def _hold(self, chunk: Positions, rows: Rows) -> None:
         start = sum(map(len, self._held))
@@ -347,6 +333,6 @@ class _Run:
 
     def _describe_nonfinite(self, positions: list[int]) -> str:
         return (
-            f"{self._cache.path}: expected finite vectors, found NaN or infinity in those of "
+            f"{self._vectors.path}: expected finite vectors, found NaN or infinity in those of "
             f"{self._list(np.array(positions))}; they are not stored"
         )

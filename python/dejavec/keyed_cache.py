@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from dejavec.errors import DejavecWarning, NonFiniteVectorsError
 from dejavec.handle import DEFAULT_CONTAINER, Durability, Handle, Mode, OnMismatch
 from dejavec.identity import describe
 from dejavec.keys import Keys, first_of_each
+from dejavec.settings import FillSettings, Miss, OnProblem, check_choice
 from dejavec.values import (
     Container,
     Output,
@@ -27,9 +28,6 @@ from dejavec.values import (
     stored_dtype,
     to_rows,
 )
-
-Miss = Literal["encode", "raise"]
-OnProblem = Literal["warn", "raise"]
 
 _MAPPED_BYTES = 1 << 20
 _STATS = ("rows", "keys", "synced", "epoch", "row_bytes", "bytes_on_disk", "snapshot_rows", "delta_rows")
@@ -64,24 +62,20 @@ class KeyedCache(Closing):
     ) -> None:
         for name, value, allowed in (
             ("mode", mode, Mode),
-            ("miss", miss, Miss),
             ("durability", durability, Durability),
-            ("on_write_error", on_write_error, OnProblem),
-            ("on_nonfinite", on_nonfinite, OnProblem),
             ("on_mismatch", on_mismatch, OnMismatch),
             ("container", container or DEFAULT_CONTAINER, Container),
         ):
-            if value not in get_args(allowed):
-                raise ValueError(f"expected {name} to be one of {get_args(allowed)}, found {value!r}")
-        if chunk_rows < 1:
-            raise ValueError(f"expected chunk_rows of at least 1, found {chunk_rows}")
+            check_choice(name, value, allowed)
         self.mode: Mode = mode
-        self.miss: Miss = miss
-        self.renew = refresh
-        self.chunk_rows = chunk_rows
-        self.on_write_error: OnProblem = on_write_error
-        self.on_nonfinite: OnProblem = on_nonfinite
-        self.progress = progress
+        self.settings = FillSettings(
+            chunk_rows=chunk_rows,
+            miss=miss,
+            refresh=refresh,
+            progress=progress,
+            on_nonfinite=on_nonfinite,
+            on_write_error=on_write_error,
+        )
         self._verify = verify
         self._warned = False
         anyones = mode == "r" and model is None and identity is None
@@ -299,7 +293,7 @@ class KeyedCache(Closing):
                 f"{self.path}: expected finite vectors, found NaN or infinity in those of {len(bad)} items"
             )
             message += f", the first at position {bad[0]}; they are not stored"
-            if self.on_nonfinite == "raise":
+            if self.settings.on_nonfinite == "raise":
                 raise NonFiniteVectorsError(message, path=str(self.path))
             warnings.warn(message, DejavecWarning, stacklevel=3)
             keys, rows = np.delete(keys, bad, axis=0), np.delete(rows, bad, axis=0)

@@ -51,9 +51,7 @@ class ForeignCache:
         backend: the class of the backend.
         identity: whose vectors these are.
         on_mismatch: accepted for the sake of our own caches: there is nothing to mismatch.
-        on_nonfinite: as in ``EmbeddingCache``.
-        on_write_error: likewise.
-        shared: likewise, for the directory; what the backend makes in it is its own affair.
+        shared: as in ``EmbeddingCache``, for the directory; what the backend makes in it is its own affair.
         allow_network: accepted for the sake of our own caches.
 
     Attributes:
@@ -71,8 +69,6 @@ class ForeignCache:
         identity: Mapping[str, Any],
         *,
         on_mismatch: str,
-        on_nonfinite: str,
-        on_write_error: str,
         shared: bool,
         allow_network: bool,
     ) -> None:
@@ -80,11 +76,7 @@ class ForeignCache:
         name = f"{backend.__module__}.{backend.__qualname__}"
         self._identity = {"identity": dict(identity), "backend": name}
         self.path = sibling(path, self._identity)
-        self.on_nonfinite = on_nonfinite
-        self.on_write_error = on_write_error
         self.container = None
-        self.chunk_rows = 1
-        self.progress: bool | None = None
         self.output: Output | None = None
         self.dtype: np.dtype[Any] | None = None
         self.dim: int | None = None
@@ -179,19 +171,11 @@ class ForeignCall:
         items: those.
     """
 
-    miss = "encode"
-    renew = False
-
     def __init__(self, cache: ForeignCache, keys: Keys, items: Items) -> None:
         self._cache = cache
         self._texts = dict(_plain_texts(keys, items))
         self._found: dict[bytes, NDArray[np.float32]] = {}
         self.path = cache.path
-        self.chunk_rows = cache.chunk_rows
-        self.progress = cache.progress
-        self.on_nonfinite = cache.on_nonfinite
-        self.on_write_error = cache.on_write_error
-        self.warn_once = cache.warn_once
 
     @property
     def output(self) -> Output | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +17,6 @@ from dejavec.closing import Closing
 from dejavec.errors import DejavecWarning
 from dejavec.fill import Filled, Plan, fill
 from dejavec.handle import OnMismatch
-from dejavec.keyed_cache import OnProblem
 from dejavec.keys import Keys
 from dejavec.mteb.encoders import INTEGER_PRECISIONS, as_encoder, refuse_sharing, searches
 from dejavec.mteb.foreign_backend import ForeignCache, ForeignCall, is_backend, not_kept
@@ -27,6 +26,7 @@ from dejavec.mteb.model_call import NOT_DENSE, ModelCall, not_dense, quantised, 
 from dejavec.mteb.model_identity import BuiltModel, Kind, ModelIdentity
 from dejavec.mteb.places import Place, Places, Scope
 from dejavec.mteb.spot_check import compare, draw
+from dejavec.settings import FillSettings, OnProblem
 from dejavec.values import from_rows
 
 _QUANTISED_HERE = frozenset({"int8", "uint8", "binary", "ubinary"})
@@ -103,7 +103,7 @@ class CachedEmbeddingWrapper(Closing):
     _places: Places
     _caches: dict[Place, Any]
     _scope: Scope
-    _chunk_rows: int
+    _settings: FillSettings
     _extra_fields: tuple[str, ...]
     _marked_call_dependent: bool
     _spot_check: int
@@ -147,27 +147,23 @@ class CachedEmbeddingWrapper(Closing):
             own["_source"] = BuiltModel(as_encoder(model))
         if not is_backend(cache_backend):
             raise ValueError(f"expected cache_backend to be a CacheBackendProtocol, found {cache_backend!r}")
-        if chunk_rows < 1 or spot_check < 0 or not spot_check_tolerance >= 0:
+        if spot_check < 0 or not spot_check_tolerance >= 0:
             raise ValueError(
-                "expected chunk_rows of at least 1, spot_check and spot_check_tolerance of at least 0, found "
-                f"{chunk_rows}, {spot_check} and {spot_check_tolerance}"
+                "expected spot_check and spot_check_tolerance of at least 0, found "
+                f"{spot_check} and {spot_check_tolerance}"
             )
+        own["_settings"] = FillSettings(
+            chunk_rows=chunk_rows, on_nonfinite=on_nonfinite, on_write_error=on_write_error
+        )
         if scope not in get_args(Scope):
             raise ValueError(f"expected scope to be one of {get_args(Scope)}, found {scope!r}")
         own["cache_backend"] = cache_backend
         own["totals"] = Plan(0, 0, 0, 0, 0)
         own["_identity"] = ModelIdentity(self._source, model_name)
-        options = {
-            "on_mismatch": on_mismatch,
-            "on_nonfinite": on_nonfinite,
-            "on_write_error": on_write_error,
-            "shared": shared,
-            "allow_network": allow_network,
-        }
+        options = {"on_mismatch": on_mismatch, "shared": shared, "allow_network": allow_network}
         own["_places"] = Places(self.cache_path, cache_backend, scope, options)
         own["_caches"] = self._places.opened
         own["_scope"] = scope
-        own["_chunk_rows"] = chunk_rows
         own["_extra_fields"] = tuple(extra_fields)
         own["_marked_call_dependent"] = call_dependent
         own["_spot_check"] = spot_check
@@ -318,10 +314,13 @@ class CachedEmbeddingWrapper(Closing):
         """Have the model encode what is missing, and compare some of what is not."""
         cache, task = self._caches[place], arguments["task_metadata"].name
         batch_sizes = (arguments.get("batch_size"), items.inputs.batch_size)
-        cache.chunk_rows = whole_batches(
-            self._chunk_rows, batch_sizes if items.text_only else batch_sizes[::-1]
+        settings = replace(
+            self._settings,
+            chunk_rows=whole_batches(
+                self._settings.chunk_rows, batch_sizes if items.text_only else batch_sizes[::-1]
+            ),
+            progress=None if arguments.get("show_progress_bar", True) else False,
         )
-        cache.progress = None if arguments.get("show_progress_bar", True) else False
         foreign = isinstance(cache, ForeignCache)
         held = ForeignCall(cache, keys, items) if foreign else cache
         hits = np.flatnonzero(held.partition(keys)[0] >= 0) if self._spot_check else np.empty(0, np.intp)
@@ -332,7 +331,7 @@ class CachedEmbeddingWrapper(Closing):
                 kind,
                 items,
                 arguments=arguments,
-                chunk_rows=cache.chunk_rows,
+                chunk_rows=settings.chunk_rows,
                 refusal=not_dense if cache.container == "npy" else not_kept,
             )
 
@@ -340,7 +339,15 @@ class CachedEmbeddingWrapper(Closing):
             return f"item {position} of {task}"
 
         asked = call()
-        filled = fill(held, keys, asked.encode, name=name, order=asked.order)
+        filled = fill(
+            held,
+            keys,
+            asked.encode,
+            settings,
+            name=name,
+            warn_unwritten=cache.warn_once,
+            order=asked.order,
+        )
         if len(hits):
             chosen = draw(hits, self._spot_check)
             compare(

@@ -1,0 +1,56 @@
+"""How one call encodes and stores: settings that belong to the call and that nobody can change meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+Miss = Literal["encode", "raise"]
+OnProblem = Literal["warn", "raise"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillSettings:
+    """The settings of one call of :func:`dejavec.fill.fill`.
+
+    Attributes:
+        chunk_rows: how many items are encoded and committed at a time.
+        miss: ``"encode"``, or ``"raise"`` if no model may run.
+        refresh: whether every item is encoded again.
+        progress: whether to show a bar; None: on a terminal.
+        on_nonfinite: whether vectors with NaN or infinity warn or raise.
+        on_write_error: whether vectors that cannot be written warn or raise.
+
+    Raises:
+        ValueError: a setting is none of its allowed values.
+
+    Example:
+        >>> FillSettings(chunk_rows=0)
+        Traceback (most recent call last):
+        ValueError: expected chunk_rows of at least 1, found 0
+    """
+
+    chunk_rows: int = 10_000
+    miss: Miss = "encode"
+    refresh: bool = False
+    progress: bool | None = False
+    on_nonfinite: OnProblem = "warn"
+    on_write_error: OnProblem = "warn"
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check_choice("miss", self.miss, Miss)
+        check_choice("on_nonfinite", self.on_nonfinite, OnProblem)
+        check_choice("on_write_error", self.on_write_error, OnProblem)
+        if self.chunk_rows < 1:
+            raise ValueError(f"expected chunk_rows of at least 1, found {self.chunk_rows}")
+
+
+def check_choice(name: str, value: object, allowed: Any) -> None:
+    """Check that an argument is one of the values of a ``Literal``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if value not in get_args(allowed):
+        raise ValueError(f"expected {name} to be one of {get_args(allowed)}, found {value!r}")
