@@ -28,6 +28,7 @@ from dejavec.errors import (
     ReadOnlyCacheError,
     SpotCheckError,
     StorageError,
+    UnconfirmedError,
     UnsupportedVersionError,
     VectorsError,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "SpotCheckError",
     "StorageError",
     "TextVectorMap",
+    "UnconfirmedError",
     "UnsupportedVersionError",
     "VectorsError",
     "__version__",

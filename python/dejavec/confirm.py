@@ -9,8 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dejavec.errors import UnconfirmedError
 from dejavec.observed import Description, Look
 from dejavec.values import Output, Rows
+from dejavec.warn import warn
 
 OnUnconfirmed = Literal["warn", "raise"]
 
@@ -23,8 +25,10 @@ _TOLERANCE = 1e-4
 largest number; one step of an optimiser at a learning rate of 1e-6 is 1.2e-3."""
 
 _LOOSEST = 5e-2
+"""Where the last digits may differ for a reason, and of a model that answers differently each time."""
+
 _INTEGERS = 1e-2
-"""Share of the numbers of a quantised vector that may differ: those next to a threshold fall to either side."""
+"""Share of a quantised vector's numbers that may differ: those next to a threshold fall to either side."""
 
 _DRAWN = 256
 
@@ -61,7 +65,7 @@ def items_to_ask(known: Sequence[Description], description: Description, confirm
         >>> items_to_ask([here], newer, 4), items_to_ask([], newer, 4)
         (4, 16)
     """
-    same = any((known_.seen, known_.tokenizer) == (description.seen, description.tokenizer) for known_ in known)
+    same = any((one.seen, one.tokenizer) == (description.seen, description.tokenizer) for one in known)
     return confirm if same else confirm * (UNKNOWN_ITEMS // KNOWN_ITEMS)
 
 
@@ -185,3 +189,15 @@ def choose(
         rest.remove(best)
         seen |= distinct[best]
     return np.sort(drawn[chosen])
+
+
+def unconfirmed(doubt: str, on_unconfirmed: OnUnconfirmed) -> None:
+    """Warn that vectors are served although they were not confirmed, or raise.
+
+    Raises:
+        UnconfirmedError: that is asked for.
+    """
+    if on_unconfirmed == "raise":
+        remedy = 'on_unconfirmed="warn" serves them'
+        raise UnconfirmedError(f"{doubt}; {remedy}", found=doubt, remedy=remedy)
+    warn(f"{doubt}; the cached vectors are served, since the model looks as it did")

@@ -78,6 +78,10 @@ class SpotCheckError(DejavecError, ValueError):
     """A vector that is held is not what the model returns now."""
 
 
+class UnconfirmedError(DejavecError, RuntimeError):
+    """The model could not confirm cached vectors, and ``on_unconfirmed="raise"`` was asked for."""
+
+
 class LockTimeoutError(DejavecError, TimeoutError):
     """Another process held the writers' lock for longer than ``lock_timeout`` seconds."""
 

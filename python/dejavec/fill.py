@@ -42,7 +42,7 @@ Positions = NDArray[np.intp]
 _logger = logging.getLogger("dejavec")
 _KEY_RECORD_BYTES = 40
 _NAMED = 5
-_WRITE_ERRORS = (
+WRITE_ERRORS = (
     StorageError,
     LockTimeoutError,
     NetworkFileSystemError,
@@ -52,6 +52,7 @@ _WRITE_ERRORS = (
     CacheNotFoundError,
     ForeignDirectoryError,
 )
+"""What keeps vectors from being written."""
 
 
 class VectorStore(Protocol):
@@ -99,6 +100,7 @@ class Plan:
         misses: how many different ones the model has to encode.
         duplicates: how many more equal one of the misses.
         bytes: what the misses add to the cache on disk; 0 while the dimension is unknown.
+        confirmed: how many hits the model encoded again, to confirm that they are its own.
     """
 
     items: int
@@ -106,6 +108,7 @@ class Plan:
     misses: int
     duplicates: int
     bytes: int
+    confirmed: int = 0
 
 
 @dataclass(frozen=True)
@@ -310,7 +313,7 @@ class _Run:
             try:
                 self.appended += self._vectors.append(self._keys[chunk], rows, self.output, seen)
                 self.output = self._vectors.output or self.output
-            except _WRITE_ERRORS as error:
+            except WRITE_ERRORS as error:
                 if self._settings.on_write_error == "raise":
                     raise
                 self._writes = False

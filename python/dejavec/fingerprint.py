@@ -145,8 +145,10 @@ def _describe_fields(value: object) -> Any:
 
 
 def code_form(code: types.CodeType) -> list[Any]:
+    """Return compiled code as JSON, without what says where it was written."""
     constants = [
-        code_form(part) if isinstance(part, types.CodeType) else describe(_plain(part)) for part in code.co_consts
+        code_form(part) if isinstance(part, types.CodeType) else describe(_plain(part))
+        for part in code.co_consts
     ]
     return [
         code.co_code.hex(),

@@ -65,7 +65,7 @@ def update_record(path: Path, entry: str, content: Mapping[str, Any]) -> None:
         TypeError: the entry is not JSON.
     """
     _core.make_directories(str(path.parent), shared=False)
-    with _locked(path.with_name(f".{path.name}.lock")):
+    with locked(path):
         write_record(path, {**(read_record(path) or {}), entry: content})
 
 
@@ -85,11 +85,12 @@ def _share(path: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that other processes respect. The system releases it if this one dies."""
-    with open(path, "ab", opener=_private) as file:
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file that other processes respect. The system releases it if this one dies."""
+    lock = path.with_name(f".{path.name}.lock")
+    with open(lock, "ab", opener=_private) as file:
         with suppress(PermissionError):
-            _share(path)  # Somebody else of the group may have made it.
+            _share(lock)  # Somebody else of the group may have made it.
         if sys.platform == "win32":
             import msvcrt
 

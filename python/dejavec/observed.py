@@ -122,7 +122,9 @@ class Observed:
             digests = _with(digests, self._digests_kept)
         seen = canonical_json([sorted(notes.items()), sorted((settings or {}).items())])
         torch = sys.modules.get("torch")
-        devices = {getattr(getattr(tensor, "device", None), "type", "cpu") for tensor in found.tensors.values()}
+        devices = {
+            getattr(getattr(tensor, "device", None), "type", "cpu") for tensor in found.tensors.values()
+        }
         description = Description(
             seen=hashlib.sha256(seen.encode("ascii")).hexdigest()[:32],
             tokenizer=digest_of(found.tokenizers),
@@ -186,7 +188,7 @@ def _keep_changed(kept: dict[str, str | None], before: Mapping[str, str], after:
 
 def _float_dtypes(found: Survey) -> frozenset[str]:
     names = {str(tensor.dtype).removeprefix("torch.") for tensor in found.tensors.values()}
-    torch = sys.modules.get("torch")
+    torch: Any = sys.modules.get("torch")
     for device in ("cpu", "cuda") if torch is not None else ():
         if torch.is_autocast_enabled(device):
             names.add(str(torch.get_autocast_dtype(device)).removeprefix("torch."))

@@ -1,4 +1,4 @@
-"""The state of a model: a digest of each tensor that it is made of, taken again only if the tensor may have changed."""
+"""The state of a model: a digest of each of its tensors, taken again only if that may have changed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ def fingerprints(tensors: Mapping[str, Any]) -> dict[str, str]:
     for path, tensor in tensors.items():
         if path not in near:
             blocks[path] = b"".join(_pieces(tensor))
-    forms = {path: f"{tensor.dtype}{list(tensor.shape)}".removeprefix("torch.") for path, tensor in tensors.items()}
+    forms = {
+        path: f"{tensor.dtype}{list(tensor.shape)}".removeprefix("torch.") for path, tensor in tensors.items()
+    }
     return {path: hashlib.sha256(forms[path].encode() + blocks[path]).hexdigest()[:32] for path in tensors}
 
 
@@ -90,7 +92,7 @@ def _remember(tensor: Any, guard: object, digest: str) -> None:
 
 
 def _readable(found: Survey) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Yield path, plain tensor and original of each tensor whose numbers are there; of tied ones the first."""
+    """Yield path, plain tensor and original of each whose numbers are there; of tied ones the first."""
     places: set[object] = set()
     for path, whole in found.tensors.items():
         plain = whole if isinstance(whole, np.ndarray) else _plain(whole)
@@ -139,7 +141,7 @@ def _bytes_here(tensor: Any) -> Any:
 
 
 def _pieces(tensor: Any) -> Iterator[bytes]:
-    """Yield the fingerprints of a tensor on another device, which is copied over in pieces of whole blocks."""
+    """Yield the fingerprints of a tensor on another device, copied over in pieces of whole blocks."""
     flat = tensor.contiguous().reshape(-1)
     step = _PIECE_BYTES // flat.element_size()
     for start in range(0, max(flat.numel(), 1), step):

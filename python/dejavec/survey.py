@@ -25,7 +25,18 @@ from dejavec.fingerprint import code_form, is_module
 from dejavec.secret_names import is_secret
 
 _ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None), type(Ellipsis), range, slice})
-_VALUES = (enum.Enum, PurePath, np.generic, np.dtype, datetime.date, datetime.timedelta, int, float, str, bytes)
+_VALUES = (
+    enum.Enum,
+    PurePath,
+    np.generic,
+    np.dtype,
+    datetime.date,
+    datetime.timedelta,
+    int,
+    float,
+    str,
+    bytes,
+)
 _OPAQUE = (types.ModuleType, types.BuiltinFunctionType, types.MethodWrapperType, weakref.ReferenceType)
 
 _IGNORED = frozenset(
@@ -38,7 +49,9 @@ _IGNORED = frozenset(
 ``encode`` of the known wrappers sets ``training``; the metadata are looked at by who knows them.
 """
 
-_LIBRARY_CACHES = frozenset({"_prompt_length_mapping", "_method_signature_cache", "_chat_template_suffix_cache"})
+_LIBRARY_CACHES = frozenset(
+    {"_prompt_length_mapping", "_method_signature_cache", "_chat_template_suffix_cache"}
+)
 """What sentence-transformers remembers of its calls."""
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -162,7 +175,12 @@ class _Walk:
     def _visit_numbers(self, path: str, value: Any) -> bool:
         torch = self._torch
         if torch is not None and isinstance(value, torch.Tensor):
-            if value.is_floating_point() or value.is_complex() or value.is_quantized or isinstance(value, torch.nn.Parameter):
+            if (
+                value.is_floating_point()
+                or value.is_complex()
+                or value.is_quantized
+                or isinstance(value, torch.nn.Parameter)
+            ):
                 self._add(path, value)
             else:
                 self._note_integers(path, value.detach().cpu().numpy() if value.numel() else np.empty(0))
@@ -241,10 +259,9 @@ class _Walk:
 
     def _visit_function(self, path: str, function: types.FunctionType, depth: int) -> None:
         library = _is_library_function(function)
-        self.found.notes[path] = (
-            f"{function.__module__}.{function.__qualname__}" if library else _digest(repr(code_form(function.__code__)))
-        )
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        code = function.__code__
+        self.found.notes[path] = _name_of(function) if library else _digest(repr(code_form(code)))
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
             try:
                 content = cell.cell_contents
             except ValueError:
@@ -305,11 +322,13 @@ class _Walk:
         if made.__module__.startswith("dejavec."):
             # Our own wrapper around a model: only that makes vectors.
             source = getattr(value, "__dict__", {}).get("_source")
-            if source is not None:
-                self.visit(path, getattr(source, "built", None) or source, depth)
+            if getattr(source, "is_built", False):
+                self.visit(path, source.model, depth)  # type: ignore[union-attr]
+            else:
+                self.found.hidden.append(path)
             return
         self._visit_class(path, made)
-        if self._visit_tokenizer(path, value):
+        if self._visit_tokenizer(value):
             return
         if is_module(value):
             self._visit_module(path, value, depth)
@@ -369,7 +388,7 @@ class _Walk:
         if isinstance(module, self._torch.nn.Embedding | self._torch.nn.EmbeddingBag):  # type: ignore[union-attr]
             self.found.embeddings.add(path)
 
-    def _visit_tokenizer(self, path: str, value: Any) -> bool:
+    def _visit_tokenizer(self, value: Any) -> bool:
         # Asked of the class: an object may answer to any name.
         made = type(value)
         backend = value.backend_tokenizer if hasattr(made, "backend_tokenizer") else value

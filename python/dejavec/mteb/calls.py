@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from dejavec.cache import EmbeddingCache
 from dejavec.errors import IdentityMismatchError, VectorsError
+from dejavec.keyed_cache import KeyedCache
 from dejavec.mteb.directories import safe_name
 from dejavec.mteb.doubts import Place, prompt_type, registered
 from dejavec.mteb.loaders import UncacheableError
@@ -51,22 +53,29 @@ class WrapperCalls:
         """Return the task of this name; None if it is not known."""
         return self._tasks.get(name) or registered(name)
 
-    def cache(self, place: Place, task: Any, role: str | None) -> tuple[EmbeddingCache, Any] | None:
+    def cache(
+        self, place: Place, task: Any, role: str | None, stack: ExitStack
+    ) -> tuple[KeyedCache, Any] | None:
         """Return the cache of the calls of a task and role, and what its identity says of the prompt.
+
+        Args:
+            place: what the path of the old cache says.
+            task: its task.
+            role: its role.
+            stack: keeps the cache open.
 
         Returns:
             None if the experiment settings of the place are not those of the calls.
         """
         call = self._call(task, role)
         try:
-            found = self._wrapper._place(self._kind, call)
+            found = self._wrapper._place(self._kind, self._wrapper._source.look(), call)
         except UncacheableError as error:
             raise IdentityMismatchError(f"expected calls that can be cached: {error}") from None
-        if found[0] != self._wrapper.cache_path / place.path(safe_name(place.task), role):
+        if found.path != self._wrapper.cache_path / place.path(safe_name(place.task), role):
             return None
-        own = {name: call.pop(name) for name in ("task_metadata", "hf_split", "hf_subset")}
-        identity = self._wrapper._identity.of_call(self._kind, **own, arguments=call)
-        return self._wrapper._caches[found], identity["prompt"]
+        cache = stack.enter_context(self._wrapper._places.using(found))
+        return cache, json.loads(found.identity)["prompt"]
 
     def vectors(self, task: Any, role: str | None) -> tuple[int, Output]:
         """Return dimension and kind of the model's vectors; it encodes one text to tell.

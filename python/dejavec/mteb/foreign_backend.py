@@ -6,8 +6,8 @@ beside which a small file says what was stored there, and in which form the mode
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping
+import glob
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dejavec import _core
-from dejavec.errors import DejavecWarning, IdentityMismatchError, StorageError
-from dejavec.identity import canonical_json, difference, sibling
-from dejavec.json_file import read_record, write_record
+from dejavec.errors import IdentityMismatchError, StorageError
+from dejavec.identity import canonical_json, compared, difference, sibling
+from dejavec.json_file import locked, read_record, write_record
 from dejavec.keys import Keys, first_of_each, text_keys
 from dejavec.mteb.model_call import not_dense
+from dejavec.observed import Description
+from dejavec.proven import from_json, to_json
 from dejavec.values import FLOAT32_HOLDS, Output, Rows, check_kind
+from dejavec.warn import warn
 
 if TYPE_CHECKING:
     from dejavec.mteb.loaders import Items
@@ -50,7 +53,6 @@ class ForeignCache:
         path: where our own cache would lie.
         backend: the class of the backend.
         identity: whose vectors these are.
-        on_mismatch: accepted for the sake of our own caches: there is nothing to mismatch.
         shared: as in ``EmbeddingCache``, for the directory; what the backend makes in it is its own affair.
         allow_network: accepted for the sake of our own caches.
 
@@ -60,6 +62,7 @@ class ForeignCache:
         output: the kind of array that the model returns, None before the first vector.
         dtype: that of :func:`dejavec.values.to_rows`, None before the first vector.
         dim: numbers in a vector, None before the first vector.
+        proofs: for which descriptions of the model the vectors are proven.
     """
 
     def __init__(
@@ -68,19 +71,19 @@ class ForeignCache:
         backend: type[Any],
         identity: Mapping[str, Any],
         *,
-        on_mismatch: str,
         shared: bool,
         allow_network: bool,
     ) -> None:
-        del on_mismatch, allow_network
+        del allow_network
         name = f"{backend.__module__}.{backend.__qualname__}"
         self._identity = {"identity": dict(identity), "backend": name}
-        self.path = sibling(path, self._identity)
+        self.path = foreign_path(path, backend, identity)
         self.container = None
         self.output: Output | None = None
         self.dtype: np.dtype[Any] | None = None
         self.dim: int | None = None
-        self._record = self.path.with_name(f"{self.path.name}.json")
+        self._record = _record_beside(self.path)
+        self.proofs = _ProvenEntry(self._record, self._identity)
         self._warned = False
         self._read_record()
         _core.make_directories(str(self.path), shared)
@@ -128,7 +131,7 @@ class ForeignCache:
         """Warn, unless this cache did before."""
         if not self._warned:
             self._warned = True
-            warnings.warn(f"{self.path}: {message}", DejavecWarning, stacklevel=6)
+            warn(f"{self.path}: {message}")
 
     def close(self) -> None:
         """Close the backend."""
@@ -143,10 +146,12 @@ class ForeignCache:
         if record is None:
             return
         held = {name: record[name] for name in self._identity}
-        if canonical_json(held) != canonical_json(self._identity):
+        if _essence(held) != _essence(self._identity):
             raise IdentityMismatchError(
                 f"{self.path}: {difference(self._identity, held)}", path=str(self.path)
             )
+        if "output" not in record:
+            return  # Its first vectors are being made.
         self.output = Output.from_json(record["output"])
         self.dtype, self.dim = np.dtype(record["dtype"]), record["dim"]
 
@@ -157,9 +162,87 @@ class ForeignCache:
         self.output, self.dtype, self.dim = output, rows.dtype, rows.shape[1]
         form = {"output": output.to_json(), "dtype": rows.dtype.str, "dim": rows.shape[1]}
         try:
-            write_record(self._record, {**self._identity, **form})
+            self.proofs.update(lambda record: {**record, **form})
         except OSError as error:
             raise StorageError(f"{self._record}: {error}", path=str(self._record)) from error
+
+
+class _ProvenEntry:
+    """The proven descriptions of a backend, in the file beside it: see ``dejavec.proven.Proofs``."""
+
+    def __init__(self, record: Path, identity: Mapping[str, Any]) -> None:
+        self._record = record
+        self._identity = identity
+        self._memory: list[Description] = []
+
+    def read(self) -> list[Description]:
+        """Return the descriptions."""
+        return [*from_json((read_record(self._record) or {}).get("proven")), *self._memory]
+
+    def claim(self, description: Description, *, empty: bool) -> bool:
+        """Take the backend for a description if it is empty, and no other has taken it."""
+
+        def take(record: dict[str, Any]) -> dict[str, Any]:
+            known = from_json(record.get("proven"))
+            return {**record, "proven": to_json([description])} if not known and empty else record
+
+        self._try(take, description)
+        return description in self.read()
+
+    def add(self, description: Description) -> None:
+        """Note that the vectors are this description's too."""
+
+        def append(record: dict[str, Any]) -> dict[str, Any]:
+            known = from_json(record.get("proven"))
+            return record if description in known else {**record, "proven": to_json([*known, description])}
+
+        self._try(append, description)
+
+    def update(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Replace the file by what a function makes of its content.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with locked(self._record):
+            found = read_record(self._record)
+            changed = change({**self._identity} if found is None else found)
+            if changed != found:
+                write_record(self._record, changed)
+
+    def _try(self, change: Callable[[dict[str, Any]], dict[str, Any]], description: Description) -> None:
+        try:
+            self.update(change)
+        except OSError:
+            self._memory.append(description)
+
+
+def foreign_path(path: Path, backend: type[Any], identity: Mapping[str, Any]) -> Path:
+    """Return the directory of a backend with the vectors of an identity, where ours would lie at ``path``."""
+    name = f"{backend.__module__}.{backend.__qualname__}"
+    return sibling(path, {"identity": compared(identity), "backend": name})
+
+
+def foreign_record(path: Path, backend: type[Any], identity: Mapping[str, Any]) -> Path:
+    """Return the file that says what is stored in such a directory."""
+    return _record_beside(foreign_path(path, backend, identity))
+
+
+def foreign_identities(path: Path, backend: type[Any]) -> Iterator[dict[str, Any]]:
+    """Yield the identities of what this kind of backend stores where ours would lie at ``path``."""
+    name = f"{backend.__module__}.{backend.__qualname__}"
+    for found in sorted(path.parent.glob(f"{glob.escape(path.name)}@*.json")):
+        record = read_record(found)
+        if record is not None and record.get("backend") == name and isinstance(record.get("identity"), dict):
+            yield record["identity"]
+
+
+def _record_beside(directory: Path) -> Path:
+    return directory.with_name(f"{directory.name}.json")
+
+
+def _essence(record: Mapping[str, Any]) -> str:
+    return canonical_json({**record, "identity": compared(record["identity"])})
 
 
 class ForeignCall:

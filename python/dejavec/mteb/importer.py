@@ -7,7 +7,7 @@ for its calls. The user answers for that model, with its prompts and arguments, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from dejavec.errors import (
     IdentityMismatchError,
 )
 from dejavec.identity import parse_model
+from dejavec.keyed_cache import KeyedCache
 from dejavec.mteb.calls import WrapperCalls
 from dejavec.mteb.doubts import (
     MEDIA,
@@ -205,17 +206,18 @@ def _import_branch(
     if not selected.any():
         return
     roles = ROLES if place.role is None and has_roles(task) else (place.role,)
-    found = [calls.cache(place, task, role) for role in roles]
-    targets = [target for target in found if target is not None]
-    if not targets:
-        report.leave(OTHER_SETTINGS, int(selected.sum()))
-        return
-    dim, output = calls.vectors(task, roles[0])
-    if cache.dim != dim:
-        raise damaged(report.source, f"dimension {dim}, as this model's", str(cache.dim))
-    report.targets = [target.path for target, _ in targets]
-    report.prompts = [prompt for _, prompt in targets]
-    _copy(cache, selected, [target for target, _ in targets], output, report, progress=progress)
+    with ExitStack() as stack:
+        found = [calls.cache(place, task, role, stack) for role in roles]
+        targets = [target for target in found if target is not None]
+        if not targets:
+            report.leave(OTHER_SETTINGS, int(selected.sum()))
+            return
+        dim, output = calls.vectors(task, roles[0])
+        if cache.dim != dim:
+            raise damaged(report.source, f"dimension {dim}, as this model's", str(cache.dim))
+        report.targets = [target.path for target, _ in targets]
+        report.prompts = [prompt for _, prompt in targets]
+        _copy(cache, selected, [target for target, _ in targets], output, report, progress=progress)
 
 
 def _select(cache: OldCache, report: Imported, doubt: str | None, *, trust: bool) -> NDArray[np.bool_]:
@@ -233,7 +235,7 @@ def _select(cache: OldCache, report: Imported, doubt: str | None, *, trust: bool
 def _copy(
     cache: OldCache,
     selected: NDArray[np.bool_],
-    targets: list[EmbeddingCache],
+    targets: Sequence[KeyedCache],
     output: Output,
     report: Imported,
     *,

@@ -149,15 +149,16 @@ class Items:
 
     def text_lengths(self, positions: Positions) -> NDArray[np.int64]:
         """Return the number of characters of each item's text (k,); zeros if not all is text."""
-        rows = self._order[positions]
         if not self.text_only:
-            return np.zeros(len(rows), np.int64)
-        texts = (
-            self._rows.select(rows)["text"]
-            if self._selects()
-            else (self._rows[int(row)]["text"] for row in rows)
-        )
-        return np.fromiter(map(len, texts), np.int64, len(rows))
+            return np.zeros(len(positions), np.int64)
+        return np.fromiter(map(len, self.texts(positions)), np.int64, len(positions))
+
+    def texts(self, positions: Positions) -> Sequence[str]:
+        """Return the text of each item (k,), all of which have one."""
+        rows = self._order[positions]
+        if self._selects():
+            return list(self._rows.select(rows)["text"])
+        return [self._rows[int(row)]["text"] for row in rows]
 
     def _sample(self) -> Positions:
         """Draw the order once, as the caller's loader would have drawn it."""

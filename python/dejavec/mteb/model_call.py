@@ -29,6 +29,9 @@ class ModelCall:
         arguments: the caller's arguments besides the loader.
         chunk_rows: how many items are asked for at a time.
         refusal: says why vectors cannot be stored, None if they can.
+
+    Attributes:
+        encoded: whether the model was asked for anything.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class ModelCall:
         self._arguments = arguments
         self._chunk_rows = chunk_rows
         self._lengths: NDArray[np.int64] | None = None
+        self.encoded = False
 
     def order(self, misses: Positions) -> Positions:
         """Sort as sentence-transformers sorts a call: its batches are the same if that is cut into chunks."""
@@ -63,6 +67,7 @@ class ModelCall:
         Raises:
             UncacheableError: they cannot be stored.
         """
+        self.encoded = True
         if self._items.is_whole(positions):
             vectors = self._model().encode(self._items.inputs, **self._arguments)
             reason = self._refusal(vectors)

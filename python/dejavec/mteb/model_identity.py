@@ -340,7 +340,7 @@ def _encoder_settings(inner: Any) -> dict[str, Any]:
 
 
 def loader_settings(meta: Any, kind: Kind) -> dict[str, str]:
-    """Describe how the model was loaded, without secrets; prompts only where their text is not known otherwise."""
+    """Describe how the model was loaded, without secrets, and without prompts whose text is known."""
     left_out = {"device"} if kind == "other" else {"device", "model_prompts", "prompts_dict"}
     settings = without_secrets(dict(getattr(meta, "loader_kwargs", None) or {}))
     described = {}

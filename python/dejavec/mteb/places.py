@@ -2,22 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import glob
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 from dejavec.backends import FaissCache, NumpyCache
-from dejavec.cache import EmbeddingCache
-from dejavec.identity import digest, sibling
+from dejavec.errors import IdentityMismatchError
+from dejavec.identity import BARE, canonical_json, difference, digest, same, sibling
+from dejavec.keyed_cache import KeyedCache
 from dejavec.mteb.directories import experiment_name, safe_name
-from dejavec.mteb.foreign_backend import ForeignCache
+from dejavec.mteb.foreign_backend import ForeignCache, foreign_identities, foreign_record
+from dejavec.proven import FILE as PROVEN
+from dejavec.secret_names import without_secrets
+from dejavec.warn import warn
 
 Scope = Literal["task", "model"]
-Place = tuple[Path, str]
-"""A directory, and the digest of the identity of the vectors there."""
 
+_META = "meta.json"
 _OPEN_CACHES = 32
 """A benchmark has thousands of directories, and a process may open some hundred files."""
+
+_BESIDE_STATE = ("role", "prompt", "encoder", "experiment", "media", "arguments", "hf_subset", "hf_split")
+"""Entries of an identity, but for the model and how it was loaded."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory, and the identity of the vectors that lie there or may.
+
+    Attributes:
+        path: the directory that the identity would have if it were the only one.
+        digest: of the identity.
+        identity: as JSON.
+    """
+
+    path: Path
+    digest: str
+    identity: str
+
+    @classmethod
+    def of(cls, path: Path, identity: Mapping[str, Any]) -> Place:
+        """Return the place of an identity."""
+        return cls(path, digest(identity), canonical_json(identity))
 
 
 class Places:
@@ -27,58 +59,202 @@ class Places:
         cache_path: the directory of all.
         backend: the class of each.
         scope: whether tasks share the vectors of one model.
-        options: for each ``EmbeddingCache``.
-
-    Attributes:
-        opened: the caches that are open.
+        options: for each cache.
+        raises: whether a directory of another model's vectors raises, or is left for one beside it.
     """
 
     def __init__(
-        self, cache_path: Path, backend: type[Any], scope: Scope, options: Mapping[str, Any]
+        self,
+        cache_path: Path,
+        backend: type[Any],
+        scope: Scope,
+        options: Mapping[str, Any],
+        *,
+        raises: bool,
     ) -> None:
         self._cache_path = cache_path
         self._backend = backend
         self._scope = scope
         self._options = options
-        self.opened: dict[Place, Any] = {}
+        self._raises = raises
+        self._opened: dict[Place, Any] = {}
+        self._used: dict[Place, int] = {}
+        self._older: dict[Place, list[Place]] = {}
+        self._told: set[str] = set()
+        self._lock = threading.RLock()
 
-    def open(
+    def first(
         self, identity: Mapping[str, Any], *, task: str, model: str, settings: Mapping[str, Any]
     ) -> Place:
-        """Return where vectors of this identity lie, having opened the cache there.
+        """Return the first place of an identity.
 
         Args:
             identity: of the call.
             task: the task's name.
             model: the model's name.
-            settings: of the experiment.
+            settings: of the experiment; secrets are no part of the name of a directory.
 
         Raises:
             TypeError: a setting has no stable form.
         """
-        directory = self._cache_path / safe_name(task if self._scope == "task" else model)
-        experiment = experiment_name(settings)
-        if experiment is not None:
-            directory = directory / "experiments" / experiment
+        above = self._cache_path / safe_name(task if self._scope == "task" else model)
+        directory = self._with_experiment(above, settings)
         if identity["role"] is not None:
             directory = directory / safe_name(identity["role"])
         if self._scope == "model":
             # Tasks of one model differ in their prompts, so a directory for each is nothing to warn of.
             directory = sibling(directory, identity)
-        place = (directory, digest(identity))
-        if place not in self.opened:
-            while len(self.opened) >= _OPEN_CACHES:
-                self.opened.pop(next(iter(self.opened))).close()
-            self.opened[place] = self._open(directory, identity)
-        return place
+        return Place.of(directory, identity)
+
+    def all(self, first: Place) -> Iterator[Place]:
+        """Yield all places that may hold vectors of an identity, in order, without end.
+
+        Directories that were written before states were known come first; then the first place, and its
+        siblings, of which one begins where vectors of the same identity are another model's.
+        """
+        if first not in self._older:
+            self._older[first] = list(self._written_before(first))
+        yield from self._older[first]
+        yield first
+        identity = json.loads(first.identity)
+        for variant in count(1):
+            other = {**identity, "model": {**identity.get("model", {}), "variant": variant}}
+            yield Place.of(sibling(first.path, other), other)
+
+    def existing(self, first: Place) -> tuple[list[Place], Place]:
+        """Return the places of an identity where anything was stored, in order, and the first free one."""
+        found: list[Place] = []
+        for place in self.all(first):
+            if not self._exists(place):
+                return found, place
+            found.append(place)
+        raise AssertionError("the places of an identity have no end")
+
+    @contextmanager
+    def using(self, place: Place, why: str | None = None) -> Iterator[Any]:
+        """Open the cache of a place, or take the open one, and keep it open as long as it is used.
+
+        Args:
+            place: one of :meth:`all`.
+            why: what there is to say if it is beside the directory that was asked for.
+
+        Raises:
+            IdentityMismatchError: the directory holds another model's vectors, and that is to raise.
+        """
+        with self._lock:
+            cache = self._opened.pop(place, None) or self._open(place, why)
+            self._opened[place] = cache  # The last that are closed are those used last.
+            self._used[place] = self._used.get(place, 0) + 1
+            idle = [other for other in self._opened if not self._used.get(other)]
+            for other in idle[: max(len(self._opened) - _OPEN_CACHES, 0)]:
+                self._opened.pop(other).close()
+        try:
+            yield cache
+        finally:
+            with self._lock:
+                self._used[place] -= 1
 
     def close(self) -> None:
         """Release all caches."""
-        while self.opened:
-            self.opened.popitem()[1].close()
+        with self._lock:
+            while self._opened:
+                self._opened.popitem()[1].close()
 
-    def _open(self, directory: Path, identity: Mapping[str, Any]) -> EmbeddingCache | ForeignCache:
-        if self._backend in (NumpyCache, FaissCache):
-            container = self._backend.container
-            return EmbeddingCache(directory, identity=identity, container=container, **self._options)
-        return ForeignCache(directory, self._backend, identity, **self._options)
+    @property
+    def _is_foreign(self) -> bool:
+        return self._backend not in (NumpyCache, FaissCache)
+
+    def _exists(self, place: Place) -> bool:
+        if self._is_foreign:
+            return foreign_record(place.path, self._backend, json.loads(place.identity)).exists()
+        directory = self._directory(place)
+        return any((directory / name).exists() for name in (_META, PROVEN))
+
+    def _with_experiment(self, above: Path, settings: Mapping[str, Any]) -> Path:
+        public = without_secrets(dict(settings))
+        name = experiment_name(public)
+        if public != settings:
+            secret = experiment_name(settings)
+            old, new = above / "experiments", above if name is None else above / "experiments" / name
+            if secret is not None and (old / secret).is_dir():
+                self._warn_once(
+                    f"{old}: a directory there has a secret in its name, and in each meta.json below it; the "
+                    f"vectors are looked for in {new} now: move the caches there, for example by the Python "
+                    f'line `import shutil; shutil.copytree(OLD, "{new}", dirs_exist_ok=True)`, then remove '
+                    "the old directory and replace the secret"
+                )
+        return above if name is None else above / "experiments" / name
+
+    def _directory(self, place: Place) -> Path:
+        """Return where a cache of ours lies: beside the directory if that has another identity."""
+        found = read_identity(place.path)
+        identity = json.loads(place.identity)
+        return place.path if found is None or same(found, identity) else sibling(place.path, identity)
+
+    def _open(self, place: Place, why: str | None) -> KeyedCache | ForeignCache:
+        identity = json.loads(place.identity)
+        if self._is_foreign:
+            return ForeignCache(place.path, self._backend, identity, **self._options)
+        directory = self._directory(place)
+        if directory != place.path:
+            why = f"{place.path}: {difference(identity, read_identity(place.path) or {})}"
+        if why is not None:
+            if self._raises:
+                raise IdentityMismatchError(
+                    f'{why}; use another cache_path for other vectors, or on_mismatch="sibling"',
+                    path=str(place.path),
+                    expected=place.identity,
+                    remedy='use another cache_path, or on_mismatch="sibling"',
+                )
+            self._warn_once(f"{why}; these vectors go to {directory} instead")
+        return KeyedCache(
+            directory,
+            identity=identity,
+            container=self._backend.container,
+            on_mismatch="sibling",
+            **self._options,
+        )
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            warn(message)
+
+    def _written_before(self, first: Place) -> Iterator[Place]:
+        """Yield places whose identity names a model where ours has its state, and else is the same."""
+        identity = json.loads(first.identity)
+        if self._is_foreign:
+            stored = ((first.path, found) for found in foreign_identities(first.path, self._backend))
+        else:
+            beside = sorted(first.path.parent.glob(f"{glob.escape(first.path.name)}@*"))
+            stored = ((path, found) for path in [first.path, *beside] if (found := read_identity(path)))
+        for path, found in stored:
+            if found != BARE and _only_model_differs(found, identity):
+                yield Place.of(path, found)
+
+
+def read_identity(directory: Path) -> dict[str, Any] | None:
+    """Return the identity of the cache in a directory; None if there is none that can be read."""
+    try:
+        identity = json.loads((directory / _META).read_bytes())["identity"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return identity if isinstance(identity, dict) else None
+
+
+def _only_model_differs(found: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    """Tell whether an identity without a state differs from another in nothing but what names the model."""
+    model, wanted = found.get("model"), identity.get("model", {})
+    if not isinstance(model, Mapping) or "state" in model or "state" not in wanted:
+        return False
+    for name in ("name", "revision"):
+        if name in model and model[name] != wanted.get(name):
+            return False
+    return all(_public(found.get(part)) == _public(identity.get(part)) for part in _BESIDE_STATE)
+
+
+def _public(part: Any) -> str:
+    public = without_secrets(part)
+    if isinstance(public, dict):
+        public.pop("settings", None)  # What a prompt was made from, where its text is not known.
+    return canonical_json(public or {})

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -14,20 +13,23 @@ import numpy as np
 from dejavec import _core
 from dejavec.backends import CacheBackendProtocol, NumpyCache
 from dejavec.closing import Closing
-from dejavec.errors import DejavecWarning
-from dejavec.fill import Filled, Plan, fill
+from dejavec.confirm import KNOWN_ITEMS, OnUnconfirmed
+from dejavec.fill import Filled, Plan, VectorStore, fill
 from dejavec.handle import OnMismatch
 from dejavec.keys import Keys
 from dejavec.mteb.encoders import INTEGER_PRECISIONS, as_encoder, refuse_sharing, searches
-from dejavec.mteb.foreign_backend import ForeignCache, ForeignCall, is_backend, not_kept
+from dejavec.mteb.foreign_backend import is_backend, not_kept
 from dejavec.mteb.lazy_model import LazyModel, ModelChangedError, Recipe, is_recipe
-from dejavec.mteb.loaders import Items, UncacheableError
+from dejavec.mteb.loaders import Items, Positions, UncacheableError
 from dejavec.mteb.model_call import NOT_DENSE, ModelCall, not_dense, quantised, whole_batches
 from dejavec.mteb.model_identity import BuiltModel, Kind, ModelIdentity
 from dejavec.mteb.places import Place, Places, Scope
+from dejavec.mteb.siblings import ClaimLostError, Request, Siblings
 from dejavec.mteb.spot_check import compare, draw
-from dejavec.settings import FillSettings, OnProblem
-from dejavec.values import from_rows
+from dejavec.observed import Look
+from dejavec.settings import FillSettings, OnProblem, check_choice
+from dejavec.values import Rows, from_rows, to_rows
+from dejavec.warn import warn
 
 _QUANTISED_HERE = frozenset({"int8", "uint8", "binary", "ubinary"})
 """What sentence-transformers makes of float vectors after the last batch."""
@@ -39,15 +41,20 @@ class CachedEmbeddingWrapper(Closing):
     """An mteb model whose embeddings are kept on disk and made only once.
 
     Vectors lie in ``<cache_path>/<task>[/experiments/<settings>][/<query or document>]``, one cache for each
-    model, prompt and setting: where another's vectors lie already, the cache goes to a directory beside it.
+    state of the model, prompt and setting: where another's vectors lie already, the cache goes to a directory
+    beside it. The state is a digest of all tensors of the model as they are in memory, taken at each call, so
+    vectors from before a training are not served after it. Where more than tensors may have changed (code,
+    attributes, versions, an API), the model is asked: it encodes a few of the cached items again, once in a
+    process, and vectors are served only if it returns the same.
+
     What cannot be cached truly goes to the model as it is, with one warning: output that is no dense 2-D
     array, models whose vectors depend on the rest of the call, items and arguments that cannot be told apart.
 
     A model may be given by its name: then it is built when the first vector is missing, and a run that finds
-    all needs neither weights nor a GPU. What it told of itself when it was built first (prompts, settings, a
-    digest of its weights) lies in ``<cache_path>/models.json``, and counts if its name and a commit, or
-    ``model_name``, settle the weights, or if its name is a directory in which no file has changed. Other
-    models with weights are built at the first call.
+    all needs neither weights nor a GPU. What was seen of it when it was built first lies in
+    ``<cache_path>/models.json``, and counts if its name and a commit, or ``model_name``, settle the weights,
+    or if its name is a directory in which no file has changed. Other models with weights are built at the
+    first call.
 
     Attributes that the wrapper does not have are the model's, to read and to assign.
 
@@ -59,13 +66,21 @@ class CachedEmbeddingWrapper(Closing):
             ``CacheBackendProtocol``. All but the first keep float32; what that does not hold passes through.
             The third kind lies in directories of its own, ``<directory>@<12 hex digits>``.
         model_meta: the metadata of what a function builds.
-        model_name: ``"name@revision"``, for a model that cannot be told by its metadata or its weights.
+        model_name: ``"name@revision"``: the user answers for the model, whatever is seen of it.
         chunk_rows: how many items are encoded and committed at a time, in whole batches.
         extra_fields: columns besides mteb's own that the model reads.
         call_dependent: whether the model's vectors depend on what else is in the call.
         scope: ``"model"`` shares the vectors between tasks, apart by prompt and role, in
             ``<cache_path>/<model>``. Only for text, and models whose ``encode`` is that of mteb's
             ``SentenceTransformerEncoderWrapper`` or ``InstructSentenceTransformerModel``.
+        confirm: how many cached items the model is asked for where it cannot be seen whether it is the one
+            that made them; four times as many if nothing like it did. With 0 it is never asked, and only
+            vectors of a description that is proven are served. None is 4, or no question with ``model_name``.
+        confirm_tolerance: how far a number may be from the cached one then, as a part of the largest number
+            in its vector; None is 1e-4, of half precision 1e-2 (float16) or 5e-2 (bfloat16), and 5e-2 where
+            versions of libraries, the type of device or the precision of matrix products differ.
+        on_unconfirmed: whether cached vectors warn or raise if the model fails when it is asked, or answers
+            differently each time, but looks as it did when it made them.
         spot_check: how many of the vectors that each call finds are made again, to compare them.
         spot_check_tolerance: how far a number of such a vector may be from the held one, as a part of the
             largest number in it. Models that pad differ in the last bits when the batch is another: of
@@ -101,7 +116,7 @@ class CachedEmbeddingWrapper(Closing):
     _source: BuiltModel | LazyModel
     _identity: ModelIdentity
     _places: Places
-    _caches: dict[Place, Any]
+    _siblings: Siblings
     _scope: Scope
     _settings: FillSettings
     _extra_fields: tuple[str, ...]
@@ -131,6 +146,9 @@ class CachedEmbeddingWrapper(Closing):
         extra_fields: Sequence[str] = (),
         call_dependent: bool = False,
         scope: Scope = "task",
+        confirm: int | None = None,
+        confirm_tolerance: float | None = None,
+        on_unconfirmed: OnUnconfirmed = "warn",
         spot_check: int = 0,
         spot_check_tolerance: float = 1e-5,
         on_mismatch: OnMismatch = "sibling",
@@ -142,7 +160,8 @@ class CachedEmbeddingWrapper(Closing):
         own = self.__dict__
         own["cache_path"] = Path(cache_path)
         if is_recipe(model) or model_meta is not None:
-            own["_source"] = LazyModel(Recipe(model, model_meta), self.cache_path)
+            recipe = Recipe(model, model_meta)
+            own["_source"] = LazyModel(recipe, self.cache_path, named=model_name is not None)
         else:
             own["_source"] = BuiltModel(as_encoder(model))
         if not is_backend(cache_backend):
@@ -155,14 +174,28 @@ class CachedEmbeddingWrapper(Closing):
         own["_settings"] = FillSettings(
             chunk_rows=chunk_rows, on_nonfinite=on_nonfinite, on_write_error=on_write_error
         )
+        if (confirm or 0) < 0 or not (confirm_tolerance or 0) >= 0:
+            raise ValueError(
+                "expected confirm and confirm_tolerance of at least 0, or None, found "
+                f"{confirm} and {confirm_tolerance}"
+            )
+        check_choice("on_mismatch", on_mismatch, OnMismatch)
+        check_choice("on_unconfirmed", on_unconfirmed, OnUnconfirmed)
         if scope not in get_args(Scope):
             raise ValueError(f"expected scope to be one of {get_args(Scope)}, found {scope!r}")
         own["cache_backend"] = cache_backend
         own["totals"] = Plan(0, 0, 0, 0, 0)
         own["_identity"] = ModelIdentity(self._source, model_name)
-        options = {"on_mismatch": on_mismatch, "shared": shared, "allow_network": allow_network}
-        own["_places"] = Places(self.cache_path, cache_backend, scope, options)
-        own["_caches"] = self._places.opened
+        options = {"shared": shared, "allow_network": allow_network}
+        raises = on_mismatch == "raise"
+        own["_places"] = Places(self.cache_path, cache_backend, scope, options, raises=raises)
+        own["_siblings"] = Siblings(
+            self._places,
+            confirm=KNOWN_ITEMS if confirm is None and model_name is None else confirm,
+            tolerance=confirm_tolerance,
+            on_unconfirmed=on_unconfirmed,
+            shared=shared,
+        )
         own["_scope"] = scope
         own["_extra_fields"] = tuple(extra_fields)
         own["_marked_call_dependent"] = call_dependent
@@ -193,6 +226,7 @@ class CachedEmbeddingWrapper(Closing):
         Raises:
             VectorsError: the model returned another number of rows, another dimension or dtype than before.
             IdentityMismatchError: see ``on_mismatch``.
+            UnconfirmedError: see ``on_unconfirmed``.
             SpotCheckError: see ``spot_check``.
             ValueError: see ``scope``.
             Exception: whatever the model raises, unchanged.
@@ -282,11 +316,14 @@ class CachedEmbeddingWrapper(Closing):
             raise UncacheableError(f"precision {precision!r} is taken over the whole call")
         floats = {name: value for name, value in arguments.items() if name != "precision"}
         makes_floats = known and (quantise or precision == "float32")
-        place = self._place(kind, floats if makes_floats else arguments)
+        look = self._source.look()
+        place = self._place(kind, look, floats if makes_floats else arguments)
         if place in self._not_dense:
             raise UncacheableError(NOT_DENSE)
         try:
-            filled = self._fill(place, kind, items, keys, floats if quantise else arguments)
+            filled = self._fill(
+                place, look, items, keys, kind=kind, arguments=floats if quantise else arguments
+            )
         except UncacheableError as error:
             if error.reason == NOT_DENSE:
                 self._not_dense.add(place)
@@ -310,9 +347,10 @@ class CachedEmbeddingWrapper(Closing):
             raise UncacheableError("the model's vectors depend on the rest of the call")
         return kind
 
-    def _fill(self, place: Place, kind: Kind, items: Items, keys: Keys, arguments: dict[str, Any]) -> Filled:
-        """Have the model encode what is missing, and compare some of what is not."""
-        cache, task = self._caches[place], arguments["task_metadata"].name
+    def _fill(
+        self, place: Place, look: Look, items: Items, keys: Keys, *, kind: Kind, arguments: dict[str, Any]
+    ) -> Filled:
+        """Have the model encode what is missing, and some of what is not where that is in doubt."""
         batch_sizes = (arguments.get("batch_size"), items.inputs.batch_size)
         settings = replace(
             self._settings,
@@ -321,11 +359,8 @@ class CachedEmbeddingWrapper(Closing):
             ),
             progress=None if arguments.get("show_progress_bar", True) else False,
         )
-        foreign = isinstance(cache, ForeignCache)
-        held = ForeignCall(cache, keys, items) if foreign else cache
-        hits = np.flatnonzero(held.partition(keys)[0] >= 0) if self._spot_check else np.empty(0, np.intp)
 
-        def call() -> ModelCall:
+        def call(cache: Any) -> ModelCall:
             return ModelCall(
                 self._source.ready,
                 kind,
@@ -335,32 +370,69 @@ class CachedEmbeddingWrapper(Closing):
                 refusal=not_dense if cache.container == "npy" else not_kept,
             )
 
+        def confirming(positions: Positions, cache: Any) -> Rows | None:
+            try:
+                vectors = call(cache).encode(positions)
+            except UncacheableError:
+                return None
+            finally:
+                self._source.note_encoded()
+            return to_rows(vectors, len(positions), f"the vectors of {len(positions)} items")[0]
+
+        request = Request(place, look, items, keys, self._source.is_built, self._source.ready, confirming)
+        while True:
+            try:
+                with self._siblings.serving(request) as (cache, store, asked):
+                    task = arguments["task_metadata"].name
+                    filled = self._fill_from(cache, store, call, keys, settings=settings, task=task)
+                    return replace(filled, plan=replace(filled.plan, confirmed=asked))
+            except ClaimLostError:
+                continue
+
+    def _fill_from(
+        self,
+        cache: Any,
+        store: VectorStore,
+        call: Callable[[Any], ModelCall],
+        keys: Keys,
+        *,
+        settings: FillSettings,
+        task: str,
+    ) -> Filled:
+        """Fill from the directory that serves a call, and spot-check it."""
+
         def name(position: int) -> str:
             return f"item {position} of {task}"
 
-        asked = call()
-        filled = fill(
-            held,
-            keys,
-            asked.encode,
-            settings,
-            name=name,
-            warn_unwritten=cache.warn_once,
-            order=asked.order,
-        )
+        hits = np.flatnonzero(store.partition(keys)[0] >= 0) if self._spot_check else np.empty(0, np.intp)
+        asked = call(cache)
+        try:
+            filled = fill(
+                store,
+                keys,
+                asked.encode,
+                settings,
+                name=name,
+                warn_unwritten=cache.warn_once,
+                order=asked.order,
+            )
+        finally:
+            if asked.encoded:
+                self._source.note_encoded()
         if len(hits):
             chosen = draw(hits, self._spot_check)
             compare(
                 filled.vectors[chosen],
-                call().encode(chosen),
+                call(cache).encode(chosen),
                 self._tolerance,
                 name=lambda position: name(int(chosen[position])),
                 path=cache.path,
             )
+            self._source.note_encoded()
         return filled
 
-    def _place(self, kind: Kind, arguments: Mapping[str, Any]) -> Place:
-        """Return directory and identity of a call's vectors, having opened the cache there.
+    def _place(self, kind: Kind, look: Look, arguments: Mapping[str, Any]) -> Place:
+        """Return directory and identity of a call's vectors.
 
         Raises:
             UncacheableError: nothing stable tells these vectors from others.
@@ -373,10 +445,11 @@ class CachedEmbeddingWrapper(Closing):
         try:
             identity = self._identity.of_call(
                 kind,
+                look.state,
                 **{name: arguments[name] for name in named},
                 arguments={name: value for name, value in arguments.items() if name not in named},
             )
-            return self._places.open(
+            return self._places.first(
                 identity,
                 task=arguments["task_metadata"].name,
                 model=self._identity.model_name,
@@ -388,7 +461,7 @@ class CachedEmbeddingWrapper(Closing):
     def _warn_once(self, error: UncacheableError) -> None:
         if error.reason not in self._warned:
             self._warned.add(error.reason)
-            warnings.warn(f"passed to the model uncached: {error}", DejavecWarning, stacklevel=3)
+            warn(f"passed to the model uncached: {error}")
 
 
 class _SearchingWrapper(CachedEmbeddingWrapper):

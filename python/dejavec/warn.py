@@ -1,0 +1,27 @@
+"""The one way to warn: at the caller's line, not at one of the library."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+from dejavec.errors import DejavecWarning
+
+_LIBRARIES = ("dejavec", "mteb")
+"""Packages whose lines no reader of a warning can change; mteb calls the wrapper for its user."""
+
+
+def warn(message: str) -> None:
+    """Issue a ``DejavecWarning`` that names the line from which the library was called."""
+    frame, level = sys._getframe(1), 2
+    first_outside = None
+    while frame is not None:
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package != "dejavec" and first_outside is None:
+            first_outside = level
+        if package not in _LIBRARIES:
+            break
+        frame, level = frame.f_back, level + 1  # type: ignore[assignment]
+    else:
+        level = first_outside or 2
+    warnings.warn(message, DejavecWarning, stacklevel=level)
