@@ -13,9 +13,9 @@ from pathlib import Path
 import atheris
 import numpy as np
 
-with atheris.instrument_imports(include=["dejavec.mteb.files", "dejavec.mteb.records"]):
+with atheris.instrument_imports(include=["dejavec.mteb.files", "dejavec.json_file"]):
     from dejavec.mteb.files import DIMENSION, INDEX, VECTORS, open_old_cache
-    from dejavec.mteb.records import read_record
+    from dejavec.json_file import read_record
 
 from dejavec.errors import CorruptCacheError
 

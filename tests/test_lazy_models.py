@@ -35,7 +35,7 @@ from mteb_models import (
 )
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning
-from dejavec.mteb.records import read_record, update_record
+from dejavec.json_file import read_record, update_record
 
 TEXTS = ["a b", "c d e"]
 BUILT: list[str] = []

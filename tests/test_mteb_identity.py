@@ -29,7 +29,7 @@ from mteb_models import (
 )
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning, IdentityMismatchError
-from dejavec.mteb.fingerprint import describe, weights_digest
+from dejavec.fingerprint import describe
 from dejavec.mteb.model_identity import encoder_kind, reads_argument
 
 TEXTS = ["a b", "c d e"]

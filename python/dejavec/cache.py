@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dejavec import _core
 from dejavec.built_index import build_index
+from dejavec.chunks import encoded
 from dejavec.fill import Plan, fill, plan
 from dejavec.keyed_cache import KeyedCache
 from dejavec.keys import frozen, take, text_keys
@@ -36,7 +37,8 @@ class EmbeddingCache(KeyedCache):
         refresh: whether ``encode`` encodes every text again and replaces the held vectors.
         verify: whether each row's checksum is verified when it is read.
         durability: ``"commit"`` syncs to disk after each chunk, ``"close"`` only in ``sync`` and ``close``.
-        chunk_rows: how many texts are encoded and committed at a time.
+        chunk_rows: how many texts are encoded and committed at a time at most.
+        chunk_seconds: after how long what was encoded is committed; None: only ``chunk_rows`` counts.
         on_write_error: whether ``encode`` completes with a warning if vectors cannot be written, or raises.
         on_nonfinite: whether vectors with NaN or infinity, which are never stored, warn or raise.
         on_mismatch: whether a directory of another model's vectors raises, or the cache goes to a directory
@@ -66,12 +68,26 @@ class EmbeddingCache(KeyedCache):
 
     _read_one: tuple[_core.Store, int, np.dtype[Any], Output | None] | None = None
 
-    def encode(self, texts: object, encode_fn: Callable[[list[str]], Any]) -> Any:
-        """Return the vectors of texts; ``encode_fn`` makes those that are not held.
+    def encode(
+        self, texts: object, encode_fn: Callable[[list[str]], Any], *, batch_size: int | None = None
+    ) -> Any:
+        """Return the vectors of texts; ``encode_fn`` makes those that are not stored.
+
+        What ``encode_fn`` has made is committed every ``chunk_seconds``, and at once if it fails: it is asked
+        for 32 texts first, and then for as many as it makes in that time. Threads of one process that miss
+        the same text encode it once.
+
+        A model that pads its batches, such as a ``SentenceTransformer``, returns other last bits in another
+        batch, so its vectors may differ in these from those of one call for all texts. ``chunk_seconds=None``
+        makes one call for each ``chunk_rows``; the wrapper for mteb knows the batches and keeps every bit.
 
         Args:
             texts: n texts, in any form that :func:`dejavec.keys.text_keys` takes.
-            encode_fn: returns the vectors (k, dim) of k different texts, at most ``chunk_rows`` at a time.
+            encode_fn: returns the vectors (k, dim) of k different texts, at most ``chunk_rows`` at a time. It
+                may also yield them, in order: blocks (j, dim), each committed as it comes, or single vectors
+                (dim,), committed every ``chunk_seconds``. What it returns for a text must not depend on the
+                other texts: no ``precision="int8"`` of sentence-transformers, with bounds taken over a call.
+            batch_size: how many texts ``encode_fn`` gets at a time, if it does not batch by itself.
 
         Returns:
             The vectors (n, dim) in the order of the texts, of the dtype that ``encode_fn`` returns, and of
@@ -82,12 +98,30 @@ class EmbeddingCache(KeyedCache):
             VectorsError: what ``encode_fn`` returned does not fit; nothing of it was written.
             MissingVectorsError: see ``miss``.
             CorruptCacheError: a row is damaged and cannot be replaced.
+            Exception: whatever ``encode_fn`` raises, unchanged; what it made before is kept.
+
+        Example:
+            >>> import tempfile, numpy as np
+            >>> from dejavec import EmbeddingCache
+            >>> def embed(texts):
+            ...     print(len(texts), "texts")
+            ...     return np.array([[len(text)] for text in texts], np.float32)
+            >>> with tempfile.TemporaryDirectory() as path, EmbeddingCache(path, model="toy@1") as cache:
+            ...     cache.encode(["a", "b", "c"], embed, batch_size=2).shape
+            2 texts
+            1 texts
+            (3, 1)
         """
+        if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int)):
+            found = type(batch_size).__name__
+            raise TypeError(f"expected batch_size to be an int or None, found {found}")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"expected batch_size of at least 1, found {batch_size}")
         texts = frozen(texts)
         filled = fill(
             self,
             text_keys(texts),
-            lambda positions: encode_fn(take(texts, positions)),
+            lambda positions: encoded(encode_fn, take(texts, positions), batch_size),
             self.settings,
             name=lambda position: f"item {position} ({take(texts, np.array([position]))[0][:40]!r})",
             warn_unwritten=self.warn_once,

@@ -22,6 +22,7 @@ from dejavec.errors import (
     VectorsError,
 )
 from dejavec.identity import canonical_json, difference, same, sibling
+from dejavec.in_flight import InFlight
 from dejavec.values import Container, Output
 
 Mode = Literal["r", "a"]
@@ -89,6 +90,7 @@ class Handle:
         self._closed = False
         self._warned = False
         self._store: _core.Store | None = None
+        self._in_flight: tuple[object, InFlight] | None = None
         # Two threads at the first use must not open two stores, of which one would be forgotten unsynced.
         self._opening = threading.RLock()
         _handles.add(self)
@@ -109,6 +111,14 @@ class Handle:
             if self._store is None:
                 self._store = self._open()
             return self._store
+
+    @property
+    def in_flight(self) -> InFlight:
+        """What callers of this process are encoding for these vectors just now."""
+        cache = (self.path, None if self._identity is None else canonical_json(self._identity))
+        if self._in_flight is None or self._in_flight[0] != cache:
+            self._in_flight = cache, InFlight.of(cache)
+        return self._in_flight[1]
 
     @property
     def container(self) -> Container:

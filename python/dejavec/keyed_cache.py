@@ -16,6 +16,7 @@ from dejavec.closing import Closing
 from dejavec.errors import DejavecWarning, NonFiniteVectorsError
 from dejavec.handle import DEFAULT_CONTAINER, Durability, Handle, Mode, OnMismatch
 from dejavec.identity import describe
+from dejavec.in_flight import InFlight
 from dejavec.keys import Keys, first_of_each
 from dejavec.settings import FillSettings, Miss, OnProblem, check_choice
 from dejavec.values import (
@@ -52,6 +53,7 @@ class KeyedCache(Closing):
         verify: bool = True,
         durability: Durability = "commit",
         chunk_rows: int = 10_000,
+        chunk_seconds: float | None = 10.0,
         on_write_error: OnProblem = "warn",
         on_nonfinite: OnProblem = "warn",
         on_mismatch: OnMismatch = "raise",
@@ -70,6 +72,7 @@ class KeyedCache(Closing):
         self.mode: Mode = mode
         self.settings = FillSettings(
             chunk_rows=chunk_rows,
+            chunk_seconds=chunk_seconds,
             miss=miss,
             refresh=refresh,
             progress=progress,
@@ -131,6 +134,11 @@ class KeyedCache(Closing):
         if store is None:
             return np.empty((0, 0), np.float32)
         return np.frombuffer(memoryview(store.map_all()), np.dtype(store.dtype)).reshape(-1, store.dim)
+
+    @property
+    def in_flight(self) -> InFlight:
+        """What callers of this process are encoding for the same directory and identity just now."""
+        return self._handle.in_flight
 
     def stats(self) -> dict[str, int]:
         """Return counts and sizes: see ``_core.Store.stats``."""

@@ -14,7 +14,9 @@ class FillSettings:
     """The settings of one call of :func:`dejavec.fill.fill`.
 
     Attributes:
-        chunk_rows: how many items are encoded and committed at a time.
+        chunk_rows: how many items are encoded and committed at a time at most.
+        chunk_seconds: how long a chunk should take before it is committed; None: time does not count.
+        batch_rows: how many items the model computes together; chunks are multiples of it. None: not known.
         miss: ``"encode"``, or ``"raise"`` if no model may run.
         refresh: whether every item is encoded again.
         progress: whether to show a bar; None: on a terminal.
@@ -31,6 +33,8 @@ class FillSettings:
     """
 
     chunk_rows: int = 10_000
+    chunk_seconds: float | None = 10.0
+    batch_rows: int | None = None
     miss: Miss = "encode"
     refresh: bool = False
     progress: bool | None = False
@@ -44,6 +48,8 @@ class FillSettings:
         check_choice("on_write_error", self.on_write_error, OnProblem)
         if self.chunk_rows < 1:
             raise ValueError(f"expected chunk_rows of at least 1, found {self.chunk_rows}")
+        if self.chunk_seconds is not None and not self.chunk_seconds > 0:
+            raise ValueError(f"expected chunk_seconds above 0 or None, found {self.chunk_seconds}")
 
 
 def check_choice(name: str, value: object, allowed: Any) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dejavec import _core
 from dejavec.errors import IdentityMismatchError, StorageError
 from dejavec.identity import canonical_json, compared, difference, sibling
+from dejavec.in_flight import InFlight
 from dejavec.json_file import locked, read_record, write_record
 from dejavec.keys import Keys, first_of_each, text_keys
 from dejavec.mteb.model_call import not_dense
@@ -85,6 +86,7 @@ class ForeignCache:
         self._record = _record_beside(self.path)
         self.proofs = _ProvenEntry(self._record, self._identity)
         self._warned = False
+        self.in_flight = InFlight.of(self.path)
         self._read_record()
         _core.make_directories(str(self.path), shared)
         self._backend = backend(self.path)
@@ -259,6 +261,7 @@ class ForeignCall:
         self._texts = dict(_plain_texts(keys, items))
         self._found: dict[bytes, NDArray[np.float32]] = {}
         self.path = cache.path
+        self.in_flight = cache.in_flight
 
     @property
     def output(self) -> Output | None:

@@ -29,6 +29,9 @@ class UncacheableError(Exception):
         vectors: what the model returned for the whole call, if it was asked already.
     """
 
+    concerns_own_call = True
+    """Calls that wait for the same items are not told: their own items may be others."""
+
     def __init__(self, reason: str, detail: str = "", vectors: Any = None) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dejavec.chunks import Blocks, FirstRows
 from dejavec.mteb.loaders import Items, Positions, UncacheableError
 from dejavec.mteb.model_identity import Kind
+from dejavec.mteb.timed_loader import Pace, Timer, timed
+from dejavec.settings import FillSettings
 from dejavec.values import Output, Rows
+
+_DEFAULT_BATCH = 32
+"""What sentence-transformers takes if it is given no batch size."""
 
 NOT_DENSE = "the model's output is no dense 2-D array"
 
@@ -27,11 +34,14 @@ class ModelCall:
         kind: how much is known of the model's ``encode``.
         items: all items of the call.
         arguments: the caller's arguments besides the loader.
-        chunk_rows: how many items are asked for at a time.
+        settings: of the call.
+        pace: what is known of the model's way through a loader.
+        divides: whether the model divides each call among processes, so that its batches depend on all items.
         refusal: says why vectors cannot be stored, None if they can.
 
     Attributes:
         encoded: whether the model was asked for anything.
+        settings: of the call, with the model's batches where they are known.
     """
 
     def __init__(
@@ -41,25 +51,49 @@ class ModelCall:
         items: Items,
         *,
         arguments: dict[str, Any],
-        chunk_rows: int,
+        settings: FillSettings,
+        pace: Pace,
+        divides: bool,
         refusal: Callable[[Any], str | None],
     ) -> None:
         self._model = model
         self._items = items
-        self._kind = kind
         self._refusal = refusal
         self._arguments = arguments
-        self._chunk_rows = chunk_rows
+        self._pace = pace
         self._lengths: NDArray[np.int64] | None = None
         self.encoded = False
+        self._interleaves = False
+        known = kind != "other" and items.text_only and not divides
+        sizes = (arguments.get("batch_size", _DEFAULT_BATCH), items.inputs.batch_size)
+        if not items.text_only:
+            sizes = sizes[::-1]
+        self._batch_rows = sizes[0] if known and _is_size(sizes[0]) else None
+        chunk_rows = whole_batches(settings.chunk_rows, sizes)
+        self._seconds = None if self._batch_rows else settings.chunk_seconds
+        self.settings = replace(
+            settings,
+            chunk_rows=chunk_rows,
+            chunk_seconds=settings.chunk_seconds if self._batch_rows else None,
+            batch_rows=self._batch_rows,
+        )
 
     def order(self, misses: Positions) -> Positions:
         """Sort as sentence-transformers sorts a call: its batches are the same if that is cut into chunks."""
-        if self._kind == "other" or not self._items.text_only or len(misses) <= self._chunk_rows:
+        first = self._batch_rows if self.settings.chunk_seconds is not None else self.settings.chunk_rows
+        if self._batch_rows is None or first is None or len(misses) <= first:
             return misses
-        self._lengths = np.zeros(len(self._items), np.int64)
-        self._lengths[misses] = self._items.text_lengths(misses)
-        return misses[np.argsort(-self._lengths[misses])]
+        inner = self._model().model
+        # All items are sorted, not only the misses: where an interrupted call goes on, texts of equal length
+        # must lie as they lay before.
+        self._lengths = self._items.text_lengths(np.arange(len(self._items)))
+        order = np.argsort(-self._lengths)
+        self._interleaves = getattr(inner, "_can_flatten_inputs", bool)()
+        if self._interleaves:
+            order = inner._interleave_sorted_indices(order)
+        missing = np.zeros(len(order), np.bool_)
+        missing[misses] = True
+        return order[missing[order]]
 
     def encode(self, positions: Positions) -> Any:
         """Return the vectors (k, dim) of the items at these positions, as the model made them.
@@ -88,6 +122,64 @@ class ModelCall:
             raise UncacheableError(reason)
         return vectors if places is None or len(vectors) != len(places) else vectors[places]
 
+    def encode_in_time(self, positions: Positions) -> Any:
+        """Do what :meth:`encode` does, as :func:`dejavec.fill.fill` wants it: in pieces that are stored.
+
+        Returns:
+            The vectors (k, dim); :class:`dejavec.chunks.FirstRows` if the model was stopped after some
+            batches; or ``Blocks`` of one batch each, where a longer call would have other batches.
+        """
+        if self._lengths is not None and self._interleaves and self._batch_rows:
+            starts = range(0, len(positions), self._batch_rows)
+            batches = (positions[start : start + self._batch_rows] for start in starts)
+            return Blocks((self.encode(batch) for batch in batches), commit_each=False)
+        if self._lengths is not None or self._seconds is None or self._pace.reads_all:
+            return self.encode(positions)
+        return self._encode_until(positions, self._seconds)
+
+    def _encode_until(self, positions: Positions, seconds: float) -> Any:
+        """Have the model encode items until time is up; all of them if it reads them before it computes."""
+        if len(positions) <= self._items.inputs.batch_size:
+            return self.encode(positions)
+        whole = self._items.is_whole(positions)
+        inputs = self._items.inputs if whole else self._items.loader(positions)
+        timer = Timer(seconds, self._pace.clock)
+        try:
+            vectors = self._model().encode(timed(inputs, timer), **self._arguments)
+        except Exception:
+            if not timer.was_cut:
+                raise
+            vectors = None
+        batch_by_batch = timer.is_batch_by_batch
+        if timer.was_cut:
+            count = timer.batches * inputs.batch_size
+            fits = vectors is not None and self._refusal(vectors) is None and len(vectors) == count
+            if fits and batch_by_batch:
+                return FirstRows(vectors, count)
+            # The model may have made other vectors than it makes of all of its input.
+            self._pace.learn_that_it_reads_all(self.settings, seconds)
+            return self.encode(positions)
+        if timer.batches > 1 and timer.is_over and not batch_by_batch:
+            self._pace.learn_that_it_reads_all(self.settings, seconds)
+        reason = self._refusal(vectors)
+        if reason is not None:
+            raise UncacheableError(reason, vectors=vectors if whole else None)
+        return vectors
+
+
+def _is_size(size: object) -> TypeGuard[int]:
+    return isinstance(size, int) and size > 0
+
+
+def divides_calls(model: Any, arguments: Mapping[str, Any]) -> bool:
+    """Tell whether a sentence-transformer divides each call among several processes."""
+    inner = getattr(model, "__dict__", {}).get("model")
+    return (
+        arguments.get("pool") is not None
+        or isinstance(arguments.get("device"), list)
+        or getattr(inner, "_distributed_inference", None) is not None
+    )
+
 
 def is_dense(vectors: object) -> bool:
     """Tell whether these are a plain array or dense tensor (n, dim) of numbers that can be stored.
@@ -114,7 +206,7 @@ def not_dense(vectors: object) -> str | None:
 def whole_batches(chunk_rows: int, batch_sizes: tuple[Any, ...]) -> int:
     """Return the largest multiple of the first batch size given, up to ``chunk_rows``, at least one batch."""
     for size in batch_sizes:
-        if isinstance(size, int) and size > 0:
+        if _is_size(size):
             return max(size, chunk_rows // size * size)
     return chunk_rows
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dejavec.confirm import OnUnconfirmed, ask, choose, items_to_ask, tolerance_for, unconfirmed
 from dejavec.errors import VectorsError
-from dejavec.fill import WRITE_ERRORS, VectorStore
+from dejavec.fill_run import WRITE_ERRORS
+from dejavec.in_flight import InFlight
 from dejavec.keys import Keys, first_of_each
 from dejavec.mteb.foreign_backend import ForeignCache, ForeignCall
 from dejavec.mteb.loaders import Items, Positions
@@ -20,6 +22,7 @@ from dejavec.mteb.places import Place, Places
 from dejavec.observed import Description, Look
 from dejavec.proven import Proofs, ProvenFile
 from dejavec.values import Rows
+from dejavec.vector_store import VectorStore
 
 _CARRIED_ROWS = 10_000
 """How many vectors are copied from one sibling to another at a time."""
@@ -251,34 +254,54 @@ class Siblings:
 
     def _claiming(self, candidate: Candidate, description: Description) -> VectorStore:
         def claim() -> None:
-            if not candidate.proofs.claim(description, empty=True):
+            if not candidate.proofs.claim(description, empty=candidate.store.refresh() == 0):
                 raise ClaimLostError
             self._answers[candidate.place, description] = True
 
-        store: Any = _Claiming(candidate.store, claim)
+        # Another model may encode the same items for the same directory meanwhile.
+        in_flight = InFlight.of((candidate.cache.path, description))
+        store: Any = _Claiming(candidate.store, claim, in_flight)
         return store  # type: ignore[no-any-return]
 
 
 class _Claiming:
-    """An empty store that is claimed before the first vectors go into it."""
+    """An empty store, which is claimed before the first vectors go into it or come out of it."""
 
-    def __init__(self, store: VectorStore, claim: Callable[[], None]) -> None:
+    def __init__(self, store: VectorStore, claim: Callable[[], None], in_flight: InFlight) -> None:
+        self.in_flight = in_flight
         self._store = store
         self._claim: Callable[[], None] | None = claim
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def append(self, *arguments: Any) -> int:
-        """Do what the store's ``append`` does.
+    def partition(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Do what the store's ``partition`` does.
 
         Raises:
-            ClaimLostError: another model has claimed it.
+            ClaimLostError: another model has claimed the store; of the following, too.
         """
+        found = self._store.partition(keys)
+        if (found[0] >= 0).any():
+            self._take()
+        return found
+
+    def lookup(self, keys: Keys) -> NDArray[np.int64]:
+        """Do what the store's ``lookup`` does."""
+        found = self._store.lookup(keys)
+        if (found >= 0).any():
+            self._take()
+        return found
+
+    def append(self, *arguments: Any) -> int:
+        """Do what the store's ``append`` does."""
+        self._take()
+        return self._store.append(*arguments)
+
+    def _take(self) -> None:
         if self._claim is not None:
             self._claim()
             self._claim = None
-        return self._store.append(*arguments)
 
 
 def _store_of(cache: Any, request: Request) -> VectorStore:

@@ -14,21 +14,23 @@ from dejavec import _core
 from dejavec.backends import CacheBackendProtocol, NumpyCache
 from dejavec.closing import Closing
 from dejavec.confirm import KNOWN_ITEMS, OnUnconfirmed
-from dejavec.fill import Filled, Plan, VectorStore, fill
+from dejavec.fill import Filled, Plan, fill
 from dejavec.handle import OnMismatch
 from dejavec.keys import Keys
 from dejavec.mteb.encoders import INTEGER_PRECISIONS, as_encoder, refuse_sharing, searches
 from dejavec.mteb.foreign_backend import is_backend, not_kept
 from dejavec.mteb.lazy_model import LazyModel, ModelChangedError, Recipe, is_recipe
 from dejavec.mteb.loaders import Items, Positions, UncacheableError
-from dejavec.mteb.model_call import NOT_DENSE, ModelCall, not_dense, quantised, whole_batches
+from dejavec.mteb.model_call import NOT_DENSE, ModelCall, divides_calls, not_dense, quantised
 from dejavec.mteb.model_identity import BuiltModel, Kind, ModelIdentity
 from dejavec.mteb.places import Place, Places, Scope
 from dejavec.mteb.siblings import ClaimLostError, Request, Siblings
 from dejavec.mteb.spot_check import compare, draw
+from dejavec.mteb.timed_loader import Pace
 from dejavec.observed import Look
 from dejavec.settings import FillSettings, OnProblem, check_choice
 from dejavec.values import Rows, from_rows, to_rows
+from dejavec.vector_store import VectorStore
 from dejavec.warn import warn
 
 _QUANTISED_HERE = frozenset({"int8", "uint8", "binary", "ubinary"})
@@ -67,7 +69,10 @@ class CachedEmbeddingWrapper(Closing):
             The third kind lies in directories of its own, ``<directory>@<12 hex digits>``.
         model_meta: the metadata of what a function builds.
         model_name: ``"name@revision"``: the user answers for the model, whatever is seen of it.
-        chunk_rows: how many items are encoded and committed at a time, in whole batches.
+        chunk_rows: how many items are encoded and committed at a time at most, in whole batches.
+        chunk_seconds: how long a chunk may take before it is committed; None: only ``chunk_rows`` counts. It
+            changes no bit: chunks are cut where the model's batches end. A model that reads all of its input
+            before it computes gets one call for each ``chunk_rows``, and a warning says so.
         extra_fields: columns besides mteb's own that the model reads.
         call_dependent: whether the model's vectors depend on what else is in the call.
         scope: ``"model"`` shares the vectors between tasks, apart by prompt and role, in
@@ -119,6 +124,7 @@ class CachedEmbeddingWrapper(Closing):
     _siblings: Siblings
     _scope: Scope
     _settings: FillSettings
+    _pace: Pace
     _extra_fields: tuple[str, ...]
     _marked_call_dependent: bool
     _spot_check: int
@@ -143,6 +149,7 @@ class CachedEmbeddingWrapper(Closing):
         model_meta: Any | None = None,
         model_name: str | None = None,
         chunk_rows: int = 10_000,
+        chunk_seconds: float | None = 10.0,
         extra_fields: Sequence[str] = (),
         call_dependent: bool = False,
         scope: Scope = "task",
@@ -172,7 +179,10 @@ class CachedEmbeddingWrapper(Closing):
                 f"{spot_check} and {spot_check_tolerance}"
             )
         own["_settings"] = FillSettings(
-            chunk_rows=chunk_rows, on_nonfinite=on_nonfinite, on_write_error=on_write_error
+            chunk_rows=chunk_rows,
+            chunk_seconds=chunk_seconds,
+            on_nonfinite=on_nonfinite,
+            on_write_error=on_write_error,
         )
         if (confirm or 0) < 0 or not (confirm_tolerance or 0) >= 0:
             raise ValueError(
@@ -181,6 +191,7 @@ class CachedEmbeddingWrapper(Closing):
             )
         check_choice("on_mismatch", on_mismatch, OnMismatch)
         check_choice("on_unconfirmed", on_unconfirmed, OnUnconfirmed)
+        own["_pace"] = Pace()
         if scope not in get_args(Scope):
             raise ValueError(f"expected scope to be one of {get_args(Scope)}, found {scope!r}")
         own["cache_backend"] = cache_backend
@@ -351,13 +362,8 @@ class CachedEmbeddingWrapper(Closing):
         self, place: Place, look: Look, items: Items, keys: Keys, *, kind: Kind, arguments: dict[str, Any]
     ) -> Filled:
         """Have the model encode what is missing, and some of what is not where that is in doubt."""
-        batch_sizes = (arguments.get("batch_size"), items.inputs.batch_size)
         settings = replace(
-            self._settings,
-            chunk_rows=whole_batches(
-                self._settings.chunk_rows, batch_sizes if items.text_only else batch_sizes[::-1]
-            ),
-            progress=None if arguments.get("show_progress_bar", True) else False,
+            self._settings, progress=None if arguments.get("show_progress_bar", True) else False
         )
 
         def call(cache: Any) -> ModelCall:
@@ -366,7 +372,9 @@ class CachedEmbeddingWrapper(Closing):
                 kind,
                 items,
                 arguments=arguments,
-                chunk_rows=settings.chunk_rows,
+                settings=settings,
+                pace=self._pace,
+                divides=divides_calls(self._model if self._source.is_built else None, arguments),
                 refusal=not_dense if cache.container == "npy" else not_kept,
             )
 
@@ -384,7 +392,7 @@ class CachedEmbeddingWrapper(Closing):
             try:
                 with self._siblings.serving(request) as (cache, store, asked):
                     task = arguments["task_metadata"].name
-                    filled = self._fill_from(cache, store, call, keys, settings=settings, task=task)
+                    filled = self._fill_from(cache, store, call, keys, task)
                     return replace(filled, plan=replace(filled.plan, confirmed=asked))
             except ClaimLostError:
                 continue
@@ -395,8 +403,6 @@ class CachedEmbeddingWrapper(Closing):
         store: VectorStore,
         call: Callable[[Any], ModelCall],
         keys: Keys,
-        *,
-        settings: FillSettings,
         task: str,
     ) -> Filled:
         """Fill from the directory that serves a call, and spot-check it."""
@@ -410,8 +416,8 @@ class CachedEmbeddingWrapper(Closing):
             filled = fill(
                 store,
                 keys,
-                asked.encode,
-                settings,
+                asked.encode_in_time,
+                asked.settings,
                 name=name,
                 warn_unwritten=cache.warn_once,
                 order=asked.order,
