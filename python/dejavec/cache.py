@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +12,14 @@ from numpy.typing import NDArray
 
 from dejavec import _core
 from dejavec.built_index import build_index
-from dejavec.chunks import encoded
+from dejavec.chunks import encoded, joined
 from dejavec.fill import Plan, fill, plan
+from dejavec.function_check import FunctionCheck
 from dejavec.keyed_cache import KeyedCache
-from dejavec.keys import frozen, take, text_keys
+from dejavec.keys import Keys, frozen, take, text_keys
 from dejavec.search import Metric, search
 from dejavec.values import Output, from_rows
+from dejavec.vector_store import Positions, VectorStore
 
 
 class EmbeddingCache(KeyedCache):
@@ -27,8 +30,17 @@ class EmbeddingCache(KeyedCache):
 
     Args:
         path: the directory.
-        model: which model makes the vectors, as ``"name@revision"``.
-        identity: more of what changes a vector (prompt, settings), as a JSON object.
+        model: which model makes the vectors, as ``"name@revision"``: the user answers for it.
+        identity: more of what changes a vector (settings), as a JSON object.
+        prompt: the text that the model reads before each text; vectors of another prompt are others.
+        role: what the texts are, such as ``"query"`` or ``"document"``, where the model asks.
+        confirm: how many cached texts each function is asked for, once, before their vectors are served; four
+            times as many for one that is not known to have made them. None is 4, or 0 with ``model``: nothing
+            is asked.
+        confirm_tolerance: how far a number may be from the cached one then, as a part of the largest number
+            in its vector; None is 1e-4, or what half precision and other versions of libraries need.
+        on_unconfirmed: whether cached vectors warn or raise if a function that is known to have made them
+            fails when it is asked, or answers differently each time.
         container: the file of the rows: ``"npy"`` is ``vectors.npy``; ``"faiss-l2"`` and ``"faiss-ip"`` are
             ``vectors.faiss``, an index that FAISS reads, of float32 and what float32 holds exactly. None is
             what the directory has, ``"npy"`` if it has none.
@@ -66,6 +78,7 @@ class EmbeddingCache(KeyedCache):
         ((3, 2), 2, True)
     """
 
+    _check: FunctionCheck | None = None
     _read_one: tuple[_core.Store, int, np.dtype[Any], Output | None] | None = None
 
     def encode(
@@ -98,6 +111,8 @@ class EmbeddingCache(KeyedCache):
             VectorsError: what ``encode_fn`` returned does not fit; nothing of it was written.
             MissingVectorsError: see ``miss``.
             CorruptCacheError: a row is damaged and cannot be replaced.
+            IdentityMismatchError: the cached vectors are not those of ``encode_fn``: see ``confirm``.
+            UnconfirmedError: see ``on_unconfirmed``.
             Exception: whatever ``encode_fn`` raises, unchanged; what it made before is kept.
 
         Example:
@@ -118,14 +133,20 @@ class EmbeddingCache(KeyedCache):
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"expected batch_size of at least 1, found {batch_size}")
         texts = frozen(texts)
-        filled = fill(
-            self,
-            text_keys(texts),
-            lambda positions: encoded(encode_fn, take(texts, positions), batch_size),
-            self.settings,
-            name=lambda position: f"item {position} ({take(texts, np.array([position]))[0][:40]!r})",
-            warn_unwritten=self.warn_once,
-        )
+        keys = text_keys(texts)
+
+        def encode(positions: Positions) -> Any:
+            return encoded(encode_fn, take(texts, positions), batch_size)
+
+        with self._serving(encode_fn, keys, lambda positions: take(texts, positions), encode) as store:
+            filled = fill(
+                store,
+                keys,
+                encode,
+                self.settings,
+                name=lambda position: f"item {position} ({take(texts, np.array([position]))[0][:40]!r})",
+                warn_unwritten=self.warn_once,
+            )
         return from_rows(filled.vectors, filled.output)
 
     def get(self, texts: object, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Any]:
@@ -237,6 +258,22 @@ class EmbeddingCache(KeyedCache):
             RuntimeError: FAISS needs more rows to train on, or cannot fill such an index.
         """
         return build_index(self, factory, metric, train_rows, progress)
+
+    def _serving(
+        self,
+        function: Callable[[list[str]], Any],
+        keys: Keys,
+        texts: Callable[[Positions], list[str]],
+        encode: Callable[[Positions], Any],
+    ) -> AbstractContextManager[VectorStore]:
+        """Return the context of the store, once the function is known to make its vectors."""
+        if not self._confirming.items or self.settings.refresh or not callable(function):
+            return nullcontext(self)
+        if self._check is None:
+            self._check = FunctionCheck(
+                self, self._confirming, writes=self.mode == "a", shared=self._handle.shared
+            )
+        return self._check.serving(function, keys, texts, lambda positions: joined(encode(positions)))
 
     def read_text(self, text: str) -> NDArray[Any] | None:
         """Return the vector (dim,) of one text as :attr:`output` has it, but NumPy's; None if it is not held.

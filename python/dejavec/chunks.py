@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dejavec.settings import FillSettings
+from dejavec.values import to_rows
 
 _FIRST_ROWS = 32
 """The first chunk of a function whose batches are not known: the usual batch size."""
@@ -138,3 +139,12 @@ class ChunkSizes:
     def take_all(self) -> None:
         """Choose the largest chunks: commits do not depend on their size."""
         self.rows = self._settings.chunk_rows
+
+
+def joined(made: Any) -> Any:
+    """Return what a function made of texts as one array (k, dim), if it made it bit by bit."""
+    if not isinstance(made, Blocks):
+        return made
+    parts = (block.vectors if isinstance(block, Batch) else block for block in made.blocks)
+    rows = [to_rows([part] if is_single(part) else part, None, "a block of vectors")[0] for part in parts]
+    return np.concatenate(rows) if rows else np.empty((0, 0), np.float32)

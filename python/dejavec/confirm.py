@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dejavec.errors import UnconfirmedError
+from dejavec.keys import Keys
 from dejavec.observed import Description, Look
 from dejavec.values import Output, Rows
+from dejavec.vector_store import Positions, VectorStore
 from dejavec.warn import warn
 
 OnUnconfirmed = Literal["warn", "raise"]
@@ -34,6 +35,32 @@ _DRAWN = 256
 
 
 @dataclass(frozen=True)
+class Confirming:
+    """How a model is asked whether cached vectors are its own.
+
+    Attributes:
+        items: how many a question has about a description that is proven; 0: never ask.
+        tolerance: how far a number may be off, None for what the dtype needs.
+        on_unconfirmed: whether vectors that are served without having been confirmed warn or raise.
+
+    Raises:
+        ValueError: a number is negative.
+    """
+
+    items: int
+    tolerance: float | None = None
+    on_unconfirmed: OnUnconfirmed = "warn"
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.items < 0 or not (self.tolerance or 0) >= 0:
+            raise ValueError(
+                "expected confirm and confirm_tolerance of at least 0, or None, found "
+                f"{self.items} and {self.tolerance}"
+            )
+
+
+@dataclass(frozen=True)
 class Answer:
     """What came of a question.
 
@@ -41,14 +68,23 @@ class Answer:
         agrees: whether the model's vectors are the cached ones.
         difference: how far the farthest is off, as a part of the largest number of its vector; infinity if it
             cannot be compared.
-        asked: how many items the model encoded.
+        items: how many it was asked for.
+        asked: how many it encoded for that: twice as many where it was asked again.
         doubt: why the vectors agree although they were not confirmed, None if they were.
     """
 
     agrees: bool
     difference: float
+    items: int
     asked: int
     doubt: str | None = None
+
+    @property
+    def said(self) -> str:
+        """The outcome in words."""
+        return (
+            f"of {self.items} items encoded again, one is off by {self.difference:.2g} of its largest number"
+        )
 
 
 def items_to_ask(known: Sequence[Description], description: Description, confirm: int) -> int:
@@ -108,13 +144,51 @@ def difference(cached: Rows, found: Rows) -> float:
     return float(np.where(np.isnan(off), np.inf, off).max())
 
 
-def ask(
-    cached: Rows,
-    encode: Callable[[], Rows | None],
+def ask_about(
+    store: VectorStore,
+    keys: Keys,
+    chosen: Positions,
+    encode: Callable[[Positions], Rows | None],
     *,
-    tolerance: float,
-    proven: bool,
+    look: Look,
+    known: Sequence[Description],
+    confirming: Confirming,
 ) -> Answer:
+    """Ask a model whether the vectors of some items are its own.
+
+    Args:
+        store: where they lie.
+        keys: of all items (n, 32).
+        chosen: positions of those to ask for.
+        encode: returns the model's vectors of items, None if these are of another kind altogether.
+        look: the model as it is. If its description is proven, a model that fails, or that answers every call
+            otherwise, is believed.
+        known: the proven descriptions.
+        confirming: how to ask.
+
+    Raises:
+        UnconfirmedError: it is believed, and that is to raise.
+        Exception: whatever the model raises, if its description is not proven.
+    """
+    rows = store.lookup(keys[chosen])
+    cached, damaged = store.gather(keys[chosen], rows)
+    chosen, cached = np.delete(chosen, damaged), np.delete(cached, damaged, axis=0)
+    output = store.output
+    if not len(chosen) or output is None:
+        return Answer(True, 0.0, 0, 0)  # All of them are damaged, so they will be encoded again.
+    tolerance = confirming.tolerance
+    answer = ask(
+        cached,
+        lambda: encode(chosen),
+        tolerance=tolerance_for(known, look, output) if tolerance is None else tolerance,
+        proven=look.description in known,
+    )
+    if answer.doubt is not None:
+        _unconfirmed(f"{store.path}: {answer.doubt}", confirming.on_unconfirmed)
+    return answer
+
+
+def ask(cached: Rows, encode: Callable[[], Rows | None], *, tolerance: float, proven: bool) -> Answer:
     """Ask a model whether cached vectors are its own.
 
     Args:
@@ -135,27 +209,33 @@ def ask(
     except Exception as error:
         if not proven:
             raise
-        return Answer(True, np.inf, count, f"the model failed when asked: {type(error).__name__}: {error}")
+        return Answer(
+            True, np.inf, count, count, f"the model failed when asked: {type(error).__name__}: {error}"
+        )
     off = np.inf if found is None else difference(cached, found)
     if found is None or off <= tolerance or not np.isfinite(off):
-        return Answer(off <= tolerance, off, count)
+        return Answer(off <= tolerance, off, count, count)
     try:
         again = encode()
     except Exception as error:
         if not proven:
             raise
-        return Answer(True, off, 2 * count, f"the model failed when asked: {type(error).__name__}: {error}")
+        return Answer(
+            True, off, count, 2 * count, f"the model failed when asked: {type(error).__name__}: {error}"
+        )
     spread = np.inf if again is None else difference(found, again)
     if off <= min(4 * spread, _LOOSEST):
-        return Answer(True, off, 2 * count, f"the model answers differently each time, by {spread:.1g}")
+        return Answer(
+            True, off, count, 2 * count, f"the model answers differently each time, by {spread:.1g}"
+        )
     if spread > _LOOSEST and proven:
-        return Answer(True, off, 2 * count, f"the model answers differently each time, by {spread:.1g}")
-    return Answer(False, off, 2 * count)
+        return Answer(
+            True, off, count, 2 * count, f"the model answers differently each time, by {spread:.1g}"
+        )
+    return Answer(False, off, count, 2 * count)
 
 
-def choose(
-    hits: NDArray[np.intp], texts: Callable[[NDArray[np.intp]], Sequence[str]] | None, count: int
-) -> NDArray[np.intp]:
+def choose(hits: Positions, texts: Callable[[Positions], Sequence[str]] | None, count: int) -> Positions:
     """Return which of the hits to ask for, in their order.
 
     Of texts: the longest, the shortest, then those with the most words that none before has, for their
@@ -191,7 +271,7 @@ def choose(
     return np.sort(drawn[chosen])
 
 
-def unconfirmed(doubt: str, on_unconfirmed: OnUnconfirmed) -> None:
+def _unconfirmed(doubt: str, on_unconfirmed: OnUnconfirmed) -> None:
     """Warn that vectors are served although they were not confirmed, or raise.
 
     Raises:

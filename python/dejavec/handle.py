@@ -62,6 +62,7 @@ class Handle:
         allow_network: likewise.
 
     Attributes:
+        shared: whether new directories and files are their group's too.
         path: the directory in use: another than was asked for after ``on_mismatch="sibling"`` applied.
     """
 
@@ -85,7 +86,7 @@ class Handle:
         self._durability: Durability = durability
         self._on_mismatch: OnMismatch = on_mismatch
         self._lock_timeout = lock_timeout
-        self._shared = shared
+        self.shared = shared
         self._allow_network = allow_network
         self._closed = False
         self._warned = False
@@ -168,7 +169,7 @@ class Handle:
                         self.container,
                         self._durability,
                         self._lock_timeout,
-                        self._shared,
+                        self.shared,
                         self._allow_network,
                     )
                 except VectorsError:

@@ -101,18 +101,30 @@ def parse_model(model: str) -> dict[str, str | None]:
     return {"name": name, "revision": revision or None}
 
 
-def describe(model: str | None, identity: Mapping[str, Any] | None) -> dict[str, Any]:
+def describe(
+    model: str | None,
+    identity: Mapping[str, Any] | None,
+    *,
+    prompt: str | None = None,
+    role: str | None = None,
+) -> dict[str, Any]:
     """Make one identity of what the caller gave; :data:`BARE` if that is nothing.
 
     Raises:
-        ValueError: both name a model.
+        ValueError: the model, prompt or role is given twice.
         TypeError: the identity is not JSON, or not Unicode.
+
+    Example:
+        >>> describe("n@r", {"layer": 3}, prompt="query: ", role="query")
+        {'layer': 3, 'model': {'name': 'n', 'revision': 'r'}, 'prompt': 'query: ', 'role': 'query'}
     """
     described = dict(identity or {})
-    if model is not None:
-        if "model" in described:
-            raise ValueError('expected a model either as model= or as identity["model"], found both')
-        described["model"] = parse_model(model)
+    given = {"model": None if model is None else parse_model(model), "prompt": prompt, "role": role}
+    for name, value in given.items():
+        if value is not None:
+            if name in described:
+                raise ValueError(f'expected {name} either as {name}= or as identity["{name}"], found both')
+            described[name] = value
     canonical_json(described)
     try:
         json.dumps(described, ensure_ascii=False).encode("utf-8")

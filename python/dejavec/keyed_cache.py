@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from dejavec import _core
 from dejavec.closing import Closing
+from dejavec.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
 from dejavec.errors import DejavecWarning, NonFiniteVectorsError
 from dejavec.handle import DEFAULT_CONTAINER, Durability, Handle, Mode, OnMismatch
-from dejavec.identity import describe
+from dejavec.identity import BARE, describe
 from dejavec.in_flight import InFlight
 from dejavec.keys import Keys, first_of_each
 from dejavec.settings import FillSettings, Miss, OnProblem, check_choice
@@ -46,6 +47,11 @@ class KeyedCache(Closing):
         *,
         model: str | None = None,
         identity: Mapping[str, Any] | None = None,
+        prompt: str | None = None,
+        role: str | None = None,
+        confirm: int | None = None,
+        confirm_tolerance: float | None = None,
+        on_unconfirmed: OnUnconfirmed = "warn",
         container: Container | None = None,
         mode: Mode = "a",
         miss: Miss = "encode",
@@ -66,6 +72,7 @@ class KeyedCache(Closing):
             ("mode", mode, Mode),
             ("durability", durability, Durability),
             ("on_mismatch", on_mismatch, OnMismatch),
+            ("on_unconfirmed", on_unconfirmed, OnUnconfirmed),
             ("container", container or DEFAULT_CONTAINER, Container),
         ):
             check_choice(name, value, allowed)
@@ -81,8 +88,13 @@ class KeyedCache(Closing):
         )
         self._verify = verify
         self._warned = False
-        anyones = mode == "r" and model is None and identity is None
-        expected = None if anyones else describe(model, identity)
+        described = describe(model, identity, prompt=prompt, role=role)
+        expected = None if mode == "r" and described == BARE else described
+        self._confirming = Confirming(
+            KNOWN_ITEMS if confirm is None and "model" not in described else confirm or 0,
+            confirm_tolerance,
+            on_unconfirmed,
+        )
         self._handle = Handle(
             Path(path),
             identity=expected,

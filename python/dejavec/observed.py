@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dejavec.identity import canonical_json
@@ -80,13 +80,17 @@ class Look:
         state: the digest of all its tensors, None if none can be seen.
         description: all else.
         visible: whether nothing of it is hidden, and nothing custom.
-        dtypes: names of the dtypes that its tensors of floats have.
+        dtypes: names of the dtypes that its tensors have.
+        found: what the walk through it found; None if this is what was recorded of a model.
+        digests: of its tensors, by their paths.
     """
 
     state: str | None
     description: Description
     visible: bool
     dtypes: frozenset[str] = frozenset()
+    found: Survey | None = field(default=None, compare=False, repr=False)
+    digests: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
 class Observed:
@@ -101,8 +105,6 @@ class Observed:
 
     def __init__(self, left_out: frozenset[str] = frozenset()) -> None:
         self._left_out = left_out
-        self._before: Survey | None = None
-        self._digests: dict[str, str] = {}
         self._notes_kept: dict[str, str | None] = {}
         self._digests_kept: dict[str, str | None] = {}
         self._lock = threading.Lock()
@@ -114,12 +116,11 @@ class Observed:
             model: the model, always the same one.
             settings: what is known of it besides, such as how it was loaded.
         """
+        found = survey(model, left_out=self._left_out)
+        digests = tensor_digests(found)
         with self._lock:
-            found = survey(model, left_out=self._left_out)
-            digests = tensor_digests(found)
-            self._before, self._digests = found, digests
             notes = _with(found.notes, self._notes_kept)
-            digests = _with(digests, self._digests_kept)
+            state = digest_of(_with(digests, self._digests_kept).values())
         seen = canonical_json([sorted(notes.items()), sorted((settings or {}).items())])
         torch = sys.modules.get("torch")
         devices = {
@@ -133,25 +134,31 @@ class Observed:
             matmul_precision=None if torch is None else torch.get_float32_matmul_precision(),
         )
         visible = not found.hidden and not found.custom
-        return Look(digest_of(digests.values()), description, visible, _float_dtypes(found))
+        return Look(state, description, visible, _dtypes(found), found, digests)
 
-    def note_encoded(self, model: object) -> None:
-        """Learn what an ``encode`` has changed since the last look."""
+    def note_encoded(self, model: object, look: Look) -> None:
+        """Learn what an ``encode`` has changed since a look."""
+        before = look.found
+        if before is None:
+            return
+        after = survey(model, left_out=self._left_out)
+        own = before.owned | after.owned
+        loose = {path: tensor for path, tensor in after.tensors.items() if path not in own}
+        digests = {path: digest for path, digest in look.digests.items() if path not in own}
         with self._lock:
-            before = self._before
-            if before is None:
-                return
-            after = survey(model, left_out=self._left_out)
             _keep_changed(self._notes_kept, before.notes, after.notes)
-            own = before.owned | after.owned
-            loose = {path: tensor for path, tensor in after.tensors.items() if path not in own}
-            digests = {path: digest for path, digest in self._digests.items() if path not in own}
             _keep_changed(self._digests_kept, digests, tensor_digests(Survey(loose)))
 
 
-def observe(model: object, left_out: frozenset[str] = frozenset()) -> Observed:
-    """Return what this process knows of a model; it is forgotten with the model."""
-    key = (id(model), left_out)
+def observe(model: object, left_out: frozenset[str] = frozenset(), root: str = "model") -> Observed:
+    """Return what this process knows of a model; it is forgotten with the model.
+
+    Args:
+        model: the model, or what lives as long as several objects that count as one.
+        left_out: names of attributes that are known otherwise.
+        root: what the looks begin at, since paths are counted from there.
+    """
+    key = (id(model), left_out, root)
     known = _known.get(key)
     if known is not None and known[0]() is model:
         return known[1]
@@ -161,7 +168,7 @@ def observe(model: object, left_out: frozenset[str] = frozenset()) -> Observed:
     return observed
 
 
-_known: dict[tuple[int, frozenset[str]], tuple[weakref.ref[Any], Observed]] = {}
+_known: dict[tuple[int, frozenset[str], str], tuple[weakref.ref[Any], Observed]] = {}
 
 
 @functools.cache
@@ -186,7 +193,7 @@ def _keep_changed(kept: dict[str, str | None], before: Mapping[str, str], after:
             kept.setdefault(path, before.get(path))
 
 
-def _float_dtypes(found: Survey) -> frozenset[str]:
+def _dtypes(found: Survey) -> frozenset[str]:
     names = {str(tensor.dtype).removeprefix("torch.") for tensor in found.tensors.values()}
     torch: Any = sys.modules.get("torch")
     for device in ("cpu", "cuda") if torch is not None else ():

@@ -45,12 +45,16 @@ class ProvenFile:
 
     Args:
         directory: the cache directory, which need not exist.
-        shared: whether it is made for its group too.
+        writes: whether anything may be written there.
+        shared: whether the directory is made for its group too.
         lock_timeout: seconds to wait for the writers' lock.
     """
 
-    def __init__(self, directory: Path, *, shared: bool = False, lock_timeout: float = 60.0) -> None:
+    def __init__(
+        self, directory: Path, *, writes: bool = True, shared: bool = False, lock_timeout: float = 60.0
+    ) -> None:
         self._directory = directory
+        self._writes = writes
         self._shared = shared
         self._lock_timeout = lock_timeout
         self._memory: list[Description] = []
@@ -86,6 +90,8 @@ class ProvenFile:
 
     def _locked(self, change: Any, description: Description) -> Any:
         try:
+            if not self._writes:
+                raise PermissionError
             _core.make_directories(str(self._directory), self._shared)
             return _core.under_writers_lock(str(self._directory), self._lock_timeout, change)
         except (DejavecError, OSError):

@@ -24,6 +24,8 @@ from dejavec.observed import Look
 from dejavec.secret_names import without_secrets
 
 MODELS_FILE = "models.json"
+_SEEN = ("description", "visible")
+"""Entries of a record that say how the model looked."""
 
 
 class ModelChangedError(Exception):
@@ -121,6 +123,7 @@ class LazyModel:
         self._meta = recipe.meta
         self._named = named
         self._look: Look | None = None
+        self._look_when_built: Look | None = None
         self._built: BuiltModel | None = None
         self._recalled = False
         self._record: dict[str, Any] | None = None
@@ -190,10 +193,11 @@ class LazyModel:
         self.ready()
         return self._build().look()
 
-    def note_encoded(self) -> None:
-        """Learn what an ``encode`` has changed in the model since the last look."""
+    def note_encoded(self, look: Look) -> None:
+        """Learn what an ``encode`` has changed in the model since a look, or since it was built."""
         if self._built is not None:
-            self._built.note_encoded()
+            built = self._look_when_built
+            self._built.note_encoded(built if look.found is None and built is not None else look)
 
     def similarity(self, name: str, embeddings1: Any, embeddings2: Any) -> Any:
         """Return similarities, without the model if it is known which function it uses.
@@ -238,8 +242,9 @@ class LazyModel:
         if getattr(model, "mteb_model_meta", None) is None:
             model.mteb_model_meta = self._recipe.meta
         built = BuiltModel(model)
+        self._look_when_built = built.look()
         with suppress(TypeError):  # Nothing can stand in for this one.
-            self._told = record_of(built)
+            self._told = record_of(built, self._look_when_built)
         if self._meta is not self._recipe.meta:
             model.mteb_model_meta = self._meta
         self._built = built
@@ -252,11 +257,11 @@ class LazyModel:
         stored = (read_record(self._path) or {}).get(key)
         if stored == record:
             return
-        if stored is not None and _told(stored) != _told(record):
-            names = ", ".join(name for name in _told(record) if record[name] != stored.get(name))
+        names = [name for name in _told(record) if stored is not None and record[name] != stored.get(name)]
+        if set(names) - set(_SEEN):  # These may differ for many a reason, and are asked about.
             warnings.warn(
                 f"{self._path}: expected the model {self._recipe.meta.name} as it was recorded there, found "
-                f"another {names}; what it is now counts",
+                f"another {', '.join(names)}; what it is now counts",
                 DejavecWarning,
                 stacklevel=2,
             )

@@ -169,10 +169,10 @@ class BuiltModel:
         look = seen.look(self.model, loader_settings(self.mteb_model_meta, kind))
         return look if kind != "other" else replace(look, visible=False)
 
-    def note_encoded(self) -> None:
-        """Learn what an ``encode`` has changed in the model since the last look."""
+    def note_encoded(self, look: Look) -> None:
+        """Learn what an ``encode`` has changed in the model since a look."""
         kind = encoder_kind(self.model)
-        observe(self.model, _RESOLVED if kind != "other" else frozenset()).note_encoded(self.model)
+        observe(self.model, _RESOLVED if kind != "other" else frozenset()).note_encoded(self.model, look)
 
 
 class ModelIdentity:

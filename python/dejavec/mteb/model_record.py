@@ -22,13 +22,17 @@ _INSTRUCT_METHODS = ("get_task_instruction", "get_instruction", "format_instruct
 _SIMILARITIES = ("similarity", "similarity_pairwise")
 
 
-def record_of(built: BuiltModel) -> dict[str, Any]:
+def record_of(built: BuiltModel, look: Look) -> dict[str, Any]:
     """Return all that stands in for a model.
+
+    Args:
+        built: the model.
+        look: what was seen of it before its first ``encode``.
 
     Raises:
         TypeError: nothing can: a setting is no JSON, or only the model itself can tell its prompts.
     """
-    profile, look, meta = built.profile(), built.look(), built.mteb_model_meta
+    profile, meta = built.profile(), built.mteb_model_meta
     similarities = {name: similarity_of(built.model, name) for name in _SIMILARITIES}
     record = {
         "name": getattr(meta, "name", None),

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dejavec.confirm import OnUnconfirmed, ask, choose, items_to_ask, tolerance_for, unconfirmed
+from dejavec.claiming import ClaimingStore, ClaimLostError
+from dejavec.confirm import Confirming, ask_about, choose, items_to_ask
 from dejavec.errors import VectorsError
 from dejavec.fill_run import WRITE_ERRORS
 from dejavec.in_flight import InFlight
@@ -26,10 +26,6 @@ from dejavec.vector_store import VectorStore
 
 _CARRIED_ROWS = 10_000
 """How many vectors are copied from one sibling to another at a time."""
-
-
-class ClaimLostError(Exception):
-    """Another model took the empty directory meanwhile. Never leaves the wrapper."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +76,8 @@ class Siblings:
 
     Args:
         places: where they lie.
-        confirm: how many items a question has about a description that is proven; 0: never ask, and serve
-            only what is proven; None: the user answers for the model, so nothing is asked or noted.
-        tolerance: how far a number may be off, None for what the dtype needs.
-        on_unconfirmed: whether vectors that are served without having been confirmed warn or raise.
+        confirming: how the model is asked; with 0 items only what is proven is served. None: the user answers
+            for the model, so nothing is asked or noted.
         shared: whether directories are their group's too.
     """
 
@@ -91,15 +85,11 @@ class Siblings:
         self,
         places: Places,
         *,
-        confirm: int | None,
-        tolerance: float | None,
-        on_unconfirmed: OnUnconfirmed,
+        confirming: Confirming | None,
         shared: bool,
     ) -> None:
         self._places = places
-        self._confirm = confirm
-        self._tolerance = tolerance
-        self._on_unconfirmed = on_unconfirmed
+        self._confirming = confirming
         self._shared = shared
         self._answers: dict[tuple[Place, Description], bool] = {}
         self._settled: dict[tuple[Place, Description], Place] = {}
@@ -117,18 +107,19 @@ class Siblings:
             Exception: whatever the model raises when it is asked about vectors that nothing proves.
         """
         settled = self._settled.get((request.first, request.look.description))
-        if self._confirm is None or settled is not None:
+        confirming = self._confirming
+        if confirming is None or settled is not None:
             with self._places.using(settled or request.first) as cache:
                 yield cache, _store_of(cache, request), 0
             return
         with ExitStack() as stack:
             with self._choosing:
                 self._asked = 0
-                cache, store = self._choose(request, stack)
+                cache, store = self._choose(request, stack, confirming)
                 asked = self._asked
             yield cache, store, asked
 
-    def _choose(self, request: Request, stack: ExitStack) -> tuple[Any, VectorStore]:
+    def _choose(self, request: Request, stack: ExitStack, confirming: Confirming) -> tuple[Any, VectorStore]:
         description = request.look.description
         existing, free = self._places.existing(request.first)
         candidates = [self._candidate(place, request, stack) for place in existing]
@@ -144,7 +135,7 @@ class Siblings:
                 if not agreeing:
                     return candidate.cache, self._claiming(candidate, description)
                 continue
-            refused, hits = self._judge(candidate, request, missing)
+            refused, hits = self._judge(candidate, request, missing, confirming)
             if refused is None:
                 agreeing.append(candidate)
                 missing = np.setdiff1d(missing, hits)
@@ -180,7 +171,7 @@ class Siblings:
         return bool((candidate.store.lookup(request.keys[positions]) >= 0).any())
 
     def _judge(
-        self, candidate: Candidate, request: Request, positions: Positions
+        self, candidate: Candidate, request: Request, positions: Positions, confirming: Confirming
     ) -> tuple[str | None, Positions]:
         """Find out whether a directory's vectors are the model's.
 
@@ -188,6 +179,7 @@ class Siblings:
             candidate: the directory.
             request: the call.
             positions: of the different items that are looked for.
+            confirming: how the model is asked.
 
         Returns:
             Why they are not, None if they are; and the positions of the items that are there.
@@ -205,11 +197,11 @@ class Siblings:
                 return None if proven else f"{path}: nothing shows that its vectors are this model's", hits
             elif versions and all(other.tokenizer != look.description.tokenizer for other in versions):
                 return f"{path}: expected the tokenizer that its vectors were made with, found another", hits
-            elif not self._confirm:
+            elif not confirming.items:
                 return None if proven else f"{path}: the model was not confirmed, as confirm=0 says", hits
             else:
                 request.ready()
-                why = self._ask(candidate, request, hits, known)
+                why = self._ask(candidate, request, hits, known, confirming)
                 self._answers[key] = why is None
                 if why is not None:
                     return why, hits
@@ -219,38 +211,36 @@ class Siblings:
         return f"{path}: expected this model's vectors, found another's", hits
 
     def _ask(
-        self, candidate: Candidate, request: Request, hits: Positions, known: list[Description]
+        self,
+        candidate: Candidate,
+        request: Request,
+        hits: Positions,
+        known: list[Description],
+        confirming: Confirming,
     ) -> str | None:
         """Have the model encode some hits; return why the vectors are not its own, None if they are."""
-        look, store, items = request.look, candidate.store, request.items
-        count = items_to_ask(known, look.description, self._confirm or 0)
+        look, items = request.look, request.items
 
         def texts(positions: Positions) -> list[str]:
             return [str(text) for text in items.texts(positions)]
 
-        chosen = choose(hits, texts if items.text_only else None, count)
-        keys = request.keys[chosen]
-        cached, damaged = store.gather(keys, store.lookup(keys))
-        chosen, cached = np.delete(chosen, damaged), np.delete(cached, damaged, axis=0)
-        output = store.output
-        if not len(chosen) or output is None:
-            return None  # All of them are encoded anew.
-        tolerance = self._tolerance
-        answer = ask(
-            cached,
-            lambda: request.encode(chosen, candidate.cache),
-            tolerance=tolerance_for(known, look, output) if tolerance is None else tolerance,
-            proven=look.description in known,
+        answer = ask_about(
+            candidate.store,
+            request.keys,
+            choose(
+                hits,
+                texts if items.text_only else None,
+                items_to_ask(known, look.description, confirming.items),
+            ),
+            lambda positions: request.encode(positions, candidate.cache),
+            look=look,
+            known=known,
+            confirming=confirming,
         )
         self._asked += answer.asked
-        if answer.doubt is not None:
-            unconfirmed(f"{candidate.cache.path}: {answer.doubt}", self._on_unconfirmed)
         if answer.agrees:
             return None
-        return (
-            f"{candidate.cache.path}: expected this model's vectors, found others: of {len(chosen)} items "
-            f"encoded again, one is off by {answer.difference:.2g} of its largest number"
-        )
+        return f"{candidate.cache.path}: expected this model's vectors, found others: {answer.said}"
 
     def _claiming(self, candidate: Candidate, description: Description) -> VectorStore:
         def claim() -> None:
@@ -260,48 +250,8 @@ class Siblings:
 
         # Another model may encode the same items for the same directory meanwhile.
         in_flight = InFlight.of((candidate.cache.path, description))
-        store: Any = _Claiming(candidate.store, claim, in_flight)
+        store: Any = ClaimingStore(candidate.store, claim, in_flight)
         return store  # type: ignore[no-any-return]
-
-
-class _Claiming:
-    """An empty store, which is claimed before the first vectors go into it or come out of it."""
-
-    def __init__(self, store: VectorStore, claim: Callable[[], None], in_flight: InFlight) -> None:
-        self.in_flight = in_flight
-        self._store = store
-        self._claim: Callable[[], None] | None = claim
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    def partition(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Do what the store's ``partition`` does.
-
-        Raises:
-            ClaimLostError: another model has claimed the store; of the following, too.
-        """
-        found = self._store.partition(keys)
-        if (found[0] >= 0).any():
-            self._take()
-        return found
-
-    def lookup(self, keys: Keys) -> NDArray[np.int64]:
-        """Do what the store's ``lookup`` does."""
-        found = self._store.lookup(keys)
-        if (found >= 0).any():
-            self._take()
-        return found
-
-    def append(self, *arguments: Any) -> int:
-        """Do what the store's ``append`` does."""
-        self._take()
-        return self._store.append(*arguments)
-
-    def _take(self) -> None:
-        if self._claim is not None:
-            self._claim()
-            self._claim = None
 
 
 def _store_of(cache: Any, request: Request) -> VectorStore:

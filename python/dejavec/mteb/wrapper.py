@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -12,8 +13,9 @@ import numpy as np
 
 from dejavec import _core
 from dejavec.backends import CacheBackendProtocol, NumpyCache
+from dejavec.claiming import ClaimLostError
 from dejavec.closing import Closing
-from dejavec.confirm import KNOWN_ITEMS, OnUnconfirmed
+from dejavec.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
 from dejavec.fill import Filled, Plan, fill
 from dejavec.handle import OnMismatch
 from dejavec.keys import Keys
@@ -24,7 +26,7 @@ from dejavec.mteb.loaders import Items, Positions, UncacheableError
 from dejavec.mteb.model_call import NOT_DENSE, ModelCall, divides_calls, not_dense, quantised
 from dejavec.mteb.model_identity import BuiltModel, Kind, ModelIdentity
 from dejavec.mteb.places import Place, Places, Scope
-from dejavec.mteb.siblings import ClaimLostError, Request, Siblings
+from dejavec.mteb.siblings import Request, Siblings
 from dejavec.mteb.spot_check import compare, draw
 from dejavec.mteb.timed_loader import Pace
 from dejavec.observed import Look
@@ -184,11 +186,6 @@ class CachedEmbeddingWrapper(Closing):
             on_nonfinite=on_nonfinite,
             on_write_error=on_write_error,
         )
-        if (confirm or 0) < 0 or not (confirm_tolerance or 0) >= 0:
-            raise ValueError(
-                "expected confirm and confirm_tolerance of at least 0, or None, found "
-                f"{confirm} and {confirm_tolerance}"
-            )
         check_choice("on_mismatch", on_mismatch, OnMismatch)
         check_choice("on_unconfirmed", on_unconfirmed, OnUnconfirmed)
         own["_pace"] = Pace()
@@ -200,11 +197,11 @@ class CachedEmbeddingWrapper(Closing):
         options = {"shared": shared, "allow_network": allow_network}
         raises = on_mismatch == "raise"
         own["_places"] = Places(self.cache_path, cache_backend, scope, options, raises=raises)
+        items = KNOWN_ITEMS if confirm is None else confirm
+        confirming = Confirming(items, confirm_tolerance, on_unconfirmed)
         own["_siblings"] = Siblings(
             self._places,
-            confirm=KNOWN_ITEMS if confirm is None and model_name is None else confirm,
-            tolerance=confirm_tolerance,
-            on_unconfirmed=on_unconfirmed,
+            confirming=None if confirm is None and model_name is not None else confirming,
             shared=shared,
         )
         own["_scope"] = scope
@@ -366,8 +363,10 @@ class CachedEmbeddingWrapper(Closing):
             self._settings, progress=None if arguments.get("show_progress_bar", True) else False
         )
 
+        calls: list[ModelCall] = []
+
         def call(cache: Any) -> ModelCall:
-            return ModelCall(
+            made = ModelCall(
                 self._source.ready,
                 kind,
                 items,
@@ -377,33 +376,28 @@ class CachedEmbeddingWrapper(Closing):
                 divides=divides_calls(self._model if self._source.is_built else None, arguments),
                 refusal=not_dense if cache.container == "npy" else not_kept,
             )
+            calls.append(made)
+            return made
 
         def confirming(positions: Positions, cache: Any) -> Rows | None:
             try:
                 vectors = call(cache).encode(positions)
             except UncacheableError:
                 return None
-            finally:
-                self._source.note_encoded()
             return to_rows(vectors, len(positions), f"the vectors of {len(positions)} items")[0]
 
         request = Request(place, look, items, keys, self._source.is_built, self._source.ready, confirming)
-        while True:
-            try:
-                with self._siblings.serving(request) as (cache, store, asked):
-                    task = arguments["task_metadata"].name
-                    filled = self._fill_from(cache, store, call, keys, task)
+        try:
+            while True:
+                with suppress(ClaimLostError), self._siblings.serving(request) as (cache, store, asked):
+                    filled = self._fill_from(cache, store, call, keys, arguments["task_metadata"].name)
                     return replace(filled, plan=replace(filled.plan, confirmed=asked))
-            except ClaimLostError:
-                continue
+        finally:
+            if any(made.encoded for made in calls):
+                self._source.note_encoded(look)
 
     def _fill_from(
-        self,
-        cache: Any,
-        store: VectorStore,
-        call: Callable[[Any], ModelCall],
-        keys: Keys,
-        task: str,
+        self, cache: Any, store: VectorStore, call: Callable[[Any], ModelCall], keys: Keys, task: str
     ) -> Filled:
         """Fill from the directory that serves a call, and spot-check it."""
 
@@ -412,19 +406,15 @@ class CachedEmbeddingWrapper(Closing):
 
         hits = np.flatnonzero(store.partition(keys)[0] >= 0) if self._spot_check else np.empty(0, np.intp)
         asked = call(cache)
-        try:
-            filled = fill(
-                store,
-                keys,
-                asked.encode_in_time,
-                asked.settings,
-                name=name,
-                warn_unwritten=cache.warn_once,
-                order=asked.order,
-            )
-        finally:
-            if asked.encoded:
-                self._source.note_encoded()
+        filled = fill(
+            store,
+            keys,
+            asked.encode_in_time,
+            asked.settings,
+            name=name,
+            warn_unwritten=cache.warn_once,
+            order=asked.order,
+        )
         if len(hits):
             chosen = draw(hits, self._spot_check)
             compare(
@@ -434,7 +424,6 @@ class CachedEmbeddingWrapper(Closing):
                 name=lambda position: name(int(chosen[position])),
                 path=cache.path,
             )
-            self._source.note_encoded()
         return filled
 
     def _place(self, kind: Kind, look: Look, arguments: Mapping[str, Any]) -> Place:

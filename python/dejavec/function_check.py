@@ -1,0 +1,144 @@
+"""Whether a function makes the vectors of a cache of which no model is named."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from dejavec.claiming import ClaimingStore, ClaimLostError
+from dejavec.confirm import Confirming, ask_about, choose, items_to_ask
+from dejavec.errors import IdentityMismatchError
+from dejavec.in_flight import InFlight
+from dejavec.keyed_cache import KeyedCache
+from dejavec.keys import Keys, first_of_each
+from dejavec.observed import Description, Look, observe
+from dejavec.proven import ProvenFile
+from dejavec.values import to_rows
+from dejavec.vector_store import Positions, VectorStore
+
+_REMEDY = (
+    'use another directory, and name there the model (model="name@revision") and what else changes vectors '
+    "(prompt=, role=, identity=); confirm=0 serves these unasked"
+)
+
+
+class FunctionCheck:
+    """Asks each function once about the vectors that one cache has, before they are served.
+
+    A function is known by its description (code, closure, defaults, what it names), not by its object, so
+    that a lambda made anew for each call is asked once.
+
+    Args:
+        cache: the cache.
+        confirming: how functions are asked.
+        writes: whether what was confirmed is noted in the directory.
+        shared: whether the directory is its group's too.
+    """
+
+    def __init__(self, cache: KeyedCache, confirming: Confirming, *, writes: bool, shared: bool) -> None:
+        self._cache = cache
+        self._confirming = confirming
+        self._writes = writes
+        self._shared = shared
+        self._agreed: set[Description] = set()
+        self._asking = threading.RLock()
+
+    @contextmanager
+    def serving(
+        self,
+        function: Callable[..., Any],
+        keys: Keys,
+        texts: Callable[[Positions], list[str]],
+        encode: Callable[[Positions], Any],
+    ) -> Iterator[VectorStore]:
+        """Yield the cache as ``fill`` sees it, once it is known that its vectors are the function's.
+
+        Args:
+            function: what makes vectors.
+            keys: the keys of all texts (n, 32).
+            texts: returns the texts at some positions.
+            encode: has the function encode these, and returns their vectors.
+
+        Raises:
+            IdentityMismatchError: they are another's.
+            UnconfirmedError: see ``on_unconfirmed``.
+            Exception: whatever the function raises when it is asked about vectors that nothing proves.
+        """
+        observed = observe(_anchor(function), root="function")
+        look = observed.look(function)
+        # Of all that is seen of a function, its tensors are a part.
+        seen = hashlib.sha256(f"{look.description.seen} {look.state}".encode()).hexdigest()[:32]
+        look = replace(look, description=replace(look.description, seen=seen))
+        try:
+            with self._asking:
+                store = self._store(look, keys, texts, encode)
+            yield store
+        except ClaimLostError:
+            raise self._mismatch("found those of another function, which came there first") from None
+        finally:
+            observed.note_encoded(function, look)
+
+    def _store(
+        self,
+        look: Look,
+        keys: Keys,
+        texts: Callable[[Positions], list[str]],
+        encode: Callable[[Positions], Any],
+    ) -> VectorStore:
+        cache, description = self._cache, look.description
+        rows = cache.refresh()
+        proofs = ProvenFile(cache.path, writes=self._writes, shared=self._shared)
+        if rows == 0 and not proofs.read():
+
+            def claim() -> None:
+                if not proofs.claim(description, empty=cache.refresh() == 0):
+                    raise ClaimLostError
+                self._agreed.add(description)
+
+            store: Any = ClaimingStore(cache, claim, InFlight.of((cache.path, description)))
+            return store  # type: ignore[no-any-return]
+        if description in self._agreed:
+            return cache
+        distinct = np.flatnonzero(first_of_each(keys) == np.arange(len(keys)))
+        hits = distinct[cache.lookup(keys[distinct]) >= 0]
+        if len(hits):
+            known = proofs.read()
+            chosen = choose(hits, texts, items_to_ask(known, description, self._confirming.items))
+            answer = ask_about(
+                cache,
+                keys,
+                chosen,
+                lambda positions: to_rows(encode(positions), len(positions), "the vectors of some texts")[0],
+                look=look,
+                known=known,
+                confirming=self._confirming,
+            )
+            if not answer.agrees:
+                raise self._mismatch(f"found others: {answer.said}")
+            proofs.add(description)
+            self._agreed.add(description)
+        return cache
+
+    def _mismatch(self, found: str) -> IdentityMismatchError:
+        expected = "vectors that this function makes"
+        return IdentityMismatchError(
+            f"{self._cache.path}: expected {expected}, {found}; {_REMEDY}",
+            path=str(self._cache.path),
+            expected=expected,
+            found=found.removeprefix("found "),
+            remedy=_REMEDY,
+        )
+
+
+def _anchor(function: Any) -> object:
+    """Return what stays the same when a function is made anew: its code, or the object of a method."""
+    if isinstance(function, types.MethodType):
+        return function.__self__
+    return getattr(function, "__code__", function)
