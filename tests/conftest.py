@@ -82,6 +82,12 @@ def bits_equal() -> Callable[[Any, Any], bool]:
 
 
 @pytest.fixture
+def never_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrappers of mteb's models do not ask them by default, so that tests can count their calls."""
+    monkeypatch.setattr("dejavec.mteb.wrapper.KNOWN_ITEMS", 0)
+
+
+@pytest.fixture
 def flip_bit() -> Callable[[Path, int], None]:
     """Flips one bit of a file."""
 

@@ -14,8 +14,8 @@ import atheris
 import numpy as np
 
 with atheris.instrument_imports(include=["dejavec.mteb.files", "dejavec.json_file"]):
-    from dejavec.mteb.files import DIMENSION, INDEX, VECTORS, open_old_cache
     from dejavec.json_file import read_record
+    from dejavec.mteb.files import DIMENSION, INDEX, VECTORS, open_old_cache
 
 from dejavec.errors import CorruptCacheError
 

@@ -141,18 +141,21 @@ def test_a_named_models_cache_is_read_but_never_added_to(tmp_path: Path) -> None
         vector_map.add("b", VECTORS[0])
 
 
-def test_a_named_models_vectors_are_given_by_item_only_to_who_loads_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [None, "Task"])
+def test_a_named_models_vectors_are_read_by_item_and_never_added_to(
+    name: str | None, tmp_path: Path, files: Any
+) -> None:
     EmbeddingCache(tmp_path, model="toy@1").put(["a"], VECTORS[:1])
-    vector_map = TextVectorMap(tmp_path)
-    for load in (lambda: vector_map, vector_map.load):
-        assert np.array_equal(load().vectors, VECTORS[:1])
-        assert "a" in vector_map
-        for ask in (vector_map.get_vector, vector_map.__contains__):
-            with pytest.raises(dejavec.IdentityMismatchError, match=r"toy.*load\(name="):
-                ask({"text": "a"})
-    vector_map.load(name="Task")
+    before = files(tmp_path)
+    vector_map = TextVectorMap(tmp_path).load(name=name)
+    assert np.array_equal(vector_map.vectors, VECTORS[:1])
+    assert "a" in vector_map
     assert np.array_equal(vector_map.get_vector({"text": "a"}), VECTORS[0])
     assert {"text": "b"} not in vector_map
+    for add in ("a", {"text": "b"}):
+        with pytest.raises(dejavec.IdentityMismatchError, match=r"no named model.*toy"):
+            vector_map.add(add, VECTORS[0])
+    assert files(tmp_path) == before
 
 
 def test_a_map_is_never_taken_for_a_named_models_cache(task: Path) -> None:

@@ -278,7 +278,7 @@ def test_a_full_disk_still_completes_a_run_and_warns_once(tmp_path: Path) -> Non
         import resource
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         texts = [f"text {number}" for number in range(1000)]
-        with EmbeddingCache(path, chunk_rows=100) as cache:
+        with EmbeddingCache(path, model="toy@1", chunk_rows=100) as cache:
             cache.encode(texts[:300], model)
             resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
             with warnings.catch_warnings(record=True) as warned:
@@ -290,7 +290,7 @@ def test_a_full_disk_still_completes_a_run_and_warns_once(tmp_path: Path) -> Non
             held = len(cache)
             assert 300 <= held < 1000, held
             try:
-                EmbeddingCache(path, on_write_error="raise").encode(texts, model)
+                EmbeddingCache(path, model="toy@1", on_write_error="raise").encode(texts, model)
             except OSError as error:
                 assert type(error).__name__ == "StorageError", error
             else:
@@ -301,7 +301,7 @@ def test_a_full_disk_still_completes_a_run_and_warns_once(tmp_path: Path) -> Non
     run(
         """
         texts = [f"text {number}" for number in range(1000)]
-        with EmbeddingCache(path) as cache:
+        with EmbeddingCache(path, model="toy@1") as cache:
             assert cache.verify()["problems"] == []
             held = len(cache)
             assert cache.encode(texts, model).tobytes() == vectors(texts).tobytes()
@@ -320,7 +320,7 @@ def test_a_crash_at_ninety_percent_keeps_the_ninety_percent(tmp_path: Path) -> N
             if len(calls) == 9:
                 os.kill(os.getpid(), signal.SIGKILL)
             return model(texts)
-        EmbeddingCache(path, chunk_rows=10).encode(texts, dying)
+        EmbeddingCache(path, model="toy@1", chunk_rows=10).encode(texts, dying)
         """,
         tmp_path / "cache",
         expect=-9,
@@ -328,7 +328,7 @@ def test_a_crash_at_ninety_percent_keeps_the_ninety_percent(tmp_path: Path) -> N
     run(
         f"""
         {texts}
-        with EmbeddingCache(path, chunk_rows=10) as cache:
+        with EmbeddingCache(path, model="toy@1", chunk_rows=10) as cache:
             assert len(cache) == 90, len(cache)
             assert cache.encode(texts, model).tobytes() == vectors(texts).tobytes()
             assert calls == [texts[90:]]

@@ -38,7 +38,10 @@ each_backend = pytest.mark.parametrize(
         pytest.param(type("Subclass", (NumpyCache,), {}), id="ours"),
     ],
 )
-pytestmark = pytest.mark.filterwarnings("ignore:(Dimension file not|No existing files):UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:(Dimension file not|No existing files):UserWarning"),
+    pytest.mark.usefixtures("never_asks"),
+]
 
 
 class TestSameResults:

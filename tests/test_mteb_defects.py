@@ -28,6 +28,7 @@ from dejavec import CachedEmbeddingWrapper, DejavecWarning
 TEXTS = ["a b c", "d", "e f", "g h i j", "k l"]
 COUNTERS = Path("/proc/self/io")
 needs_counters = pytest.mark.skipif(not COUNTERS.exists(), reason="the system does not count what is read")
+pytestmark = pytest.mark.usefixtures("never_asks")
 needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="a fork of this process may not be usable")
 
 
@@ -196,10 +197,10 @@ def test_whatever_changes_vectors_has_vectors_of_its_own(
 
 
 def test_one_models_vectors_of_another_dimension_are_a_clear_error(tmp_path: Path) -> None:
-    with CachedEmbeddingWrapper(FieldsModel(), tmp_path) as wrapper:
+    with CachedEmbeddingWrapper(FieldsModel(), tmp_path, model_name="tests/model@1") as wrapper:
         found(wrapper, TEXTS)
     with (
-        CachedEmbeddingWrapper(WideModel(), tmp_path) as wrapper,
+        CachedEmbeddingWrapper(WideModel(), tmp_path, model_name="tests/model@1") as wrapper,
         pytest.raises(dejavec.VectorsError, match=f"expected dimension {DIM}, found {2 * DIM}"),
     ):
         encode(wrapper, ["z"])

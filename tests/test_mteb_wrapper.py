@@ -177,11 +177,6 @@ class TestPassThrough:
         wrapper = CachedEmbeddingWrapper(Contextual(), tmp_path)
         passed_through(wrapper, ["a", "b"], "depend on the rest of the call")
 
-    def test_a_setting_without_a_stable_form(self, tmp_path: Path) -> None:
-        model = FieldsModel()
-        model.prompts = {"query": object()}  # type: ignore[attr-defined]
-        passed_through(CachedEmbeddingWrapper(model, tmp_path), ["a"], "cannot be told from others")
-
     def test_an_input_that_is_no_loader(self, tmp_path: Path) -> None:
         class ListModel(FieldsModel):
             def encode(self, inputs: Any, **arguments: Any) -> Any:

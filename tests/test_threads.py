@@ -243,7 +243,7 @@ class TestOneOfManyEncodes:
         assert sorted(encoded) == sorted(texts)
 
     def test_a_model_that_asks_its_own_cache_does_not_wait_for_itself(self, tmp_path: Path) -> None:
-        cache = EmbeddingCache(tmp_path / "cache")
+        cache = EmbeddingCache(tmp_path / "cache", model="m@1")
 
         def model(texts: list[str]) -> Any:
             return cache.encode(texts, numbered)

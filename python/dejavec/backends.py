@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,19 +56,21 @@ class _Backend:
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory)
-        self._by_name = False
+        self._serves_mteb = False
         self._open()
 
     def load(self, name: str | None = None) -> Self:
         """Learn what is on disk; open the cache again if it was closed.
 
         Args:
-            name: the task's name, which readers give and wrappers do not; which one it is does not count.
+            name: the task's name, as readers give it; which one it is does not count.
 
         Raises:
             CacheNotFoundError: the vectors lie in the directories ``query`` and ``document`` below.
         """
-        self._by_name = name is not None
+        # mteb's wrapper takes what it finds for its own model's, and adds nothing if it finds all.
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        self._serves_mteb = name is None and str(caller).startswith("mteb.")
         if self._closed:
             self._open()
         self._cache.refresh()
@@ -100,13 +103,12 @@ class _Backend:
 
         Raises:
             ItemError: the item is neither text nor a dict of content that has a key.
-            IdentityMismatchError: it is a dict, the cache holds the vectors of a named model, and was not
-                loaded by name.
+            IdentityMismatchError: mteb's wrapper asks, and the cache holds the vectors of a named model.
         """
+        if self._serves_mteb and self._named is not None:
+            raise self._named
         if isinstance(item, str):
             return self._cache.read_text(item)
-        if self._named is not None and not self._by_name and isinstance(item, Mapping):
-            raise self._named
         found, vectors = self._cache.read(item_keys([item]))
         output = self._cache.output
         if output is None or not found[0]:
@@ -151,7 +153,7 @@ class _Backend:
         try:
             self._cache = EmbeddingCache(self.directory, container=self.container, durability="close")
         except IdentityMismatchError as error:
-            remedy = "use another directory or dejavec's CachedEmbeddingWrapper; to read, load(name=...)"
+            remedy = "use another directory, or dejavec's CachedEmbeddingWrapper; reading is allowed"
             self._named = IdentityMismatchError(
                 f"{self.directory}: expected vectors of no named model, found those of {error.found:.200}; "
                 f"{remedy}",
@@ -182,9 +184,7 @@ class NumpyCache(_Backend):
     """A dejavec cache as a backend of mteb's own wrapper, and as the ``TextVectorMap`` of mteb 1.x.
 
     It does not know which model makes its vectors, so it adds only to caches made by a backend. The vectors
-    of a named model are there to be read: all ``vectors``, those of texts, and after ``load(name=...)`` those
-    of items. Without that call items are refused, because so mteb's wrapper asks, for a model that nobody can
-    compare.
+    of a named model are there to be read, but not for mteb's wrapper, whose model nobody can compare.
 
     Args:
         directory: the cache directory.

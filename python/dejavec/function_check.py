@@ -110,7 +110,8 @@ class FunctionCheck:
         hits = distinct[cache.lookup(keys[distinct]) >= 0]
         if len(hits):
             known = proofs.read()
-            chosen = choose(hits, texts, items_to_ask(known, description, self._confirming.items))
+            count = items_to_ask(known, description, self._confirming.items)
+            chosen = choose(hits, texts, min(count, cache.settings.chunk_rows))
             answer = ask_about(
                 cache,
                 keys,

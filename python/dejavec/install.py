@@ -12,6 +12,8 @@ from importlib.util import module_from_spec
 from types import ModuleType
 from typing import Any
 
+from dejavec.mteb_version import check_mteb
+
 _REPLACED = (
     ("mteb.models", "CachedEmbeddingWrapper"),
     ("mteb.models.cache_wrappers", "CachedEmbeddingWrapper"),
@@ -22,7 +24,7 @@ _REPLACED = (
     ("mteb.models.cache_wrappers.cache_backends.numpy_cache", "NumpyCache"),
     ("mteb.models.cache_wrappers.cache_backends.faiss_cache", "FaissCache"),
 )
-"""Every module of mteb 2.26 that binds a class for which dejavec has its own."""
+"""Every module of mteb that binds a class for which dejavec has its own."""
 
 _OLD_MODULE = "mteb.models.cache_wrapper"
 _OLD_NAMES = ("CachedEmbeddingWrapper", "TextVectorMap")
@@ -45,7 +47,7 @@ def install() -> None:
     anew: call this at its top level, not below ``if __name__ == "__main__"``.
 
     Raises:
-        ImportError: mteb is older than 2.26; raised by the import of mteb if that comes later.
+        MissingPackageError: mteb is older than 2.20; raised by the import of mteb if that comes later.
 
     Example:
         >>> import dejavec
@@ -56,6 +58,7 @@ def install() -> None:
         >>> dejavec.uninstall()
     """
     if sys.modules.get("mteb") is not None:
+        check_mteb()
         _names.replace()
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
@@ -115,10 +118,9 @@ def _wanted() -> Iterator[tuple[dict[str, Any], str, object]]:
             namespace = vars(importlib.import_module(path))
             namespace[name]
         except (ModuleNotFoundError, KeyError) as error:
-            found = getattr(sys.modules.get("mteb"), "__version__", "a module without version")
             raise ImportError(
-                f"dejavec's cache can take the place of that of mteb 2.26 or later, found {found}, without "
-                f"{path}.{name}; install a newer mteb, or run without dejavec",
+                f"expected mteb to have {path}.{name}, which dejavec's cache replaces, found a version without; "
+                "run without dejavec, or install a version of mteb that it knows",
                 name=path,
             ) from error
         yield namespace, name, getattr(dejavec, name)
@@ -176,6 +178,7 @@ class _Loader(Loader):
         module.__loader__ = self._loader
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
+        check_mteb()
         self._loader.exec_module(module)
         _names.replace()
 

@@ -13,6 +13,8 @@ from typing import Any
 from dejavec.cache import EmbeddingCache
 from dejavec.errors import CacheNotFoundError, DejavecError, StorageError
 from dejavec.identity import BARE
+from dejavec.proven import FILE as PROVEN
+from dejavec.proven import read_proven
 
 _META = "meta.json"
 _OTHERS = ("commit", "keys.bin")
@@ -129,6 +131,10 @@ def stats_command(path: Path) -> int:
     for name, number in numbers.items():
         print(f"  {name.replace('_', ' '):14}{number:>16,}")
     print(json.dumps(cache.identity, indent=2, sort_keys=True))
+    for description in read_proven(path / PROVEN):
+        versions = " ".join(f"{name} {version}" for name, version in description.versions)
+        seen = f"{description.seen[:12]} on {description.device or 'no device'}"
+        print(f"  proven for the model as it looked: {seen}, {versions}")
     return 0
 
 
@@ -158,12 +164,15 @@ def _model(identity: Mapping[str, Any]) -> str:
     model = identity.get("model")
     if not isinstance(model, Mapping):
         return "(none named)" if identity == BARE else ""
-    name, revision, weights = (model.get(part) for part in ("name", "revision", "weights"))
-    parts = [str(name or model.get("class") or "(no name)")]
+    name, revision, variant = (model.get(part) for part in ("name", "revision", "variant"))
+    state = model.get("state", model.get("weights"))  # Written before states were known, it is called so.
+    parts = [str(name or "(no name)")]
     if revision is not None:
         parts.append(f"@{_short(str(revision))}")
-    if weights is not None:
-        parts.append(f" weights {_short(str(weights))}")
+    if state is not None:
+        parts.append(f" state {str(state)[:12]}")
+    if variant is not None:
+        parts.append(f" ({variant})")
     return "".join(parts)
 
 

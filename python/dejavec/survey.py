@@ -51,8 +51,9 @@ _IGNORED = frozenset(
 
 _LIBRARY_CACHES = frozenset(
     {"_prompt_length_mapping", "_method_signature_cache", "_chat_template_suffix_cache"}
+    | {"_similarity", "_similarity_pairwise", "_similarity_fn_name"}
 )
-"""What sentence-transformers remembers of its calls."""
+"""What sentence-transformers remembers of its calls, and how it compares vectors."""
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _ROOTS = tuple(

@@ -1,5 +1,9 @@
 """Everything that knows mteb: its wrapper, its loaders, its models, and the files of its own cache."""
 
-from dejavec.mteb.wrapper import CachedEmbeddingWrapper
+from dejavec.mteb_version import check_mteb
+
+check_mteb()  # Before the wrapper is imported: an old mteb fails there.
+
+from dejavec.mteb.wrapper import CachedEmbeddingWrapper  # noqa: E402
 
 __all__ = ["CachedEmbeddingWrapper"]

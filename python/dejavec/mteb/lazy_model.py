@@ -24,7 +24,7 @@ from dejavec.observed import Look
 from dejavec.secret_names import without_secrets
 
 MODELS_FILE = "models.json"
-_SEEN = ("description", "visible")
+_SEEN = frozenset({"description", "visible"})
 """Entries of a record that say how the model looked."""
 
 
@@ -257,8 +257,10 @@ class LazyModel:
         stored = (read_record(self._path) or {}).get(key)
         if stored == record:
             return
-        names = [name for name in _told(record) if stored is not None and record[name] != stored.get(name)]
-        if set(names) - set(_SEEN):  # These may differ for many a reason, and are asked about.
+        # How it looks may differ for many a reason, and is asked about.
+        known = set(_told(record)) - _SEEN if stored is not None else set()
+        names = [name for name in record if name in known and record[name] != stored.get(name)]
+        if names:
             warnings.warn(
                 f"{self._path}: expected the model {self._recipe.meta.name} as it was recorded there, found "
                 f"another {', '.join(names)}; what it is now counts",
@@ -289,10 +291,12 @@ def _told(record: dict[str, Any]) -> dict[str, Any]:
 
 def _as_loaded(meta: Any) -> Any:
     """Return metadata as ``ModelMeta.load_model`` leaves it in the model."""
-    from mteb.models.model_meta import _has_meaningful_value
+    from mteb.models import model_meta
 
+    # Before 2.23, empty settings were left in.
+    counts = getattr(model_meta, "_has_meaningful_value", lambda value: True)
     settings = dict(meta.experiment_kwargs or {})
-    kept = {name: value for name, value in settings.items() if _has_meaningful_value(value)}
+    kept = {name: value for name, value in settings.items() if counts(value)}
     return meta.model_copy(
         update={"experiment_kwargs": kept or None, "loader_kwargs": {**meta.loader_kwargs, **settings}}
     )

@@ -1,0 +1,32 @@
+"""Which versions of mteb the wrapper is tested with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+
+from dejavec.errors import MissingPackageError
+
+LOWEST = (2, 20)
+"""The oldest that is tested; 2.0 to 2.12 lack names that the wrapper needs."""
+
+
+def check_mteb() -> None:
+    """Refuse an mteb that is too old.
+
+    Raises:
+        MissingPackageError: it is, or there is none.
+    """
+    expected, remedy = f"mteb {LOWEST[0]}.{LOWEST[1]} or later", "pip install --upgrade 'dejavec[mteb]'"
+    try:
+        found = importlib.metadata.version("mteb")
+    except importlib.metadata.PackageNotFoundError:
+        found = "none"
+    numbers = tuple(map(int, re.findall(r"\d+", found)[:2]))
+    if numbers < LOWEST:
+        raise MissingPackageError(
+            f"dejavec's cache needs {expected}, found {found}: {remedy}",
+            expected=expected,
+            found=found,
+            remedy=remedy,
+        )
