@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONHOME PYTHONPATH CONDA_PREFIX
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements build fuzz sanitize clean
+.PHONY: help demo test test-versions test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements build fuzz sanitize clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -69,6 +69,9 @@ crash: build ## kill N processes (default 10000) that write and read one cache, 
 
 long: build ## write, verify and read back ten million rows with several processes (minutes, 3 GB of memory)
 	$(BIN)/python tests/long_run.py $(N)
+
+test-versions: build ## evaluate under older versions of mteb and sentence-transformers, each in an environment of its own
+	UV="$(UV)" PYTHON=$(BIN)/python OFFLINE="$(OFFLINE)" sh tests/other_versions.sh
 
 requirements: $(STAMPS)/venv ## write requirements.txt anew from requirements.in
 	$(UV) pip compile --universal --python-version 3.11 requirements.in -o requirements.txt

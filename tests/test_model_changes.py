@@ -85,7 +85,7 @@ import sys, warnings
 from pathlib import Path
 import numpy as np
 warnings.simplefilter("ignore")
-from test_model_changes import CASES, CHANGES, MAKERS, TEXTS, CachedEmbeddingWrapper, encode, is_stale, numbers
+from test_model_changes import CASES, CHANGES, MAKERS, TEXTS, CachedEmbeddingWrapper, encode, is_stale
 tiny, caches = map(Path, sys.argv[1:])
 for at, (kind, name) in enumerate(CASES):
     changed = CHANGES[kind][name](MAKERS[kind](tiny))
@@ -147,7 +147,6 @@ def test_an_adapter_that_is_switched_off_is_noticed(
     assert not is_stale(off, encode(model, TEXTS))
     attention.query.disabled = False
     assert numbers(encode(wrapper, TEXTS)).tobytes() == numbers(on).tobytes()
-    del fused
 
 
 def test_assignments_through_the_wrapper_count_at_the_next_call(tiny: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def identity_of(path: Path, task: str = TASK.name) -> dict[str, Any]:
 
 
 def encoded(model: Any, path: Path, **arguments: Any) -> bool:
-    """Encode through a new wrapper; assert that the vectors are the model's; return whether any was missing."""
+    """Encode through a new wrapper; assert that the vectors are the model's; return whether any was new."""
     options = {name: arguments.pop(name) for name in ("model_name", "on_mismatch") if name in arguments}
     expected = encode(model, TEXTS, **arguments)
     wrapper = CachedEmbeddingWrapper(model, path, **options)

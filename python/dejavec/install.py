@@ -119,8 +119,8 @@ def _wanted() -> Iterator[tuple[dict[str, Any], str, object]]:
             namespace[name]
         except (ModuleNotFoundError, KeyError) as error:
             raise ImportError(
-                f"expected mteb to have {path}.{name}, which dejavec's cache replaces, found a version without; "
-                "run without dejavec, or install a version of mteb that it knows",
+                f"expected mteb to have {path}.{name}, which dejavec's cache replaces, found none; "
+                "install a version of mteb that dejavec knows, or run without it",
                 name=path,
             ) from error
         yield namespace, name, getattr(dejavec, name)

@@ -294,9 +294,9 @@ def _as_loaded(meta: Any) -> Any:
     from mteb.models import model_meta
 
     # Before 2.23, empty settings were left in.
-    counts = getattr(model_meta, "_has_meaningful_value", lambda value: True)
+    counts = getattr(model_meta, "_has_meaningful_value", None)
     settings = dict(meta.experiment_kwargs or {})
-    kept = {name: value for name, value in settings.items() if counts(value)}
+    kept = {name: value for name, value in settings.items() if counts is None or counts(value)}
     return meta.model_copy(
         update={"experiment_kwargs": kept or None, "loader_kwargs": {**meta.loader_kwargs, **settings}}
     )
