@@ -71,7 +71,7 @@ long: build ## write, verify and read back ten million rows with several process
 	$(BIN)/python tests/long_run.py $(N)
 
 test-versions: build ## evaluate under older versions of mteb and sentence-transformers, each in an environment of its own
-	UV="$(UV)" PYTHON=$(BIN)/python OFFLINE="$(OFFLINE)" sh tests/other_versions.sh
+	UV="$(UV)" PYTHON=$(BIN)/python OFFLINE="$(OFFLINE)" bash tests/other_versions.bash
 
 requirements: $(STAMPS)/venv ## write requirements.txt anew from requirements.in
 	$(UV) pip compile --universal --python-version 3.11 requirements.in -o requirements.txt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import threading
 import types
 from collections.abc import Callable
@@ -87,10 +88,6 @@ class LowRank(torch.nn.Module):
         return found if self.disabled else found + inputs @ self.down.T @ self.up.T
 
 
-OTHER_DEPLOYMENT = {"factor": 1.0}
-"""What an API serves: nothing in the client shows it."""
-
-
 class OwnModel(FieldsModel):
     """An encoder of the user's over torch, NumPy, functions and attributes."""
 
@@ -113,7 +110,8 @@ class OwnModel(FieldsModel):
         first, second = self.settings["steps"]
         array = np.stack(rows) @ self.matrix
         array = self.layer(torch.from_numpy(array)).detach() * self.loose
-        factor = self.scale * first * second["factor"] * self.client.factor * OTHER_DEPLOYMENT["factor"]
+        factor = self.scale * first * second["factor"] * self.client.factor
+        factor *= float(os.environ.get("TEST_DEPLOYMENT", "1"))  # Nothing in the model shows it.
         return self.post(array.numpy() * np.float32(factor)).astype(np.float32)
 
 

@@ -207,8 +207,7 @@ class TestPromptAndRole:
         for settings in ({"prompt": "q: ", "role": "query"}, {"prompt": "query: "}, {"role": "document"}, {}):
             with pytest.raises(IdentityMismatchError, match=r"prompt|role"):
                 EmbeddingCache(tmp_path, model="m@1", **settings)
-        beside = EmbeddingCache(tmp_path, model="m@1", role="document", on_mismatch="sibling")
-        with pytest.warns(DejavecWarning):
+        with pytest.warns(DejavecWarning, match="role"):
             beside = EmbeddingCache(tmp_path, model="m@1", role="document", on_mismatch="sibling")
         assert beside.encode(TEXTS, document)[0, 0] == 20
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -38,25 +39,28 @@ def library_version(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 class Api(FieldsModel):
-    """A client of a model that runs elsewhere: nothing of that can be seen."""
-
-    server: dict[str, Any] = {"factor": 1.0, "down": False, "noise": 0.0}  # noqa: RUF012
+    """A client of a model that runs elsewhere: how that is cannot be seen."""
 
     def __init__(self) -> None:
         super().__init__(revision="1")
 
     def output(self, rows: list[np.ndarray]) -> Any:
-        if self.server["down"]:
+        if os.environ.get("TEST_SERVER_DOWN"):
             raise ConnectionError("the server is down")
         noise = np.random.default_rng().standard_normal((len(rows), 1)).astype(np.float32)
-        return super().output(rows) * np.float32(self.server["factor"]) * (1 + noise * self.server["noise"])
+        noise *= np.float32(os.environ.get("TEST_SERVER_NOISE", "0"))
+        return super().output(rows) * np.float32(os.environ.get("TEST_SERVER_FACTOR", "1")) * (1 + noise)
 
 
 @pytest.fixture
-def server() -> Any:
-    before = dict(Api.server)
-    yield Api.server
-    Api.server.update(before)
+def server(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Changes the server of :class:`Api`."""
+
+    def change(**settings: object) -> None:
+        for name, value in settings.items():
+            monkeypatch.setenv(f"TEST_SERVER_{name.upper()}", str(value))
+
+    return change
 
 
 class TestOneQuestion:
@@ -136,19 +140,21 @@ class TestOneQuestion:
 
 
 class TestServers:
-    def test_a_server_that_changed_is_noticed_and_both_are_kept(self, server: Any, tmp_path: Path) -> None:
+    def test_a_server_that_changed_is_noticed_and_both_are_kept(
+        self, server: Callable[..., None], tmp_path: Path
+    ) -> None:
         for factor in (1.0, 2.0, 1.0, 2.0):
-            server["factor"] = factor
+            server(factor=factor)
             with CachedEmbeddingWrapper(Api(), tmp_path) as wrapper:
                 assert same_bits(encode(wrapper, OLD), encode(Api(), OLD))
         assert wrapper.totals.misses == 0
 
     def test_a_server_that_is_down_serves_what_is_proven_with_one_warning(
-        self, server: Any, tmp_path: Path
+        self, server: Callable[..., None], tmp_path: Path
     ) -> None:
         with CachedEmbeddingWrapper(Api(), tmp_path) as wrapper:
             vectors = encode(wrapper, OLD)
-        server["down"] = True
+        server(down=1)
         with CachedEmbeddingWrapper(Api(), tmp_path) as wrapper:
             with pytest.warns(DejavecWarning, match="ConnectionError: the server is down"):
                 assert same_bits(encode(wrapper, OLD), vectors)
@@ -161,10 +167,12 @@ class TestServers:
         ):
             encode(wrapper, OLD)
 
-    def test_a_server_that_is_down_raises_where_nothing_is_proven(self, server: Any, tmp_path: Path) -> None:
+    def test_a_server_that_is_down_raises_where_nothing_is_proven(
+        self, server: Callable[..., None], tmp_path: Path
+    ) -> None:
         with CachedEmbeddingWrapper(Api(), tmp_path) as wrapper:
             encode(wrapper, OLD)
-        server["down"] = True
+        server(down=1)
         changed = Api()
         changed.deployment = "b"  # type: ignore[attr-defined]
         with (
@@ -173,12 +181,14 @@ class TestServers:
         ):
             encode(wrapper, OLD)
 
-    def test_a_noisy_server_is_served_with_a_warning(self, server: Any, tmp_path: Path) -> None:
-        server["noise"] = 1e-3
+    def test_a_noisy_server_is_served_with_a_warning(
+        self, server: Callable[..., None], tmp_path: Path
+    ) -> None:
+        server(noise=1e-3)
         with CachedEmbeddingWrapper(Api(), tmp_path) as wrapper:
             vectors = encode(wrapper, OLD)
         for noise in (1e-3, 10.0):
-            server["noise"] = noise
+            server(noise=noise)
             with (
                 CachedEmbeddingWrapper(Api(), tmp_path) as wrapper,
                 pytest.warns(DejavecWarning, match="differently each time"),
@@ -236,10 +246,10 @@ class TestNeverTwoModelsInOne:
             encode(wrapper, NEW)
         assert len(list(tmp_path.glob("*/vectors.npy"))) == 2
 
-    def test_another_model_raises_if_asked(self, server: Any, tmp_path: Path) -> None:
+    def test_another_model_raises_if_asked(self, server: Callable[..., None], tmp_path: Path) -> None:
         with CachedEmbeddingWrapper(Api(), tmp_path) as wrapper:
             encode(wrapper, OLD)
-        server["factor"] = 2.0
+        server(factor=2.0)
         with (
             CachedEmbeddingWrapper(Api(), tmp_path, on_mismatch="raise") as wrapper,
             pytest.raises(IdentityMismatchError, match="off by"),

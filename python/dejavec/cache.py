@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dejavec import _core
 from dejavec.built_index import build_index
-from dejavec.chunks import encoded, joined
+from dejavec.chunks import encoded
 from dejavec.fill import Plan, fill, plan
 from dejavec.function_check import FunctionCheck
 from dejavec.keyed_cache import KeyedCache
@@ -138,11 +138,12 @@ class EmbeddingCache(KeyedCache):
         def encode(positions: Positions) -> Any:
             return encoded(encode_fn, take(texts, positions), batch_size)
 
-        with self._serving(encode_fn, keys, lambda positions: take(texts, positions), encode) as store:
+        serving = self._serving(encode_fn, keys, lambda positions: take(texts, positions), encode)
+        with serving as (store, watched):
             filled = fill(
                 store,
                 keys,
-                encode,
+                watched,
                 self.settings,
                 name=lambda position: f"item {position} ({take(texts, np.array([position]))[0][:40]!r})",
                 warn_unwritten=self.warn_once,
@@ -265,15 +266,15 @@ class EmbeddingCache(KeyedCache):
         keys: Keys,
         texts: Callable[[Positions], list[str]],
         encode: Callable[[Positions], Any],
-    ) -> AbstractContextManager[VectorStore]:
-        """Return the context of the store, once the function is known to make its vectors."""
+    ) -> AbstractContextManager[tuple[VectorStore, Callable[[Positions], Any]]]:
+        """Return the context of the store, once the function is known to make its vectors, and ``encode``."""
         if not self._confirming.items or self.settings.refresh or not callable(function):
-            return nullcontext(self)
+            return nullcontext((self, encode))
         if self._check is None:
             self._check = FunctionCheck(
                 self, self._confirming, writes=self.mode == "a", shared=self._handle.shared
             )
-        return self._check.serving(function, keys, texts, lambda positions: joined(encode(positions)))
+        return self._check.serving(function, keys, texts, encode)
 
     def read_text(self, text: str) -> NDArray[Any] | None:
         """Return the vector (dim,) of one text as :attr:`output` has it, but NumPy's; None if it is not held.

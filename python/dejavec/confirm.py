@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from dejavec.errors import UnconfirmedError
-from dejavec.keys import Keys
+from dejavec.keys import Keys, first_of_each
 from dejavec.observed import Description, Look
 from dejavec.values import Output, Rows
 from dejavec.vector_store import Positions, VectorStore
@@ -235,7 +235,9 @@ def ask(cached: Rows, encode: Callable[[], Rows | None], *, tolerance: float, pr
     return Answer(False, off, count, 2 * count)
 
 
-def choose(hits: Positions, texts: Callable[[Positions], Sequence[str]] | None, count: int) -> Positions:
+def choose(
+    keys: Keys, hits: Positions, texts: Callable[[Positions], Sequence[str]] | None, count: int
+) -> Positions:
     """Return which of the hits to ask for, in their order.
 
     Of texts: the longest, the shortest, then those with the most words that none before has, for their
@@ -243,19 +245,18 @@ def choose(hits: Positions, texts: Callable[[Positions], Sequence[str]] | None, 
     ones see. Of other items: drawn.
 
     Args:
-        hits: positions, (n,).
+        keys: of all items.
+        hits: positions among them, (n,).
         texts: returns the texts at some positions; None if the items are no texts.
         count: how many.
     """
-    generator = np.random.default_rng()
-    if len(hits) <= count:
-        return hits
-    drawn = generator.choice(hits, min(_DRAWN, len(hits)), replace=False)
-    if texts is None:
-        return np.sort(drawn[:count])
-    if len(hits) > len(drawn):
+    drawn = np.random.default_rng().choice(hits, min(_DRAWN, len(hits)), replace=False)
+    if texts is not None and len(hits) > len(drawn):
         lengths = np.fromiter(map(len, texts(hits)), np.int64, len(hits))
-        drawn = np.unique([hits[lengths.argmax()], hits[lengths.argmin()], *drawn])
+        drawn = np.append(drawn, [hits[lengths.argmax()], hits[lengths.argmin()]])
+    drawn = drawn[first_of_each(keys[drawn]) == np.arange(len(drawn))]
+    if len(drawn) <= count or texts is None:
+        return np.sort(drawn[:count])
     found = texts(drawn)
     lengths = np.fromiter(map(len, found), np.int64, len(found))
     words = [text.split() for text in found]

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from dejavec.chunks import joined
 from dejavec.claiming import ClaimingStore, ClaimLostError
 from dejavec.confirm import Confirming, ask_about, choose, items_to_ask
 from dejavec.errors import IdentityMismatchError
 from dejavec.in_flight import InFlight
 from dejavec.keyed_cache import KeyedCache
-from dejavec.keys import Keys, first_of_each
+from dejavec.keys import Keys
 from dejavec.observed import Description, Look, observe
 from dejavec.proven import ProvenFile
 from dejavec.values import to_rows
@@ -57,14 +58,14 @@ class FunctionCheck:
         keys: Keys,
         texts: Callable[[Positions], list[str]],
         encode: Callable[[Positions], Any],
-    ) -> Iterator[VectorStore]:
-        """Yield the cache as ``fill`` sees it, once it is known that its vectors are the function's.
+    ) -> Iterator[tuple[VectorStore, Callable[[Positions], Any]]]:
+        """Yield the cache as ``fill`` sees it, once its vectors are the function's, and ``encode``, watched.
 
         Args:
             function: what makes vectors.
             keys: the keys of all texts (n, 32).
             texts: returns the texts at some positions.
-            encode: has the function encode these, and returns their vectors.
+            encode: has the function encode these, and returns what it makes of them.
 
         Raises:
             IdentityMismatchError: they are another's.
@@ -76,14 +77,17 @@ class FunctionCheck:
         # Of all that is seen of a function, its tensors are a part.
         seen = hashlib.sha256(f"{look.description.seen} {look.state}".encode()).hexdigest()[:32]
         look = replace(look, description=replace(look.description, seen=seen))
+
+        def watched(positions: Positions) -> Any:
+            with observed.encoding(function, look):
+                return encode(positions)
+
         try:
             with self._asking:
-                store = self._store(look, keys, texts, encode)
-            yield store
+                store = self._store(look, keys, texts, watched)
+            yield store, watched
         except ClaimLostError:
             raise self._mismatch("found those of another function, which came there first") from None
-        finally:
-            observed.note_encoded(function, look)
 
     def _store(
         self,
@@ -106,17 +110,18 @@ class FunctionCheck:
             return store  # type: ignore[no-any-return]
         if description in self._agreed:
             return cache
-        distinct = np.flatnonzero(first_of_each(keys) == np.arange(len(keys)))
-        hits = distinct[cache.lookup(keys[distinct]) >= 0]
+        hits = np.flatnonzero(cache.lookup(keys) >= 0)
         if len(hits):
             known = proofs.read()
             count = items_to_ask(known, description, self._confirming.items)
-            chosen = choose(hits, texts, min(count, cache.settings.chunk_rows))
+            chosen = choose(keys, hits, texts, min(count, cache.settings.chunk_rows))
             answer = ask_about(
                 cache,
                 keys,
                 chosen,
-                lambda positions: to_rows(encode(positions), len(positions), "the vectors of some texts")[0],
+                lambda positions: to_rows(
+                    joined(encode(positions)), len(positions), "the vectors of some texts"
+                )[0],
                 look=look,
                 known=known,
                 confirming=self._confirming,

@@ -118,9 +118,10 @@ def _wanted() -> Iterator[tuple[dict[str, Any], str, object]]:
             namespace = vars(importlib.import_module(path))
             namespace[name]
         except (ModuleNotFoundError, KeyError) as error:
+            found = getattr(sys.modules.get("mteb"), "__version__", "a module without version")
             raise ImportError(
-                f"expected mteb to have {path}.{name}, which dejavec's cache replaces, found none; "
-                "install a version of mteb that dejavec knows, or run without it",
+                f"dejavec's cache can take the place of that of mteb 2.20 or later, found {found}, without "
+                f"{path}.{name}; install a newer mteb, or run without dejavec",
                 name=path,
             ) from error
         yield namespace, name, getattr(dejavec, name)

@@ -165,12 +165,12 @@ def _model(identity: Mapping[str, Any]) -> str:
     if not isinstance(model, Mapping):
         return "(none named)" if identity == BARE else ""
     name, revision, variant = (model.get(part) for part in ("name", "revision", "variant"))
-    state = model.get("state", model.get("weights"))  # Written before states were known, it is called so.
     parts = [str(name or "(no name)")]
     if revision is not None:
         parts.append(f"@{_short(str(revision))}")
-    if state is not None:
-        parts.append(f" state {str(state)[:12]}")
+    for digest in ("weights", "state"):  # The first was written before states were known.
+        if digest in model:
+            parts.append(f" {digest} {str(model[digest])[:12]}")
     if variant is not None:
         parts.append(f" ({variant})")
     return "".join(parts)

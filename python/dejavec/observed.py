@@ -8,8 +8,8 @@ import importlib.metadata
 import sys
 import threading
 import weakref
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -29,6 +29,10 @@ _PACKAGES = (
     "transformers",
 )
 """Libraries whose version may change vectors, if it is another."""
+
+
+_PATIENCE = 10.0
+"""Seconds to wait for the ``encode`` of another thread, so that threads that wait for each other go on."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +109,10 @@ class Observed:
 
     def __init__(self, left_out: frozenset[str] = frozenset()) -> None:
         self._left_out = left_out
+        self._running: dict[object, tuple[int, Mapping[str, str]]] = {}
         self._notes_kept: dict[str, str | None] = {}
         self._digests_kept: dict[str, str | None] = {}
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
 
     def look(self, model: object, settings: Mapping[str, str] | None = None) -> Look:
         """Look at the model.
@@ -116,9 +121,9 @@ class Observed:
             model: the model, always the same one.
             settings: what is known of it besides, such as how it was loaded.
         """
-        found = survey(model, left_out=self._left_out)
+        found = self._survey(model)
         digests = tensor_digests(found)
-        with self._lock:
+        with self._changed:
             notes = _with(found.notes, self._notes_kept)
             state = digest_of(_with(digests, self._digests_kept).values())
         seen = canonical_json([sorted(notes.items()), sorted((settings or {}).items())])
@@ -136,18 +141,45 @@ class Observed:
         visible = not found.hidden and not found.custom
         return Look(state, description, visible, _dtypes(found), found, digests)
 
-    def note_encoded(self, model: object, look: Look) -> None:
-        """Learn what an ``encode`` has changed since a look."""
-        before = look.found
-        if before is None:
+    def _survey(self, model: object) -> Survey:
+        """Walk through the model, when no ``encode`` of another thread is about to change what is seen."""
+        while True:
+            found = survey(model, left_out=self._left_out)
+            with self._changed:
+                own, now = threading.get_ident(), _with(found.notes, self._notes_kept)
+                others = [notes for thread, notes in self._running.values() if thread != own]
+                if all(_with(notes, self._notes_kept) == now for notes in others):
+                    return found
+                if not self._changed.wait(_PATIENCE):
+                    return found
+
+    @contextmanager
+    def encoding(self, model: object, look: Look) -> Iterator[None]:
+        """Learn what an ``encode`` in this context changes since a look."""
+        if look.found is None:
+            yield
             return
+        token = object()
+        with self._changed:
+            self._running[token] = threading.get_ident(), look.found.notes
+        try:
+            yield
+        finally:
+            self._note_encoded(model, look.found, look.digests, token)
+
+    def _note_encoded(
+        self, model: object, before: Survey, before_digests: Mapping[str, str], token: object
+    ) -> None:
         after = survey(model, left_out=self._left_out)
         own = before.owned | after.owned
         loose = {path: tensor for path, tensor in after.tensors.items() if path not in own}
-        digests = {path: digest for path, digest in look.digests.items() if path not in own}
-        with self._lock:
+        digests = {path: digest for path, digest in before_digests.items() if path not in own}
+        after_digests = tensor_digests(Survey(loose))
+        with self._changed:
             _keep_changed(self._notes_kept, before.notes, after.notes)
-            _keep_changed(self._digests_kept, digests, tensor_digests(Survey(loose)))
+            _keep_changed(self._digests_kept, digests, after_digests)
+            del self._running[token]
+            self._changed.notify_all()
 
 
 def observe(model: object, left_out: frozenset[str] = frozenset(), root: str = "model") -> Observed:

@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -193,11 +193,12 @@ class LazyModel:
         self.ready()
         return self._build().look()
 
-    def note_encoded(self, look: Look) -> None:
-        """Learn what an ``encode`` has changed in the model since a look, or since it was built."""
-        if self._built is not None:
-            built = self._look_when_built
-            self._built.note_encoded(built if look.found is None and built is not None else look)
+    def encoding(self, look: Look) -> AbstractContextManager[None]:
+        """Return a context for an ``encode``, in which it is learnt what that changes in the model."""
+        if self._built is None:
+            return nullcontext()
+        first = self._look_when_built
+        return self._built.encoding(first if look.found is None and first is not None else look)
 
     def similarity(self, name: str, embeddings1: Any, embeddings2: Any) -> Any:
         """Return similarities, without the model if it is known which function it uses.
@@ -258,8 +259,9 @@ class LazyModel:
         if stored == record:
             return
         # How it looks may differ for many a reason, and is asked about.
-        known = set(_told(record)) - _SEEN if stored is not None else set()
-        names = [name for name in record if name in known and record[name] != stored.get(name)]
+        counts = set(_told(record)) - _SEEN
+        before = record if stored is None else stored
+        names = [name for name in record if name in counts and record[name] != before.get(name)]
         if names:
             warnings.warn(
                 f"{self._path}: expected the model {self._recipe.meta.name} as it was recorded there, found "

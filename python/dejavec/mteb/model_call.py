@@ -40,7 +40,6 @@ class ModelCall:
         refusal: says why vectors cannot be stored, None if they can.
 
     Attributes:
-        encoded: whether the model was asked for anything.
         settings: of the call, with the model's batches where they are known.
     """
 
@@ -62,7 +61,6 @@ class ModelCall:
         self._arguments = arguments
         self._pace = pace
         self._lengths: NDArray[np.int64] | None = None
-        self.encoded = False
         self._interleaves = False
         known = kind != "other" and items.text_only and not divides
         sizes = (arguments.get("batch_size", _DEFAULT_BATCH), items.inputs.batch_size)
@@ -101,7 +99,6 @@ class ModelCall:
         Raises:
             UncacheableError: they cannot be stored.
         """
-        self.encoded = True
         if self._items.is_whole(positions):
             vectors = self._model().encode(self._items.inputs, **self._arguments)
             reason = self._refusal(vectors)

@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -169,10 +170,10 @@ class BuiltModel:
         look = seen.look(self.model, loader_settings(self.mteb_model_meta, kind))
         return look if kind != "other" else replace(look, visible=False)
 
-    def note_encoded(self, look: Look) -> None:
-        """Learn what an ``encode`` has changed in the model since a look."""
+    def encoding(self, look: Look) -> AbstractContextManager[None]:
+        """Return a context for an ``encode``, in which it is learnt what that changes in the model."""
         kind = encoder_kind(self.model)
-        observe(self.model, _RESOLVED if kind != "other" else frozenset()).note_encoded(self.model, look)
+        return observe(self.model, _RESOLVED if kind != "other" else frozenset()).encoding(self.model, look)
 
 
 class ModelIdentity:

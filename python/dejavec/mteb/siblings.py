@@ -123,13 +123,13 @@ class Siblings:
         description = request.look.description
         existing, free = self._places.existing(request.first)
         candidates = [self._candidate(place, request, stack) for place in existing]
-        distinct = np.flatnonzero(first_of_each(request.keys) == np.arange(len(request.keys)))
+        everything = np.arange(len(request.keys))
         if len(candidates) > 1:
             # Those that the description is proven for need the fewest questions.
-            candidates.sort(key=lambda candidate: not self._serves(candidate, request, distinct))
+            candidates.sort(key=lambda candidate: not self._serves(candidate, request))
         agreeing: list[Candidate] = []
         reason = None
-        missing = distinct
+        missing = everything
         for candidate in candidates:
             if candidate.is_empty and not candidate.proofs.read():
                 if not agreeing:
@@ -147,7 +147,7 @@ class Siblings:
             return candidate.cache, self._claiming(candidate, description)
         chosen, *others = agreeing
         for other in others:
-            _carry_over(other.store, chosen.store, request.keys[distinct])
+            _carry_over(other.store, chosen.store, request.keys)
         if len(existing) == 1 and self._answers.get((chosen.place, description)):
             self._settled[request.first, description] = chosen.place
         return chosen.cache, chosen.store
@@ -164,11 +164,11 @@ class Siblings:
             self._proofs[place] = ProvenFile(cache.path, shared=self._shared)
         return Candidate(place, cache, store, self._proofs[place], rows == 0)
 
-    def _serves(self, candidate: Candidate, request: Request, positions: Positions) -> bool:
+    def _serves(self, candidate: Candidate, request: Request) -> bool:
         """Tell whether a directory has some of the items, and the description is proven for it."""
         if request.look.description not in candidate.proofs.read():
             return False
-        return bool((candidate.store.lookup(request.keys[positions]) >= 0).any())
+        return bool((candidate.store.lookup(request.keys) >= 0).any())
 
     def _judge(
         self, candidate: Candidate, request: Request, positions: Positions, confirming: Confirming
@@ -178,7 +178,7 @@ class Siblings:
         Args:
             candidate: the directory.
             request: the call.
-            positions: of the different items that are looked for.
+            positions: of the items that are looked for.
             confirming: how the model is asked.
 
         Returns:
@@ -191,14 +191,14 @@ class Siblings:
             known = candidate.proofs.read()
             proven = look.description in known
             versions = [other for other in known if other.versions == look.description.versions]
-            if proven and (look.visible or not request.is_built):
+            if proven and (look.visible or not request.is_built or not confirming.items):
                 self._answers[key] = True
             elif not len(hits):
                 return None if proven else f"{path}: nothing shows that its vectors are this model's", hits
             elif versions and all(other.tokenizer != look.description.tokenizer for other in versions):
                 return f"{path}: expected the tokenizer that its vectors were made with, found another", hits
             elif not confirming.items:
-                return None if proven else f"{path}: the model was not confirmed, as confirm=0 says", hits
+                return f"{path}: the model was not confirmed, as confirm=0 says", hits
             else:
                 request.ready()
                 why = self._ask(candidate, request, hits, known, confirming)
@@ -228,6 +228,7 @@ class Siblings:
             candidate.store,
             request.keys,
             choose(
+                request.keys,
                 hits,
                 texts if items.text_only else None,
                 items_to_ask(known, look.description, confirming.items),
@@ -264,7 +265,7 @@ def _carry_over(source: VectorStore, target: VectorStore, keys: Keys) -> None:
     If that fails, they are encoded again.
     """
     rows = np.where(target.lookup(keys) < 0, source.lookup(keys), -1)
-    found = np.flatnonzero(rows >= 0)
+    found = np.flatnonzero((rows >= 0) & (first_of_each(keys) == np.arange(len(keys))))
     output = source.output
     if output is None:
         return

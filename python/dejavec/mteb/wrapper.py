@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -363,11 +363,12 @@ class CachedEmbeddingWrapper(Closing):
             self._settings, progress=None if arguments.get("show_progress_bar", True) else False
         )
 
-        calls: list[ModelCall] = []
+        def model() -> Any:
+            return _Watched(self._source.ready(), lambda: self._source.encoding(look))
 
         def call(cache: Any) -> ModelCall:
-            made = ModelCall(
-                self._source.ready,
+            return ModelCall(
+                model,
                 kind,
                 items,
                 arguments=arguments,
@@ -376,8 +377,6 @@ class CachedEmbeddingWrapper(Closing):
                 divides=divides_calls(self._model if self._source.is_built else None, arguments),
                 refusal=not_dense if cache.container == "npy" else not_kept,
             )
-            calls.append(made)
-            return made
 
         def confirming(positions: Positions, cache: Any) -> Rows | None:
             try:
@@ -387,14 +386,10 @@ class CachedEmbeddingWrapper(Closing):
             return to_rows(vectors, len(positions), f"the vectors of {len(positions)} items")[0]
 
         request = Request(place, look, items, keys, self._source.is_built, self._source.ready, confirming)
-        try:
-            while True:
-                with suppress(ClaimLostError), self._siblings.serving(request) as (cache, store, asked):
-                    filled = self._fill_from(cache, store, call, keys, arguments["task_metadata"].name)
-                    return replace(filled, plan=replace(filled.plan, confirmed=asked))
-        finally:
-            if any(made.encoded for made in calls):
-                self._source.note_encoded(look)
+        while True:
+            with suppress(ClaimLostError), self._siblings.serving(request) as (cache, store, asked):
+                filled = self._fill_from(cache, store, call, keys, arguments["task_metadata"].name)
+                return replace(filled, plan=replace(filled.plan, confirmed=asked))
 
     def _fill_from(
         self, cache: Any, store: VectorStore, call: Callable[[Any], ModelCall], keys: Keys, task: str
@@ -457,6 +452,20 @@ class CachedEmbeddingWrapper(Closing):
         if error.reason not in self._warned:
             self._warned.add(error.reason)
             warn(f"passed to the model uncached: {error}")
+
+
+class _Watched:
+    """A model of which each ``encode`` is watched for what it changes in the model."""
+
+    def __init__(self, model: Any, encoding: Callable[[], AbstractContextManager[None]]) -> None:
+        self.model = getattr(model, "model", None)
+        self._whole = model
+        self._encoding = encoding
+
+    def encode(self, inputs: Any, **arguments: Any) -> Any:
+        """Do what the model's ``encode`` does."""
+        with self._encoding():
+            return self._whole.encode(inputs, **arguments)
 
 
 class _SearchingWrapper(CachedEmbeddingWrapper):

@@ -1,6 +1,6 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # Runs tests/other_versions.py under several versions of mteb and sentence-transformers; `make test-versions` calls it.
-set -eu
+set -euo pipefail
 cd "$(dirname "$0")/.."
 below=$(mktemp -d)
 trap 'rm -rf "$below"' EXIT
