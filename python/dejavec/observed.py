@@ -96,8 +96,8 @@ class Look:
 class Observed:
     """What is known of one model in this process.
 
-    What an ``encode`` changes by itself, such as a counter, is no setting: it is taken to be as it was before,
-    until somebody else changes it.
+    What an ``encode`` changes by itself, such as a counter, is no setting: it is taken to be as it was, until
+    somebody else changes it.
 
     Args:
         left_out: names of attributes that are known otherwise.
