@@ -64,6 +64,8 @@ class Handle:
     Attributes:
         shared: whether new directories and files are their group's too.
         path: the directory in use: another than was asked for after ``on_mismatch="sibling"`` applied.
+        on_mismatch: what applies to that directory: ``"raise"`` from then on.
+        is_closed: whether :meth:`close` was called.
     """
 
     def __init__(
@@ -84,11 +86,11 @@ class Handle:
         self._container: Container | None = container
         self._mode: Mode = mode
         self._durability: Durability = durability
-        self._on_mismatch: OnMismatch = on_mismatch
+        self.on_mismatch: OnMismatch = on_mismatch
         self._lock_timeout = lock_timeout
         self.shared = shared
         self._allow_network = allow_network
-        self._closed = False
+        self.is_closed = False
         self._warned = False
         self._store: _core.Store | None = None
         self._in_flight: tuple[object, InFlight] | None = None
@@ -107,7 +109,7 @@ class Handle:
         if (store := self._store) is not None:
             return store
         with self._opening:
-            if self._closed:
+            if self.is_closed:
                 raise ClosedCacheError(f"{self.path}: expected an open cache, found it closed; open it again")
             if self._store is None:
                 self._store = self._open()
@@ -181,7 +183,7 @@ class Handle:
     def close(self) -> None:
         """Close the store, if it was not closed before."""
         with self._opening:
-            store, self._store, self._closed = self._store, None, True
+            store, self._store, self.is_closed = self._store, None, True
             if store is not None:
                 store.close()
 
@@ -204,7 +206,7 @@ class Handle:
         if expected is None or same(found, expected):
             return store
         message = f"{self.path}: {difference(expected, found)}"
-        if self._on_mismatch == "raise":
+        if self.on_mismatch == "raise":
             raise IdentityMismatchError(
                 f'{message}; use another directory for other vectors, or on_mismatch="sibling"',
                 path=str(self.path),
@@ -214,7 +216,7 @@ class Handle:
             )
         beside = sibling(self.path, expected)
         warnings.warn(f"{message}; these vectors go to {beside} instead", DejavecWarning, stacklevel=5)
-        self.path, self._on_mismatch = beside, "raise"
+        self.path, self.on_mismatch = beside, "raise"
         return self._open()
 
     def _warn_of_open_directory(self) -> None:

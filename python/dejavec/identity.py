@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dejavec.paths import with_suffix
+
 BARE: dict[str, Any] = {"bare-backend": True}
 """The identity of a cache whose owner named no model."""
 
@@ -156,4 +158,4 @@ def sibling(path: str | Path, identity: Mapping[str, Any]) -> Path:
         'cache@c5d9d15a5a70'
     """
     path = Path(path)
-    return path.with_name(f"{path.name}@{digest(identity)[:12]}")
+    return with_suffix(path, f"@{digest(identity)[:12]}")

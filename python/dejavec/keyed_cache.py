@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Mapping
@@ -16,9 +17,10 @@ from dejavec.closing import Closing
 from dejavec.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
 from dejavec.errors import DejavecWarning, NonFiniteVectorsError
 from dejavec.handle import DEFAULT_CONTAINER, Durability, Handle, Mode, OnMismatch
-from dejavec.identity import BARE, describe
+from dejavec.identity import BARE, canonical_json, describe
 from dejavec.in_flight import InFlight
 from dejavec.keys import Keys, first_of_each
+from dejavec.paths import local_directory
 from dejavec.settings import FillSettings, Miss, OnProblem, check_choice
 from dejavec.values import (
     Container,
@@ -68,6 +70,7 @@ class KeyedCache(Closing):
         allow_network: bool = False,
         progress: bool | None = False,
     ) -> None:
+        directory = local_directory(path)
         for name, value, allowed in (
             ("mode", mode, Mode),
             ("durability", durability, Durability),
@@ -76,6 +79,29 @@ class KeyedCache(Closing):
             ("container", container or DEFAULT_CONTAINER, Container),
         ):
             check_choice(name, value, allowed)
+        self._arguments: dict[str, Any] = {
+            "model": model,
+            "identity": None if identity is None else json.loads(canonical_json(identity)),
+            "prompt": prompt,
+            "role": role,
+            "confirm": confirm,
+            "confirm_tolerance": confirm_tolerance,
+            "on_unconfirmed": on_unconfirmed,
+            "container": container,
+            "mode": mode,
+            "miss": miss,
+            "refresh": refresh,
+            "verify": verify,
+            "durability": durability,
+            "chunk_rows": chunk_rows,
+            "chunk_seconds": chunk_seconds,
+            "on_write_error": on_write_error,
+            "on_nonfinite": on_nonfinite,
+            "lock_timeout": lock_timeout,
+            "shared": shared,
+            "allow_network": allow_network,
+            "progress": progress,
+        }
         self.mode: Mode = mode
         self.settings = FillSettings(
             chunk_rows=chunk_rows,
@@ -96,7 +122,7 @@ class KeyedCache(Closing):
             on_unconfirmed,
         )
         self._handle = Handle(
-            Path(path),
+            directory,
             identity=expected,
             container=container,
             mode=mode,
@@ -106,6 +132,18 @@ class KeyedCache(Closing):
             shared=shared,
             allow_network=allow_network,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return path and settings; whoever is given them opens the cache there."""
+        place = {"path": str(self.path), "on_mismatch": self._handle.on_mismatch}
+        return {**place, **self._arguments, "closed": self._handle.is_closed}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        settings = dict(state)
+        path, closed = settings.pop("path"), settings.pop("closed")
+        KeyedCache.__init__(self, path, **settings)
+        if closed:
+            self.close()
 
     def __len__(self) -> int:
         store = self._handle.store()

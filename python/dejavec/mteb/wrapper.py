@@ -30,6 +30,7 @@ from dejavec.mteb.siblings import Request, Siblings
 from dejavec.mteb.spot_check import compare, draw
 from dejavec.mteb.timed_loader import Pace
 from dejavec.observed import Look
+from dejavec.paths import local_directory
 from dejavec.settings import FillSettings, OnProblem, check_choice
 from dejavec.values import Rows, from_rows, to_rows
 from dejavec.vector_store import VectorStore
@@ -118,6 +119,7 @@ class CachedEmbeddingWrapper(Closing):
 
     cache_path: Path
     cache_backend: type[CacheBackendProtocol] | type[NumpyCache]
+    _given: dict[str, Any]
     totals: Plan
     """What all calls so far have found, added up."""
     _source: BuiltModel | LazyModel
@@ -167,7 +169,9 @@ class CachedEmbeddingWrapper(Closing):
         allow_network: bool = False,
     ) -> None:
         own = self.__dict__
-        own["cache_path"] = Path(cache_path)
+        given = {name: value for name, value in locals().items() if name not in ("self", "own", "__class__")}
+        own["cache_path"] = local_directory(cache_path, "cache_path")
+        own["_given"] = {**given, "cache_path": str(self.cache_path)}
         if is_recipe(model) or model_meta is not None:
             recipe = Recipe(model, model_meta)
             own["_source"] = LazyModel(recipe, self.cache_path, named=model_name is not None)
@@ -280,6 +284,11 @@ class CachedEmbeddingWrapper(Closing):
     def close(self) -> None:
         """Release all caches; a later ``encode`` opens them again."""
         self._places.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the model, the path and the settings; whoever is given them opens the caches there."""
+        model = self._source.model if isinstance(self._source, BuiltModel) else self._given["model"]
+        return _rewrapped, (type(self), {**self._given, "model": model})
 
     def __getattr__(self, name: str) -> Any:
         # `_source` is missing only before `__init__`, as while unpickling.
@@ -478,6 +487,12 @@ class _SearchingWrapper(CachedEmbeddingWrapper):
     def search(self, *args: Any, **kwargs: Any) -> Any:
         """Have the model search its index."""
         return self._model.search(*args, **kwargs)
+
+
+def _rewrapped(kind: type[CachedEmbeddingWrapper], given: dict[str, Any]) -> CachedEmbeddingWrapper:
+    wrapper = kind.__new__(kind, given["model"], model_meta=given["model_meta"])
+    CachedEmbeddingWrapper.__init__(wrapper, **given)
+    return wrapper
 
 
 def _sum(one: Plan, other: Plan) -> Plan:
