@@ -9,7 +9,18 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from dejavec.cache import EmbeddingCache
 from dejavec.call_identity import argument_form, self_form
@@ -19,7 +30,7 @@ from dejavec.identity import canonical_json, describe, sibling
 from dejavec.in_thread import call_in_thread, wait_for
 from dejavec.paths import local_directory
 from dejavec.settings import Miss, OnProblem
-from dejavec.values import Container
+from dejavec.values import Container, Kind
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -46,6 +57,8 @@ class CacheSettings(TypedDict, total=False):
     durability: Durability
     chunk_rows: int
     chunk_seconds: float | None
+    dtype: Literal["float32"] | None
+    output: Kind | None
     on_write_error: OnProblem
     on_nonfinite: OnProblem
     on_mismatch: OnMismatch

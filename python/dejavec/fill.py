@@ -78,6 +78,7 @@ def fill(
     settings: FillSettings,
     *,
     name: Callable[[int], str] = "item {}".format,
+    maker: str = "the model",
     warn_unwritten: Callable[[str], None] | None = None,
     order: Callable[[Positions], Positions] | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -93,6 +94,7 @@ def fill(
             vectors in that order, or :class:`dejavec.chunks.Blocks` or ``FirstRows`` of them.
         settings: of this call.
         name: how messages name the item at a position.
+        maker: how messages name what ``encode`` asks.
         warn_unwritten: is called, at most once, with what to warn of if vectors cannot be written.
         order: rearranges the positions to encode before they are cut into chunks.
         clock: returns the time in seconds.
@@ -106,7 +108,9 @@ def fill(
     ended = store.in_flight.ended
     rows, source, found = _survey(store, keys, settings)
     misses = np.flatnonzero(source == np.arange(len(keys)))
-    run = Run(store, keys, encode, settings, name=name, warn_unwritten=warn_unwritten, clock=clock)
+    run = Run(
+        store, keys, encode, settings, name=name, maker=maker, warn_unwritten=warn_unwritten, clock=clock
+    )
     run.encode(order(misses) if order else misses, seen=rows, ended=None if settings.refresh else ended)
     if len(misses):
         rows = run.lookup(keys)
@@ -121,13 +125,13 @@ def fill(
                 "after it was written anew; check the disk, then run `dejavec verify --repair`",
                 path=str(store.path),
             )
-    run.warn_of_nonfinite()
+    run.warn_of_what_was_not_stored()
     found = replace(found, bytes=run.appended * _row_bytes(store))
     counts = (
         f"{found.hits} hits, {found.misses} misses, {found.duplicates} duplicates, {found.bytes} bytes added"
     )
     _logger.info("%s: %s", store.path, counts)
-    return Filled(vectors, run.output, found, run.encoded)
+    return Filled(vectors, run.output_of(vectors), found, run.encoded)
 
 
 def _survey(

@@ -6,16 +6,18 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dejavec import _core
 from dejavec.closing import Closing
+from dejavec.columns import first_bad_row
 from dejavec.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
-from dejavec.errors import DejavecWarning, NonFiniteVectorsError
+from dejavec.errors import DejavecWarning, NonFiniteVectorsError, VectorsError
 from dejavec.handle import DEFAULT_CONTAINER, Durability, Handle, Mode, OnMismatch
 from dejavec.identity import BARE, canonical_json, describe
 from dejavec.in_flight import InFlight
@@ -24,9 +26,11 @@ from dejavec.paths import local_directory
 from dejavec.settings import FillSettings, Miss, OnProblem, check_choice
 from dejavec.values import (
     Container,
+    Kind,
     Output,
     Rows,
     check_kind,
+    convert_list,
     nonfinite,
     refusal,
     stored_dtype,
@@ -62,6 +66,8 @@ class KeyedCache(Closing):
         durability: Durability = "commit",
         chunk_rows: int = 10_000,
         chunk_seconds: float | None = 10.0,
+        dtype: Literal["float32"] | None = None,
+        output: Kind | None = None,
         on_write_error: OnProblem = "warn",
         on_nonfinite: OnProblem = "warn",
         on_mismatch: OnMismatch = "raise",
@@ -77,6 +83,7 @@ class KeyedCache(Closing):
             ("on_mismatch", on_mismatch, OnMismatch),
             ("on_unconfirmed", on_unconfirmed, OnUnconfirmed),
             ("container", container or DEFAULT_CONTAINER, Container),
+            ("output", output or "numpy", Kind),
         ):
             check_choice(name, value, allowed)
         self._arguments: dict[str, Any] = {
@@ -95,6 +102,8 @@ class KeyedCache(Closing):
             "durability": durability,
             "chunk_rows": chunk_rows,
             "chunk_seconds": chunk_seconds,
+            "dtype": dtype,
+            "output": output,
             "on_write_error": on_write_error,
             "on_nonfinite": on_nonfinite,
             "lock_timeout": lock_timeout,
@@ -109,9 +118,11 @@ class KeyedCache(Closing):
             miss=miss,
             refresh=refresh,
             progress=progress,
+            dtype=dtype,
             on_nonfinite=on_nonfinite,
             on_write_error=on_write_error,
         )
+        self._output_kind = output
         self._verify = verify
         self._warned = False
         described = describe(model, identity, prompt=prompt, role=role)
@@ -144,6 +155,10 @@ class KeyedCache(Closing):
         KeyedCache.__init__(self, path, **settings)
         if closed:
             self.close()
+
+    def __bool__(self) -> bool:
+        """Whether there is a cache object, empty or not: ``if cache:`` asks for no length."""
+        return True
 
     def __len__(self) -> int:
         store = self._handle.store()
@@ -344,7 +359,7 @@ class KeyedCache(Closing):
 
     def write(self, keys: Keys, vectors: object) -> int:
         """Do what :meth:`put` does, for keys."""
-        rows, output = to_rows(vectors, len(keys), f"the vectors of {len(keys)} items")
+        rows, output = self._fitting(vectors, len(keys))
         bad = nonfinite(rows)
         if len(bad):
             message = (
@@ -364,6 +379,36 @@ class KeyedCache(Closing):
         if not self._warned:
             self._warned = True
             warnings.warn(f"{self.path}: {message}", DejavecWarning, stacklevel=6)
+
+    def _fitting(self, vectors: object, count: int) -> tuple[Rows, Output]:
+        """Return what was given for ``count`` items as rows, lists of them in the dtype of the cache."""
+        where = f"the vectors of {count} items for {self.path}"
+        try:
+            rows, output = to_rows(vectors, count, where)
+        except VectorsError:
+            parts = first_bad_row(vectors, count, self.dim)
+            if parts is None:
+                raise
+            _, bad, found = parts
+            found = f"{found} at position {bad}"
+            remedy = "leave it out; nothing was stored"
+            raise refusal(where, "a vector of one length for each", found, remedy) from None
+        if self.settings.dtype is not None:
+            with np.errstate(over="ignore"):
+                rows, output = rows.astype(np.float32), replace(output, dtype="float32")
+        held = self.output
+        if held is not None and output.library == "list" and output.dtype != held.dtype:
+            rows, exact = convert_list(rows, held)
+            if not exact.all():
+                found = f"numbers that {held.dtype} rounds at position {int(np.argmin(exact))}"
+                remedy = f'convert them to {held.dtype}, or pass dtype="float32" to store them rounded'
+                raise refusal(where, f"lists that {held.dtype} holds exactly", found, remedy)
+            output = replace(output, dtype=held.dtype)
+        return rows, output
+
+    def _shown(self, output: Output) -> Output:
+        """Return the kind of array to return in the place of the stored one."""
+        return output if self._output_kind is None else replace(output, library=self._output_kind)
 
     def _writable(self, rows: Rows, output: Output) -> tuple[_core.Store, Rows]:
         """Return the store, created if need be, and the rows in its dtype, having checked that they fit."""
