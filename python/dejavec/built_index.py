@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.errors import DejavecWarning, VectorsError
+from dejavec.errors import VectorsError
 from dejavec.identity import digest
 from dejavec.index_file import IndexFile, drop_table, saved_indexes
 from dejavec.keyed_cache import KeyedCache
 from dejavec.progress import progress
 from dejavec.search import Metric, default_metric, import_faiss, metric_number
 from dejavec.settings import whole_number
+from dejavec.warn import warn
 
 _BLOCK_NUMBERS = 1 << 20
 """Numbers that are read at a time; to encode them, FAISS may take some dozen times their memory."""
@@ -168,8 +168,4 @@ def _save(cache: KeyedCache, index: Any, made_of: str, rows: _Rows) -> None:
     try:
         file.write(index)
     except (OSError, RuntimeError) as error:
-        warnings.warn(
-            f"{file.path}: the index could not be written and is kept in memory only: {error}",
-            DejavecWarning,
-            stacklevel=4,
-        )
+        warn(f"{file.path}: the index could not be written and is kept in memory only: {error}")

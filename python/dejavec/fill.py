@@ -11,21 +11,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dejavec.errors import CorruptCacheError
-from dejavec.fill_run import Run
+from dejavec.fill_run import Run, row_bytes
 from dejavec.keys import Keys, first_of_each
 from dejavec.settings import FillSettings
 from dejavec.values import Output, Rows
 from dejavec.vector_store import Positions, VectorStore
 
 _logger = logging.getLogger("dejavec")
-_KEY_RECORD_BYTES = 40
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,25 @@ class Plan:
         misses: how many different ones the model has to encode.
         duplicates: how many more equal one of the misses.
         bytes: what the misses add to the cache on disk; 0 while the dimension is unknown.
+    """
+
+    items: int
+    hits: int
+    misses: int
+    duplicates: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What calls found: ``items == hits + misses + duplicates``.
+
+    Attributes:
+        items: how many were given.
+        hits: how many the cache held.
+        misses: how many different ones it did not hold.
+        duplicates: how many more equalled one of the misses.
+        bytes: what was added to the cache on disk.
         confirmed: how many hits the model encoded again, to confirm that they are its own.
     """
 
@@ -56,13 +74,13 @@ class Filled:
     Attributes:
         vectors: (n, dim), in the order of the items, writable and the caller's own.
         output: the kind of array that the cache records: that of the first vectors stored.
-        plan: what was found before; ``bytes`` is what was added.
+        counts: what was found and added.
         encoded: how many items the model encoded.
     """
 
     vectors: Rows
     output: Output
-    plan: Plan
+    counts: Counts
     encoded: int
 
 
@@ -126,12 +144,12 @@ def fill(
                 path=str(store.path),
             )
     run.warn_of_what_was_not_stored()
-    found = replace(found, bytes=run.appended * _row_bytes(store))
-    counts = (
-        f"{found.hits} hits, {found.misses} misses, {found.duplicates} duplicates, {found.bytes} bytes added"
+    counts = Counts(found.items, found.hits, found.misses, found.duplicates, run.appended)
+    _logger.info(
+        "%s: %d hits, %d misses, %d duplicates, %d bytes added",
+        *(store.path, counts.hits, counts.misses, counts.duplicates, counts.bytes),
     )
-    _logger.info("%s: %s", store.path, counts)
-    return Filled(vectors, run.output_of(vectors), found, run.encoded)
+    return Filled(vectors, run.output_of(vectors), counts, run.encoded)
 
 
 def _survey(
@@ -148,10 +166,4 @@ def _survey(
     misses = int((source == np.arange(len(keys))).sum())
     hits = int((source < 0).sum())
     duplicates = len(keys) - hits - misses
-    return rows, source, Plan(len(keys), hits, misses, duplicates, misses * _row_bytes(store))
-
-
-def _row_bytes(store: VectorStore) -> int:
-    if store.dim is None or store.dtype is None:
-        return 0
-    return store.dim * store.dtype.itemsize + _KEY_RECORD_BYTES
+    return rows, source, Plan(len(keys), hits, misses, duplicates, misses * row_bytes(store))

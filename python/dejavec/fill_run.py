@@ -13,7 +13,9 @@ from dejavec.chunks import Batch, Blocks, ChunkSizes, FirstRows, is_single
 from dejavec.columns import as_array_or_rows, first_bad_row
 from dejavec.errors import (
     CacheNotFoundError,
+    DejavecError,
     ForeignDirectoryError,
+    IdentityMismatchError,
     LockTimeoutError,
     MissingVectorsError,
     NetworkFileSystemError,
@@ -31,6 +33,7 @@ from dejavec.values import Output, Rows, check_kind, convert_list, nonfinite, re
 from dejavec.vector_store import Positions, VectorStore
 from dejavec.warn import warn
 
+_KEY_RECORD_BYTES = 40
 _NAMED = 5
 WRITE_ERRORS = (
     StorageError,
@@ -41,6 +44,7 @@ WRITE_ERRORS = (
     # The directory was removed, or replaced by others, while the model worked.
     CacheNotFoundError,
     ForeignDirectoryError,
+    IdentityMismatchError,
 )
 
 
@@ -59,7 +63,7 @@ class Run:
 
     Attributes:
         encoded: how many items the model encoded.
-        appended: how many rows were stored.
+        appended: how many bytes of rows were stored.
         output: the kind of array of the vectors.
     """
 
@@ -90,6 +94,7 @@ class Run:
         self._advance: Callable[[int], object] = lambda _: None
         self._own_releases = 0
         self._writes = True
+        self._is_gone = False
         self._nonfinite: list[int] = []
         self._inexact: list[int] = []
         self._in_memory: list[Rows] = []
@@ -124,8 +129,13 @@ class Run:
                 positions = self._take_over(waiting)
 
     def lookup(self, keys: Keys) -> NDArray[np.int64]:
-        """Return each key's newest row or -1."""
-        return self._store.lookup(keys)
+        """Return each key's newest row or -1; -1 for all if the cache was replaced by another."""
+        try:
+            if not self._is_replaced():
+                return self._store.lookup(keys)
+        except WRITE_ERRORS as error:
+            self._go_on_in_memory(error)
+        return np.full(len(keys), -1, np.int64)
 
     def collect(self, keys: Keys, rows: NDArray[np.int64], source: Positions) -> tuple[Rows, Positions]:
         """Read the vectors of items back, once all of them were encoded.
@@ -139,7 +149,8 @@ class Run:
             The vectors (m, dim), and which items have neither a sound row nor a vector in memory.
         """
         lost = rows < 0
-        if self._store.dim is None:
+        if self._is_replaced() or self._store.dim is None:
+            lost[:] = True
             dtype = self._in_memory[0].dtype if self._in_memory else np.float32
             vectors: Rows = np.zeros((len(keys), self._dim or 0), dtype)
         else:
@@ -341,20 +352,43 @@ class Run:
             self._remember(chunk, rows, claim)
         elif len(chunk):
             try:
-                self.appended += self._store.append(self._keys[chunk], rows, self.output, seen[chunk])
+                count = self._store.append(self._keys[chunk], rows, self.output, seen[chunk])
+                self.appended += count * row_bytes(self._store)
                 self.output = self._store.output or self.output
-            except WRITE_ERRORS as error:
-                if self._settings.on_write_error == "raise":
+            except (*WRITE_ERRORS, VectorsError) as error:
+                if isinstance(error, VectorsError) and not self._is_replaced():
                     raise
-                self._writes = False
+                self._go_on_in_memory(error)
                 self._remember(chunk, rows, claim)
-                if self._warn_unwritten is not None:
-                    self._warn_unwritten(
-                        f"vectors could not be written and are held in memory for this call only: {error}"
-                    )
         if claim is not None:
             self._release(claim, whole)
         self._advance(len(whole))
+
+    def _go_on_in_memory(self, error: DejavecError) -> None:
+        """Store nothing any more, and say so once.
+
+        Raises:
+            DejavecError: this one, if the settings say so.
+        """
+        if self._settings.on_write_error == "raise":
+            raise error
+        if self._writes and self._warn_unwritten is not None:
+            self._warn_unwritten(
+                f"vectors could not be written and are held in memory for this call only: {error}"
+            )
+        self._writes = False
+        self._is_gone |= isinstance(error, IdentityMismatchError | VectorsError)
+
+    def _is_replaced(self) -> bool:
+        """Whether a cache of other vectors lies there now, as another process may have put it there."""
+        if self._dim is None or self._is_gone:
+            return self._is_gone
+        try:
+            output, dim = self._store.output, self._store.dim
+        except WRITE_ERRORS as error:
+            self._go_on_in_memory(error)
+            return True
+        return output is not None and (dim, output.dtype) != (self._dim, self.output.dtype)
 
     def _take_over(self, waiting: dict[int, Claim]) -> Positions:
         """Wait for what other callers are encoding; return the items that nobody has made after all.
@@ -418,6 +452,13 @@ def _counted(block: Any, *, single: bool) -> tuple[Any, int | None]:
     if single:
         return [block], 1
     return block, len(block) if hasattr(block, "__len__") else None
+
+
+def row_bytes(store: VectorStore) -> int:
+    """Return how many bytes a row adds to a cache; 0 while the dimension is unknown."""
+    if store.dim is None or store.dtype is None:
+        return 0
+    return store.dim * store.dtype.itemsize + _KEY_RECORD_BYTES
 
 
 _ONE_FOR_EACH = "yield one vector for each text, in their order"

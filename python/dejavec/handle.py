@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import threading
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,14 +15,14 @@ from dejavec import _core
 from dejavec.errors import (
     CacheNotFoundError,
     ClosedCacheError,
-    DejavecWarning,
     ForeignDirectoryError,
     IdentityMismatchError,
     VectorsError,
 )
-from dejavec.identity import canonical_json, difference, same, sibling
+from dejavec.identity import canonical_json, mismatch, same, sibling
 from dejavec.in_flight import InFlight
 from dejavec.values import Container, Output
+from dejavec.warn import warn
 
 Mode = Literal["r", "a"]
 Durability = Literal["commit", "close"]
@@ -115,6 +114,14 @@ class Handle:
                 self._store = self._open()
             return self._store
 
+    def identity(self) -> dict[str, Any] | None:
+        """Return the identity of the vectors that lie there, or will; None if that may be any."""
+        store = self.store()
+        if store is not None:
+            found: dict[str, Any] = json.loads(store.identity)
+            return found
+        return None if self._identity is None else dict(self._identity)
+
     @property
     def in_flight(self) -> InFlight:
         """What callers of this process are encoding for these vectors just now."""
@@ -205,17 +212,18 @@ class Handle:
             found = {**({} if self._identity is None else found), "container": store.container}
         if expected is None or same(found, expected):
             return store
-        message = f"{self.path}: {difference(expected, found)}"
+        clause, remedy = mismatch(expected, found)
+        message = f"{self.path}: {clause}"
         if self.on_mismatch == "raise":
             raise IdentityMismatchError(
-                f'{message}; use another directory for other vectors, or on_mismatch="sibling"',
+                f"{message}; {remedy}",
                 path=str(self.path),
                 expected=canonical_json(expected),
                 found=canonical_json(found),
-                remedy='use another directory, or on_mismatch="sibling"',
+                remedy=remedy,
             )
         beside = sibling(self.path, expected)
-        warnings.warn(f"{message}; these vectors go to {beside} instead", DejavecWarning, stacklevel=5)
+        warn(f"{message}; these vectors go to {beside} instead")
         self.path, self.on_mismatch = beside, "raise"
         return self._open()
 
@@ -224,11 +232,9 @@ class Handle:
         mode = self.path.stat().st_mode
         if mode & stat.S_IWOTH and not self._warned:
             self._warned = True
-            warnings.warn(
+            warn(
                 f"{self.path}: expected a directory that only its owner or group writes, found mode "
-                f"{stat.S_IMODE(mode):o}; anybody may forge vectors there: chmod o-w",
-                DejavecWarning,
-                stacklevel=5,
+                f"{stat.S_IMODE(mode):o}; anybody may forge vectors there: chmod o-w"
             )
 
 

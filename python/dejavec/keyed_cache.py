@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +17,9 @@ from dejavec import _core
 from dejavec.closing import Closing
 from dejavec.columns import first_bad_row
 from dejavec.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
-from dejavec.errors import DejavecWarning, NonFiniteVectorsError, VectorsError
+from dejavec.errors import DejavecError, IdentityMismatchError, NonFiniteVectorsError, VectorsError
 from dejavec.handle import DEFAULT_CONTAINER, Durability, Handle, Mode, OnMismatch
-from dejavec.identity import BARE, canonical_json, describe
+from dejavec.identity import BARE, canonical_json, describe, model_text
 from dejavec.in_flight import InFlight
 from dejavec.keys import Keys, first_of_each
 from dejavec.paths import local_directory
@@ -36,6 +36,7 @@ from dejavec.values import (
     stored_dtype,
     to_rows,
 )
+from dejavec.warn import warn
 
 _MAPPED_BYTES = 1 << 20
 _STATS = ("rows", "keys", "synced", "epoch", "row_bytes", "bytes_on_disk", "snapshot_rows", "delta_rows")
@@ -77,6 +78,14 @@ class KeyedCache(Closing):
         progress: bool | None = False,
     ) -> None:
         directory = local_directory(path)
+        flags = {"refresh": refresh, "verify": verify, "shared": shared, "allow_network": allow_network}
+        for name, flag in flags.items():
+            if not isinstance(flag, bool):
+                raise TypeError(f"expected {name} to be True or False, found {type(flag).__name__}")
+        if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, int | float):
+            raise TypeError(f"expected lock_timeout to be a number, found {type(lock_timeout).__name__}")
+        described = describe(model, identity, prompt=prompt, role=role)
+        expected = None if mode == "r" and described == BARE else described
         for name, value, allowed in (
             ("mode", mode, Mode),
             ("durability", durability, Durability),
@@ -125,8 +134,6 @@ class KeyedCache(Closing):
         self._output_kind = output
         self._verify = verify
         self._warned = False
-        described = describe(model, identity, prompt=prompt, role=role)
-        expected = None if mode == "r" and described == BARE else described
         self._confirming = Confirming(
             KNOWN_ITEMS if confirm is None and "model" not in described else confirm or 0,
             confirm_tolerance,
@@ -201,6 +208,22 @@ class KeyedCache(Closing):
         return np.frombuffer(memoryview(store.map_all()), np.dtype(store.dtype)).reshape(-1, store.dim)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """Which model and settings make the vectors, as a JSON object; empty if none is named."""
+        found = self._handle.identity()
+        return {} if found in (None, BARE) else found or {}
+
+    @property
+    def model(self) -> str | None:
+        """The model as ``"name@revision"``; None if none is named."""
+        return model_text(self.identity)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the cache was closed."""
+        return self._handle.is_closed
+
+    @property
     def in_flight(self) -> InFlight:
         """What callers of this process are encoding for the same directory and identity just now."""
         return self._handle.in_flight
@@ -233,7 +256,40 @@ class KeyedCache(Closing):
         self._handle.close()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r}, mode={self.mode!r})"
+        parts = [repr(str(self.path))]
+        if self.closed:
+            return f"{type(self).__name__}({parts[0]}, closed)"
+        try:
+            model, stats = self.model, self.stats()
+        except DejavecError as error:
+            return f"{type(self).__name__}({parts[0]}, {type(error).__name__})"
+        if model is not None:
+            parts.append(f"model={model!r}")
+        if self.mode != "a":
+            parts.append(f"mode={self.mode!r}")
+        if self.output is None:
+            parts.append("empty")
+        else:
+            parts += [f"{stats['keys']:,} × {self.dim:,} {self.output.dtype}", _size(stats["bytes_on_disk"])]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        """Return the same as a table, for notebooks."""
+        if self.closed:
+            return f"<code>{html.escape(repr(self))}</code>"
+        stats, output = self.stats(), self.output
+        rows = {
+            "directory": str(self.path),
+            "model": self.model or "none named",
+            "vectors": f"{stats['keys']:,}",
+            "dimension": "" if self.dim is None else f"{self.dim:,}",
+            "dtype": "" if output is None else f"{output.dtype} ({output.library})",
+            "size": _size(stats["bytes_on_disk"]),
+        }
+        cells = "".join(
+            f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items() if value
+        )
+        return f"<table><caption>{type(self).__name__}</caption>{cells}</table>"
 
     def keys(self) -> Keys:
         """Return each committed row's key (rows, 32), zeros for a dead row; of equal keys the last counts."""
@@ -344,9 +400,22 @@ class KeyedCache(Closing):
 
         Raises:
             VectorsError: dimension or dtype is not the cache's.
+            IdentityMismatchError: another process has put another cache there.
         """
         store, rows = self._writable(rows, output)
-        return store.append(keys, rows, seen)
+        try:
+            return store.append(keys, rows, seen)
+        except VectorsError as error:
+            # These rows fit the cache that was opened, so another one lies there now.
+            remedy = "use another directory"
+            raise IdentityMismatchError(
+                f"{self.path}: expected the cache that was opened, found that another process replaced it "
+                f"({error}); {remedy}",
+                path=str(self.path),
+                expected="the cache that was opened",
+                found=error.found,
+                remedy=remedy,
+            ) from error
 
     def read(self, keys: Keys, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Rows]:
         """Do what :meth:`get` does, for keys; the vectors are NumPy's, of the stored dtype."""
@@ -368,7 +437,7 @@ class KeyedCache(Closing):
             message += f", the first at position {bad[0]}; they are not stored"
             if self.settings.on_nonfinite == "raise":
                 raise NonFiniteVectorsError(message, path=str(self.path))
-            warnings.warn(message, DejavecWarning, stacklevel=3)
+            warn(message)
             keys, rows = np.delete(keys, bad, axis=0), np.delete(rows, bad, axis=0)
         self.refresh()  # The directory may be gone, or hold another cache by now.
         store, rows = self._writable(rows, output)
@@ -378,7 +447,7 @@ class KeyedCache(Closing):
         """Warn, unless this cache did before."""
         if not self._warned:
             self._warned = True
-            warnings.warn(f"{self.path}: {message}", DejavecWarning, stacklevel=6)
+            warn(f"{self.path}: {message}")
 
     def _fitting(self, vectors: object, count: int) -> tuple[Rows, Output]:
         """Return what was given for ``count`` items as rows, lists of them in the dtype of the cache."""
@@ -417,6 +486,20 @@ class KeyedCache(Closing):
         store = self._handle.create(rows.shape[1], dtype.str, output)
         check_kind(rows, output, store.dim, Output.from_json(store.output).dtype, where)
         return store, rows.astype(dtype, copy=False)
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes as people write it.
+
+    Example:
+        >>> _size(999), _size(1_600_000)
+        ('999 B', '1.6 MB')
+    """
+    amount, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while amount >= 999.5 and len(units) > 1:
+        amount /= 1000
+        units.pop(0)
+    return f"{amount:.0f} {units[0]}" if units[0] == "B" else f"{amount:.1f} {units[0]}"
 
 
 def _check_out(out: object, count: int, store: _core.Store | None) -> None:

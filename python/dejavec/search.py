@@ -91,6 +91,9 @@ def search(
     """Do what ``EmbeddingCache.search`` says."""
     faiss = import_faiss()
     k = whole_number("k", k)
+    first = next(iter(queries), None) if isinstance(queries, list | tuple) else queries
+    if isinstance(first, str):
+        raise refusal("the queries", "vectors (n, dim)", "texts", "embed them with the cache's model")
     wanted = to_rows(queries, None, "the queries")[0].astype(np.float32, copy=False)
     if cache.dim not in (None, wanted.shape[1]):
         found = f"{wanted.shape[1]}"

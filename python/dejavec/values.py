@@ -255,6 +255,9 @@ def _from_array(vectors: object, where: str) -> tuple[Rows, Output]:
     """Convert anything else that NumPy understands as one array."""
     if isinstance(vectors, np.ma.MaskedArray):
         raise refusal(where, "an array without a mask", "a masked array", _REMEDY)
+    if isinstance(vectors, tuple) and len({getattr(part, "ndim", 0) for part in vectors}) > 1:
+        found = f"a tuple of {', '.join(type(part).__name__ for part in vectors[:5])}"
+        raise refusal(where, "one array of vectors", found, "return the vectors alone")
     try:
         rows = np.asarray(vectors)
     except (ValueError, TypeError) as error:

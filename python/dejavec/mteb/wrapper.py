@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import astuple, replace
@@ -16,7 +18,8 @@ from dejavec.backends import CacheBackendProtocol, NumpyCache
 from dejavec.claiming import ClaimLostError
 from dejavec.closing import Closing
 from dejavec.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
-from dejavec.fill import Filled, Plan, fill
+from dejavec.errors import MissingPackageError
+from dejavec.fill import Counts, Filled, fill
 from dejavec.handle import OnMismatch
 from dejavec.keys import Keys
 from dejavec.mteb.encoders import INTEGER_PRECISIONS, as_encoder, refuse_sharing, searches
@@ -120,7 +123,7 @@ class CachedEmbeddingWrapper(Closing):
     cache_path: Path
     cache_backend: type[CacheBackendProtocol] | type[NumpyCache]
     _given: dict[str, Any]
-    totals: Plan
+    totals: Counts
     """What all calls so far have found, added up."""
     _source: BuiltModel | LazyModel
     _identity: ModelIdentity
@@ -138,6 +141,9 @@ class CachedEmbeddingWrapper(Closing):
 
     def __new__(cls, model: Any, *_args: Any, **keywords: Any) -> CachedEmbeddingWrapper:
         """Make a wrapper that searches only if the model does: mteb tells models by their methods."""
+        if "mteb" not in sys.modules and importlib.util.find_spec("mteb") is None:
+            remedy = "pip install 'dejavec[mteb]'"
+            raise MissingPackageError(f"expected the package mteb, found none; {remedy}", remedy=remedy)
         if is_recipe(model):
             searching = Recipe(model, keywords.get("model_meta")).searches
         else:
@@ -196,7 +202,7 @@ class CachedEmbeddingWrapper(Closing):
         if scope not in get_args(Scope):
             raise ValueError(f"expected scope to be one of {get_args(Scope)}, found {scope!r}")
         own["cache_backend"] = cache_backend
-        own["totals"] = Plan(0, 0, 0, 0, 0)
+        own["totals"] = Counts(0, 0, 0, 0, 0)
         own["_identity"] = ModelIdentity(self._source, model_name)
         options = {"shared": shared, "allow_network": allow_network}
         raises = on_mismatch == "raise"
@@ -290,6 +296,11 @@ class CachedEmbeddingWrapper(Closing):
         model = self._source.model if isinstance(self._source, BuiltModel) else self._given["model"]
         return _rewrapped, (type(self), {**self._given, "model": model})
 
+    def __repr__(self) -> str:
+        if "_identity" not in self.__dict__:
+            return f"<{type(self).__name__}>"
+        return f"CachedEmbeddingWrapper({self._identity.model_name!r}, {str(self.cache_path)!r})"
+
     def __getattr__(self, name: str) -> Any:
         # `_source` is missing only before `__init__`, as while unpickling.
         refused = name.startswith("__") or name in _NOT_FORWARDED or "_source" not in self.__dict__
@@ -345,7 +356,7 @@ class CachedEmbeddingWrapper(Closing):
             if error.reason == NOT_DENSE:
                 self._not_dense.add(place)
             raise UncacheableError(error.reason, vectors=None if quantise else error.vectors) from None
-        self.__dict__["totals"] = _sum(self.totals, filled.plan)
+        self.__dict__["totals"] = _sum(self.totals, filled.counts)
         if quantise:
             return quantised(filled.vectors, filled.output, kind, str(precision))
         return from_rows(filled.vectors, filled.output)
@@ -398,7 +409,7 @@ class CachedEmbeddingWrapper(Closing):
         while True:
             with suppress(ClaimLostError), self._siblings.serving(request) as (cache, store, asked):
                 filled = self._fill_from(cache, store, call, keys, arguments["task_metadata"].name)
-                return replace(filled, plan=replace(filled.plan, confirmed=asked))
+                return replace(filled, counts=replace(filled.counts, confirmed=asked))
 
     def _fill_from(
         self, cache: Any, store: VectorStore, call: Callable[[Any], ModelCall], keys: Keys, task: str
@@ -495,5 +506,5 @@ def _rewrapped(kind: type[CachedEmbeddingWrapper], given: dict[str, Any]) -> Cac
     return wrapper
 
 
-def _sum(one: Plan, other: Plan) -> Plan:
-    return Plan(*(left + right for left, right in zip(astuple(one), astuple(other), strict=True)))
+def _sum(one: Counts, other: Counts) -> Counts:
+    return Counts(*(left + right for left, right in zip(astuple(one), astuple(other), strict=True)))
