@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import threading
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,14 +15,14 @@ from dejavec import _core
 from dejavec.errors import (
     CacheNotFoundError,
     ClosedCacheError,
-    DejavecWarning,
     ForeignDirectoryError,
     IdentityMismatchError,
     VectorsError,
 )
-from dejavec.identity import canonical_json, difference, same, sibling
+from dejavec.identity import canonical_json, mismatch, same, sibling
 from dejavec.in_flight import InFlight
 from dejavec.values import Container, Output
+from dejavec.warn import warn
 
 Mode = Literal["r", "a"]
 Durability = Literal["commit", "close"]
@@ -64,6 +63,8 @@ class Handle:
     Attributes:
         shared: whether new directories and files are their group's too.
         path: the directory in use: another than was asked for after ``on_mismatch="sibling"`` applied.
+        on_mismatch: what applies to that directory: ``"raise"`` from then on.
+        is_closed: whether :meth:`close` was called.
     """
 
     def __init__(
@@ -84,11 +85,11 @@ class Handle:
         self._container: Container | None = container
         self._mode: Mode = mode
         self._durability: Durability = durability
-        self._on_mismatch: OnMismatch = on_mismatch
+        self.on_mismatch: OnMismatch = on_mismatch
         self._lock_timeout = lock_timeout
         self.shared = shared
         self._allow_network = allow_network
-        self._closed = False
+        self.is_closed = False
         self._warned = False
         self._store: _core.Store | None = None
         self._in_flight: tuple[object, InFlight] | None = None
@@ -107,11 +108,19 @@ class Handle:
         if (store := self._store) is not None:
             return store
         with self._opening:
-            if self._closed:
+            if self.is_closed:
                 raise ClosedCacheError(f"{self.path}: expected an open cache, found it closed; open it again")
             if self._store is None:
                 self._store = self._open()
             return self._store
+
+    def identity(self) -> dict[str, Any] | None:
+        """Return the identity of the vectors that lie there, or will; None if that may be any."""
+        store = self.store()
+        if store is not None:
+            found: dict[str, Any] = json.loads(store.identity)
+            return found
+        return None if self._identity is None else dict(self._identity)
 
     @property
     def in_flight(self) -> InFlight:
@@ -181,7 +190,7 @@ class Handle:
     def close(self) -> None:
         """Close the store, if it was not closed before."""
         with self._opening:
-            store, self._store, self._closed = self._store, None, True
+            store, self._store, self.is_closed = self._store, None, True
             if store is not None:
                 store.close()
 
@@ -203,18 +212,19 @@ class Handle:
             found = {**({} if self._identity is None else found), "container": store.container}
         if expected is None or same(found, expected):
             return store
-        message = f"{self.path}: {difference(expected, found)}"
-        if self._on_mismatch == "raise":
+        clause, remedy = mismatch(expected, found)
+        message = f"{self.path}: {clause}"
+        if self.on_mismatch == "raise":
             raise IdentityMismatchError(
-                f'{message}; use another directory for other vectors, or on_mismatch="sibling"',
+                f"{message}; {remedy}",
                 path=str(self.path),
                 expected=canonical_json(expected),
                 found=canonical_json(found),
-                remedy='use another directory, or on_mismatch="sibling"',
+                remedy=remedy,
             )
         beside = sibling(self.path, expected)
-        warnings.warn(f"{message}; these vectors go to {beside} instead", DejavecWarning, stacklevel=5)
-        self.path, self._on_mismatch = beside, "raise"
+        warn(f"{message}; these vectors go to {beside} instead")
+        self.path, self.on_mismatch = beside, "raise"
         return self._open()
 
     def _warn_of_open_directory(self) -> None:
@@ -222,11 +232,9 @@ class Handle:
         mode = self.path.stat().st_mode
         if mode & stat.S_IWOTH and not self._warned:
             self._warned = True
-            warnings.warn(
+            warn(
                 f"{self.path}: expected a directory that only its owner or group writes, found mode "
-                f"{stat.S_IMODE(mode):o}; anybody may forge vectors there: chmod o-w",
-                DejavecWarning,
-                stacklevel=5,
+                f"{stat.S_IMODE(mode):o}; anybody may forge vectors there: chmod o-w"
             )
 
 
