@@ -291,6 +291,19 @@ impl CacheFiles {
         Err(refused.at(&self.commit_path))
     }
 
+    /// The commit that counts, read again for a while if one seems lost: a reader may have met a writer.
+    pub fn recover_at_rest(&self) -> Result<Recovered> {
+        let mut recovered = self.recover()?;
+        for _ in 1..COMMIT_READS {
+            if !recovered.roll_forward {
+                break;
+            }
+            std::thread::yield_now();
+            recovered = self.recover()?;
+        }
+        Ok(recovered)
+    }
+
     /// Whole rows that both files hold, committed or not.
     pub fn whole_rows(&self) -> Result<u64> {
         Ok(self.keys.whole_records()?.min(self.vectors.whole_records()?))
@@ -318,6 +331,14 @@ impl CacheFiles {
         let missing = (FILE_BYTES as u64).saturating_sub(len);
         let zeros = vec![0; usize::try_from(missing).unwrap_or(FILE_BYTES)];
         self.commit.write_at(&zeros, len).map_err(Error::io("write", &self.commit_path))
+    }
+
+    /// Has the system forget what it keeps in memory of the commit record and of the rows from `first` on, as far as it
+    /// can, so that what is read next is what lies on the disk.
+    pub fn forget_pages(&self, first: u64) -> Result<()> {
+        self.commit.forget_pages(0);
+        self.vectors.forget_pages(first)?;
+        self.keys.forget_pages(first)
     }
 
     /// Makes the commit record durable.

@@ -11,7 +11,7 @@ use crate::index::{self, Keys};
 use crate::key::{DEAD, Key};
 use crate::lock::{HeldLock, Patience};
 use crate::parallel::{self, Found};
-use crate::recovery;
+use crate::recovery::{self, Recovered};
 use crate::storage::Storage;
 use crate::vectors::record;
 
@@ -43,7 +43,7 @@ pub fn verify(storage: &dyn Storage, directory: &Path) -> Result<Report> {
 }
 
 /// Checks all rows that the commit record covers, or, where there is none, that hold.
-fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Result<(Report, Option<Slot>)> {
+fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Result<(Report, Option<Recovered>)> {
     let mut report = Report::default();
     let mut problem = |path: &Path, error: String| report.problems.push(format!("{}: {error}", path.display()));
     if let Err(defect) = files.check_keys_header() {
@@ -53,8 +53,8 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
         problem(files.vectors.path(), format!("expected {}, found {}", defect.expected, defect.found));
     }
     let whole_rows = files.whole_rows()?;
-    let slot = match files.recover() {
-        Ok(recovered) => Some(recovered.slot),
+    let recovered = match files.recover_at_rest() {
+        Ok(recovered) => Some(recovered),
         Err(error @ Error::Corrupt { .. }) => {
             report.problems.push(error.to_string());
             None
@@ -62,7 +62,10 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
         Err(error) => return Err(error),
     };
     let key_rows = files.keys.whole_records()?;
-    let checked = slot.map_or(key_rows, |slot| slot.rows);
+    let checked = match recovered {
+        None => key_rows,
+        Some(recovered) => rows_after_recovery(&recovered, files)?,
+    };
     let keys = Keys::new(files.keys.map(checked)?, files.meta.seed);
     let records = keys.records();
     let rows = files.vectors.map(checked.min(whole_rows))?;
@@ -83,7 +86,7 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
     report.damaged = damaged.ascending();
     let is_damaged = |row: u64| report.damaged.binary_search(&row).is_ok();
     let key_of = |row: u64| record(records, row).map_or(DEAD, |record| record.key);
-    if slot.is_none() {
+    if recovered.is_none() {
         // Without a commit record, rows end with the last that holds. Damaged ones behind it may have been committed,
         // so they are named: older rows of their keys must not come back.
         report.rows = (0..checked).rev().find(|&row| key_of(row) != DEAD && !is_damaged(row)).map_or(0, |row| row + 1);
@@ -93,13 +96,21 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
     report.dead = (0..report.rows).filter(|&row| key_of(row) == DEAD).count() as u64;
     let is_sound = |row| key_of(row) != DEAD && !is_damaged(row);
     (report.keys, report.replaced) = index::count_keys((0..report.rows).filter(|&row| is_sound(row)), &keys);
-    if slot.is_some() {
+    if recovered.is_some() {
         for (file, defect) in index::verify_snapshots(storage, directory, &files.meta.uuid, &keys) {
             let path = directory.join(file);
             report.problems.push(format!("{}: expected {}, found {}", path.display(), defect.expected, defect.found));
         }
     }
-    Ok((report, slot))
+    Ok((report, recovered))
+}
+
+/// How many rows there are once lost commits are rolled forward.
+fn rows_after_recovery(recovered: &Recovered, files: &CacheFiles) -> Result<u64> {
+    match recovered.roll_forward {
+        true => recovery::roll_forward(recovered.slot.rows, recovered.reach(), &files.keys, &files.vectors),
+        false => Ok(recovered.slot.rows),
+    }
 }
 
 /// Makes a damaged cache openable again; gives what was wrong.
@@ -116,29 +127,25 @@ pub fn repair(storage: &dyn Storage, directory: &Path, patience: Patience) -> Re
         directory::create_file(storage, &commit_path, &[])?;
     }
     let files = CacheFiles::open_unchecked(storage, directory, true)?;
-    let (report, slot) = inspect(storage, directory, &files)?;
-    let mut rows = report.rows;
-    let mut next_epoch = 2;
-    if slot.is_some() {
-        let recovered = files.recover()?;
-        next_epoch = recovered.next_epoch;
-        if recovered.roll_forward {
-            rows = recovery::roll_forward(rows, &files.keys, &files.vectors)?;
-        }
-    }
-    if files.check_keys_header().is_err() {
-        files.keys.write_header(&keys::header(&files.meta.uuid))?;
-    }
-    let (older, damaged) = rows_to_zero(&files, &report)?;
-    for rows in [older, damaged] {
-        for row in rows {
-            files.keys.erase(row)?;
-        }
+    let (report, recovered) = inspect(storage, directory, &files)?;
+    let rows = report.rows;
+    // Written in any case: after a repair whose sync failed they may be sound in the system's memory alone.
+    files.keys.write_header(&keys::header(&files.meta.uuid))?;
+    let (older, damaged) = rows_to_zero(&files, &report, recovered)?;
+    for erased in [older, damaged] {
+        let records = files.keys.map(files.keys.whole_records()?)?;
+        let is_dead = |row: &u64| record(&records, *row).is_some_and(|record| record.key == DEAD);
+        let mut dead: Vec<u64> = (0..rows).filter(is_dead).chain(erased).collect();
+        dead.sort_unstable();
+        files.keys.erase(&dead)?;
         // The damaged rows are what tells a repair that was cut short which older ones must go.
         files.keys.sync()?;
     }
-    files.keys.clear_behind(rows)?;
+    let synced = recovered.map_or(0, |recovered| recovered.slot.synced);
+    recovery::write_again(synced.min(rows)..rows, false, &files.keys, &files.vectors)?;
+    files.keys.clear_behind(rows, true)?;
     files.sync_rows()?;
+    let next_epoch = recovered.map_or(2, |recovered| recovered.next_epoch);
     files.restore_commit_length()?;
     for epoch in [next_epoch, next_epoch + 1] {
         files.write_slot(Slot { epoch, rows, synced: rows })?;
@@ -153,15 +160,20 @@ pub fn repair(storage: &dyn Storage, directory: &Path, patience: Patience) -> Re
 }
 
 /// The older rows of the keys that the damaged rows seem to have, and the damaged rows.
-fn rows_to_zero(files: &CacheFiles, report: &Report) -> Result<(Vec<u64>, Vec<u64>)> {
+///
+/// A row that a valid slot called not yet durable, and that does not hold, never was: older rows of its key still count.
+fn rows_to_zero(files: &CacheFiles, report: &Report, recovered: Option<Recovered>) -> Result<(Vec<u64>, Vec<u64>)> {
     let Some(&last) = report.damaged.last() else { return Ok(Default::default()) };
     let records = files.keys.map(files.keys.whole_records()?.min(last.saturating_add(1)))?;
     let key_of = |row: u64| record(&records, row).map_or(DEAD, |record| record.key);
+    let never_durable = recovered.map_or(0..0, |recovered| recovered.slot.synced..recovered.claimed);
     let mut lost: HashSet<Key> = HashSet::new();
     let mut older = Vec::new();
     for row in (0..records.rows()).rev() {
         if report.damaged.binary_search(&row).is_ok() {
-            lost.insert(key_of(row));
+            if !never_durable.contains(&row) {
+                lost.insert(key_of(row));
+            }
         } else if lost.contains(&key_of(row)) {
             older.push(row);
         }

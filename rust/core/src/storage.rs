@@ -83,6 +83,9 @@ pub trait StorageFile: Send + Sync + Debug {
     fn map_private(&self, offset: u64, len: usize) -> io::Result<PrivateMapping>;
     /// Makes the file's data and length durable.
     fn sync(&self) -> io::Result<()>;
+    /// Asks the system to forget what it keeps in memory of the file from `offset` on, so that the next read comes from
+    /// the disk. Pages that are mapped, or not yet on disk, stay. Nothing to do where there is no such memory.
+    fn forget_pages(&self, _offset: u64) {}
     /// Takes the file's exclusive lock if it is free; says whether.
     fn try_lock(&self) -> io::Result<bool>;
     /// Gives the lock back.

@@ -1,6 +1,7 @@
 //! One cache, open: look up, append, gather.
 
 mod append;
+mod learn;
 mod opened;
 mod snapshot;
 
@@ -297,7 +298,7 @@ impl Store {
             if self.writer().unsynced {
                 self.sync()?;
             }
-            if self.writer().own_epoch.is_some() {
+            if self.writer().appended {
                 self.write_snapshot_if_due(DeltaLimit::CLOSING);
             }
         }

@@ -126,6 +126,10 @@ impl StorageFile for File {
         self.sync_data()
     }
 
+    fn forget_pages(&self, offset: u64) {
+        forget_pages(self, offset);
+    }
+
     fn try_lock(&self) -> io::Result<bool> {
         match File::try_lock(self) {
             Ok(()) => Ok(true),
@@ -142,6 +146,21 @@ impl StorageFile for File {
         Some(self.as_raw_fd())
     }
 }
+
+/// Pages are kept in folios of up to this many bytes, and a folio that lies only partly in a range is not dropped.
+#[cfg(target_os = "linux")]
+const LARGEST_FOLIO: u64 = 2 << 20;
+
+#[cfg(target_os = "linux")]
+fn forget_pages(file: &File, offset: u64) {
+    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+    let offset = i64::try_from(offset / LARGEST_FOLIO * LARGEST_FOLIO).unwrap_or(0);
+    // A length of 0 reaches to the end of the file. Only advice: whoever gives it does not rely on it.
+    let _ = posix_fadvise(file, offset, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn forget_pages(_file: &File, _offset: u64) {}
 
 /// Whether files made in a directory are its group's too.
 fn is_shared(directory: Option<&Path>) -> bool {

@@ -1,5 +1,6 @@
 //! The files of a cache and what is known of their contents.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
@@ -28,7 +29,7 @@ pub struct Open {
 pub struct State {
     pub committed: Slot,
     pub index: Index,
-    /// Rows below this, and durable ones, are known to hold.
+    /// Rows below this are as sure as what this handle writes: it wrote them, or wrote them again.
     pub examined: u64,
 }
 
@@ -79,20 +80,27 @@ impl Open {
         Ok(Keys::new(self.files.keys.map(rows)?, self.files.meta.seed))
     }
 
-    /// Zeroes the records of committed rows that were never synced and that a power loss took: nobody was told that
-    /// they are durable, and they would hide older rows of their keys that are.
-    pub fn forget_lost_rows(&self, storage: &dyn Storage, directory: &Path, slot: Slot) -> Result<()> {
-        let examined = self.state.read().unwrap_or_else(PoisonError::into_inner).examined;
-        let lost = recovery::lost_rows(slot.synced.max(examined)..slot.rows, &self.files.keys, &self.files.vectors)?;
-        for row in &lost {
-            self.files.keys.erase(*row)?;
-        }
+    /// The first row of which this handle does not know that it lies on the disk, or will after its next sync.
+    pub fn examined(&self) -> u64 {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).examined
+    }
+
+    /// Takes note that the rows below this are as sure as what this handle writes.
+    pub fn note_examined(&self, rows: u64) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.examined = slot.rows;
-        if !lost.is_empty() {
+        state.examined = state.examined.max(rows);
+    }
+
+    /// Makes sure of rows that somebody else wrote, as [`recovery::write_again`] says.
+    pub fn examine(&self, storage: &dyn Storage, directory: &Path, rows: Range<u64>, forget: bool) -> Result<()> {
+        let end = rows.end;
+        let lost = recovery::write_again(rows, forget, &self.files.keys, &self.files.vectors)?;
+        if forget && !lost.is_empty() {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             let keys = self.keys(state.committed.rows)?;
             state.index = Index::open(storage, directory, &self.files.meta.uuid, &keys);
         }
+        self.note_examined(end);
         Ok(())
     }
 

@@ -1,0 +1,90 @@
+//! What a writer does before it builds on a commit: it takes the lock, learns what others committed, and makes sure that
+//! this is not only in the system's memory.
+
+use std::sync::Arc;
+
+use super::append::{Writer, poisoning};
+use super::opened::Open;
+use super::{Durability, Store};
+use crate::directory;
+use crate::error::{Error, Result};
+use crate::format::commit::Slot;
+use crate::format::name;
+use crate::lock::HeldLock;
+use crate::recovery::{self, Recovered};
+
+impl Store {
+    fn lock(&self, writer: &Writer) -> Result<HeldLock> {
+        if !self.options.writable {
+            return Err(Error::ReadOnly { path: self.directory.clone() });
+        }
+        if writer.poisoned {
+            return Err(Error::Poisoned { path: self.directory.clone() });
+        }
+        if !self.options.allow_network {
+            directory::refuse_remote(&*self.storage, &self.directory)?;
+        }
+        HeldLock::acquire(&*self.storage, &self.directory.join(name::LOCK), self.options.patience)
+    }
+
+    /// Takes the lock and learns what others committed.
+    pub(super) fn begin_group(&self, writer: &mut Writer) -> Result<(HeldLock, Arc<Open>, Recovered)> {
+        let lock = self.lock(writer)?;
+        let open = self.reopen_if_replaced()?;
+        let recovered = self.learn(&open, writer)?;
+        Ok((lock, open, recovered))
+    }
+
+    /// Under the lock: what is committed, with lost commits rolled forward, and safe to be built upon.
+    ///
+    /// What another handle committed may be in the system's memory alone, in pages that a failed sync made clean: that
+    /// handle may have died before it told anybody. So all that is not known to be durable and holds is written again, and
+    /// synced; then the system is asked to forget its pages, so that what is read next comes from the disk. Asked before,
+    /// it would throw away rows that can be saved, and it keeps what is mapped in any case.
+    fn learn(&self, open: &Open, writer: &mut Writer) -> Result<Recovered> {
+        let files = &open.files;
+        let recovered = files.recover()?;
+        if writer.own == Some(recovered.in_file) && !recovered.roll_forward {
+            open.adopt(&*self.storage, &self.directory, recovered.slot)?;
+            return Ok(recovered);
+        }
+        writer.tail_is_ours = false;
+        // What this handle has seen committed counts as claimed, even if the slot that said so is gone.
+        let seen = open.committed();
+        let claimed = recovered.claimed.max(seen.rows);
+        let mut rows = recovered.slot.rows.max(seen.rows);
+        if recovered.roll_forward {
+            rows = recovery::roll_forward(rows, recovered.reach().max(rows), &files.keys, &files.vectors)?;
+        }
+        let synced = recovered.slot.synced.max(seen.synced);
+        let first = synced.max(open.examined()).min(rows);
+        let (claimed, behind) = (first.max(claimed.min(rows)), rows > recovered.slot.rows);
+        // Rows that a valid slot called not yet durable, and that do not hold, never were. Behind them a lost commit may
+        // have called rows durable that were damaged since: they are kept, and hide older rows of their keys.
+        open.examine(&*self.storage, &self.directory, first..claimed, true)?;
+        open.examine(&*self.storage, &self.directory, claimed..rows, false)?;
+        if files.check_vectors_header().is_err() {
+            files.write_vectors_header(synced)?;
+        }
+        let durable = recovered.roll_forward || behind || self.options.durability == Durability::Commit;
+        if durable {
+            poisoning(&mut writer.poisoned, || files.sync_rows())?;
+        }
+        poisoning(&mut writer.poisoned, || files.write_slot(recovered.in_file))?;
+        if durable {
+            // The slot that is overwritten next may be the only durable one.
+            poisoning(&mut writer.poisoned, || files.sync_commit())?;
+            if first < rows {
+                files.forget_pages(first)?;
+            }
+        }
+        writer.unsynced |= !durable;
+        open.adopt(&*self.storage, &self.directory, recovered.slot)?;
+        if recovered.roll_forward || behind {
+            self.commit(open, writer, Slot { epoch: recovered.next_epoch, rows, synced: rows }, true)?;
+            return files.recover();
+        }
+        writer.own = Some(recovered.in_file);
+        Ok(recovered)
+    }
+}
