@@ -174,11 +174,8 @@ pub fn create(storage: &dyn Storage, directory: &Path, spec: &Spec, patience: Pa
     create_file(storage, &directory.join(name::COMMIT), &fresh_file(&meta.uuid))?;
     // Once `meta.json` has its name, so must all others.
     storage.sync_dir(directory).map_err(Error::io("sync the directory", directory))?;
-    atomic::write(storage, &meta_path, &[&meta_bytes])?;
-    match directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => storage.sync_dir(parent).map_err(Error::io("sync the directory", parent)),
-        None => Ok(()),
-    }
+    atomic::sync_names(storage, directory)?;
+    atomic::write(storage, &meta_path, &[&meta_bytes])
 }
 
 fn check_spec(spec: &Spec) -> Result<Dtype> {

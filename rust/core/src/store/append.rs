@@ -22,6 +22,8 @@ const RECORDS_PER_THREAD: usize = 512;
 pub(super) struct Writer {
     /// The commit that this handle wrote last, or wrote again as it found it.
     pub(super) own: Option<Slot>,
+    /// Whether this handle made the names of the directory and of its files durable.
+    pub(super) names_are_durable: bool,
     /// Whether what lies behind the committed rows is what this handle left there.
     pub(super) tail_is_ours: bool,
     /// Whether this handle appended rows.

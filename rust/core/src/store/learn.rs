@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::append::{Writer, poisoning};
 use super::opened::Open;
 use super::{Durability, Store};
+use crate::atomic;
 use crate::directory;
 use crate::error::{Error, Result};
 use crate::format::commit::Slot;
@@ -49,6 +50,12 @@ impl Store {
             return Ok(recovered);
         }
         writer.tail_is_ours = false;
+        if !writer.names_are_durable {
+            // Whoever made the cache may have been cut short.
+            self.storage.sync_dir(&self.directory).map_err(Error::io("sync the directory", &self.directory))?;
+            atomic::sync_name(&*self.storage, &self.directory)?;
+            writer.names_are_durable = true;
+        }
         // What this handle has seen committed counts as claimed, even if the slot that said so is gone.
         let seen = open.committed();
         let claimed = recovered.claimed.max(seen.rows);
