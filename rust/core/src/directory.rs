@@ -15,7 +15,7 @@ use crate::format::{Defect, MAX_DIM, VERSION, keys, name};
 use crate::lock::{HeldLock, Patience};
 use crate::records::RecordsFile;
 use crate::recovery::{self, Recovered};
-use crate::storage::{Access, Storage, StorageFile};
+use crate::storage::{Access, Metadata, Storage, StorageFile};
 
 /// How often a commit record is read before it is called damaged: a reader may meet a writer in the middle of a write.
 const COMMIT_READS: usize = 100;
@@ -213,12 +213,20 @@ pub struct CacheFiles {
     pub vectors: RecordsFile,
     commit: Box<dyn StorageFile>,
     commit_path: PathBuf,
+    /// Device and inode of the files above, and what `meta.json` was.
+    identities: [Identity; 3],
+    meta_file: Metadata,
 }
+
+/// Device and inode.
+pub type Identity = (u64, u64);
 
 impl CacheFiles {
     /// Opens the files without looking into them, except `meta.json`.
     pub fn open_unchecked(storage: &dyn Storage, directory: &Path, writable: bool) -> Result<CacheFiles> {
+        let meta_path = directory.join(name::META);
         let meta = read_meta(storage, directory)?;
+        let meta_file = storage.metadata(&meta_path).map_err(Error::io("examine", &meta_path))?;
         let records = |file, header_bytes, record_bytes| {
             RecordsFile::open(storage, directory.join(file), writable, header_bytes, record_bytes)
         };
@@ -228,7 +236,33 @@ impl CacheFiles {
         let commit_path = directory.join(name::COMMIT);
         let access = if writable { Access::Write } else { Access::Read };
         let commit = storage.open(&commit_path, access).map_err(Error::io("open", &commit_path))?;
-        Ok(CacheFiles { meta, keys, vectors, commit, commit_path })
+        let commit_identity = commit.metadata().map_err(Error::io("examine", &commit_path))?.id;
+        let identities = [keys.identity()?, vectors.identity()?, commit_identity];
+        Ok(CacheFiles { meta, keys, vectors, commit, commit_path, identities, meta_file })
+    }
+
+    /// Device and inode of the key records, the rows and the commit record: they stay while the files are open.
+    pub fn identities(&self) -> [Identity; 3] {
+        self.identities
+    }
+
+    /// Whether the directory still has these files. A directory that was copied, restored or moved has others, of the
+    /// same cache.
+    pub fn are_in(&self, storage: &dyn Storage, directory: &Path) -> Result<bool> {
+        let meta_path = directory.join(name::META);
+        match storage.metadata(&meta_path) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Err(Error::NotFound { path: directory.to_path_buf() });
+            }
+            Err(error) => return Err(Error::io("examine", &meta_path)(error)),
+            Ok(found) if found != self.meta_file => return Ok(false),
+            Ok(_) => {}
+        }
+        let paths = [self.keys.path(), self.vectors.path(), self.commit_path.as_path()];
+        let is_there = |(path, identity): (&&Path, &Identity)| {
+            storage.metadata(path).is_ok_and(|metadata| metadata.id == *identity)
+        };
+        Ok(paths.iter().zip(&self.identities).all(is_there))
     }
 
     /// Opens the files and checks their headers. For appending they are opened for writing where that is allowed.

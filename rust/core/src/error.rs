@@ -103,6 +103,11 @@ pub enum Error {
         /// The cache's directory.
         path: PathBuf,
     },
+    /// The directory was moved, replaced or removed while it was open: rows that were not synced went with its files.
+    Replaced {
+        /// The cache's directory.
+        path: PathBuf,
+    },
     /// The handle was closed.
     Closed {
         /// The cache's directory.
@@ -138,6 +143,7 @@ impl Error {
             | Error::Remote { path }
             | Error::ReadOnly { path }
             | Error::Poisoned { path }
+            | Error::Replaced { path }
             | Error::Closed { path } => Some(path),
             Error::Argument { .. } | Error::Interrupted => None,
         }
@@ -191,6 +197,7 @@ impl Error {
             }
             Error::ReadOnly { .. } => "open the cache with mode=\"a\"",
             Error::Poisoned { .. } | Error::Closed { .. } => "open the cache again",
+            Error::Replaced { .. } => "put these vectors again; sync or close a cache before its directory is moved",
             Error::Interrupted => "run again",
         }
     }
@@ -234,6 +241,12 @@ impl fmt::Display for Error {
             Error::Poisoned { path } => {
                 write!(f, "an earlier sync of the cache at {} failed, so this handle writes no more", path.display())?;
             }
+            Error::Replaced { path } => write!(
+                f,
+                "the directory {} was moved, replaced or removed while it was open, and vectors that were put and not \
+                 synced went with its files",
+                path.display()
+            )?,
             Error::Closed { path } => write!(f, "the cache at {} was closed", path.display())?,
             Error::Interrupted => write!(f, "interrupted while waiting for the writers' lock")?,
         }

@@ -38,6 +38,11 @@ impl RecordsFile {
         &self.path
     }
 
+    /// Its device and inode.
+    pub fn identity(&self) -> Result<(u64, u64)> {
+        Ok(self.file.metadata().map_err(Error::io("examine", &self.path))?.id)
+    }
+
     /// Bytes of a record.
     pub fn record_bytes(&self) -> u64 {
         self.record_bytes

@@ -1,6 +1,7 @@
 //! One cache, open: look up, append, gather.
 
 mod append;
+mod fresh;
 mod learn;
 mod opened;
 mod snapshot;
@@ -261,41 +262,13 @@ impl Store {
         open.files.vectors.map(open.committed().rows)
     }
 
-    /// Learns what others have committed; gives the row count.
-    ///
-    /// If the directory was replaced by another cache, this handle moves to that one.
-    pub fn refresh(&self) -> Result<u64> {
-        let open = self.reopen_if_replaced()?;
-        let slot = open.files.recover()?.slot;
-        open.adopt(&*self.storage, &self.directory, slot)?;
-        Ok(open.committed().rows)
-    }
-
-    fn reopen_if_replaced(&self) -> Result<Arc<Open>> {
-        let open = self.current()?;
-        if directory::read_meta(&*self.storage, &self.directory)?.uuid == open.files.meta.uuid {
-            return Ok(open);
-        }
-        let fresh = Arc::new(Open::new(&*self.storage, &self.directory, self.options.writable)?);
-        let (old, new) = (&open.files.meta, &fresh.files.meta);
-        if !old.holds_the_same_as(new) {
-            return Err(Error::Mismatch {
-                path: self.directory.clone(),
-                what: "the vectors of",
-                expected: new.describe(),
-                found: old.describe(),
-            });
-        }
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&fresh));
-        Ok(fresh)
-    }
-
     /// Syncs what is not durable and lets go of the files. Later calls say that the store is closed.
     ///
     /// If this store wrote rows, it leaves a snapshot that covers all but a few.
     pub fn close(&self) -> Result<()> {
         if self.current().is_ok() {
-            if self.writer().unsynced {
+            let is_behind = self.writer().owes_a_sync();
+            if is_behind {
                 self.sync()?;
             }
             if self.writer().appended {

@@ -5,6 +5,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use super::opened::Open;
 use super::{Durability, Store, same_length};
+use crate::directory::Identity;
 use crate::error::{Error, Result};
 use crate::format::MAX_ROWS;
 use crate::format::commit::Slot;
@@ -20,6 +21,10 @@ const RECORDS_PER_THREAD: usize = 512;
 /// What only the writing thread of this handle touches.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
+    /// Whether a sync failed: what is on disk is then unknown, and a retry may lie.
+    pub(super) poisoned: bool,
+    /// The files that all below is about.
+    pub(super) files: Option<[Identity; 3]>,
     /// The commit that this handle wrote last, or wrote again as it found it.
     pub(super) own: Option<Slot>,
     /// Whether this handle made the names of the directory and of its files durable.
@@ -30,10 +35,25 @@ pub(super) struct Writer {
     pub(super) appended: bool,
     /// Whether something is committed but not synced.
     pub(super) unsynced: bool,
-    /// Whether a sync failed: what is on disk is then unknown, and a retry may lie.
-    pub(super) poisoned: bool,
+    /// Whether other files came in the place of some that this handle had written and not synced, and nobody was told.
+    pub(super) lost: bool,
     /// Whether a snapshot could not be written; it is not tried again.
     pub(super) snapshot_failed: bool,
+}
+
+impl Writer {
+    /// Whether the handle was asked to store something that it did not make durable.
+    pub(super) fn owes_a_sync(&self) -> bool {
+        self.unsynced || self.lost
+    }
+
+    /// Forgets what was known of other files than these.
+    pub(super) fn is_about(&mut self, files: [Identity; 3]) {
+        if self.files.is_some_and(|known| known != files) {
+            *self = Writer { poisoned: self.poisoned, lost: self.owes_a_sync(), ..Writer::default() };
+        }
+        self.files = Some(files);
+    }
 }
 
 impl Store {
@@ -96,7 +116,8 @@ impl Store {
         }
     }
 
-    /// Makes every committed row durable, whoever wrote it.
+    /// Makes every committed row durable, whoever wrote it. [`Error::Replaced`] says that this was done, and that rows
+    /// of this handle went with files that the directory no longer has.
     pub fn sync(&self) -> Result<()> {
         let mut writer = self.writer();
         let (_lock, open, recovered) = self.begin_group(&mut writer)?;
@@ -106,9 +127,10 @@ impl Store {
             self.commit(&open, &mut writer, Slot { epoch: recovered.next_epoch, rows, synced: rows }, true)?;
         }
         writer.unsynced = false;
+        let lost = std::mem::take(&mut writer.lost);
         drop((writer, _lock));
         self.write_snapshot_if_due(DeltaLimit::APPENDING);
-        Ok(())
+        if lost { Err(Error::Replaced { path: self.directory.clone() }) } else { Ok(()) }
     }
 
     pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {

@@ -30,8 +30,18 @@ impl Store {
 
     /// Takes the lock and learns what others committed.
     pub(super) fn begin_group(&self, writer: &mut Writer) -> Result<(HeldLock, Arc<Open>, Recovered)> {
-        let lock = self.lock(writer)?;
-        let open = self.reopen_if_replaced()?;
+        let (lock, open) =
+            self.lock(writer).and_then(|lock| Ok((lock, self.reopen_if_replaced()?))).map_err(|error| {
+                let is_gone = self.storage.metadata(&self.directory.join(name::META)).is_err();
+                match error {
+                    Error::Io { .. } | Error::NotFound { .. } if is_gone && writer.owes_a_sync() => {
+                        Error::Replaced { path: self.directory.clone() }
+                    }
+                    Error::Io { .. } if is_gone => Error::NotFound { path: self.directory.clone() },
+                    other => other,
+                }
+            })?;
+        writer.is_about(open.files.identities());
         let recovered = self.learn(&open, writer)?;
         Ok((lock, open, recovered))
     }
