@@ -192,16 +192,19 @@ class Store:
         """Committed rows that this handle knows of, replaced and dead ones included."""
 
     def __len__(self) -> int:
-        """How many different keys the cache holds."""
+        """How many different keys the cache holds, those that others have committed since included."""
 
     def read_keys(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
         """Copy the keys of rows into ``out`` (n, 32), zeros where a row is dead or not committed."""
 
     def lookup(self, keys: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
-        """Write the newest row of each key, or -1, into ``rows`` (n,)."""
+        """Write the newest row of each key, or -1, into ``rows`` (n,). What others have committed counts."""
 
     def read_text(self, text: str, out: NDArray[Any], verify: bool) -> bool:
-        """Copy the vector of one text into ``out`` (dim,); tell whether a sound one is held."""
+        """Copy the vector of one text into ``out`` (dim,); tell whether a sound one is held.
+
+        What others have committed counts.
+        """
 
     def newest(self) -> tuple[int, int, bytes]:
         """Tell which rows are the newest of their key, without looking at the keys.
@@ -278,10 +281,17 @@ class Store:
         """All committed rows as a read-only mapping."""
 
     def refresh(self) -> int:
-        """Learn what other handles have committed; returns ``rows``."""
+        """Learn what other handles have committed; returns ``rows``.
+
+        If the directory has other files by now, the store moves to them.
+        """
 
     def sync(self) -> None:
-        """Make every committed row durable, whoever wrote it."""
+        """Make every committed row durable, whoever wrote it.
+
+        Raises:
+            StorageError: it failed; or the directory was replaced, and rows that were not synced went with it.
+        """
 
     def stats(self) -> dict[str, int]:
         """Return counts and sizes.
@@ -294,4 +304,7 @@ class Store:
         """Sync what is not durable, write the header, release everything.
 
         Later calls raise ``ClosedCacheError``.
+
+        Raises:
+            StorageError: as ``sync``.
         """

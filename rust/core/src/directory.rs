@@ -7,12 +7,13 @@ use serde_json::Value;
 
 use crate::atomic;
 use crate::error::{Error, Result};
-use crate::format::commit::{FILE_BYTES, Slot, Slots, fresh_file};
+use crate::format::commit::{EPOCH_OFFSETS, FILE_BYTES, Slot, Slots, fresh_file};
 use crate::format::container::Container;
 use crate::format::dtype::Dtype;
 use crate::format::meta::{MAX_BYTES, Meta, Refusal};
 use crate::format::{Defect, MAX_DIM, VERSION, keys, name};
 use crate::lock::{HeldLock, Patience};
+use crate::mmap::LiveMapping;
 use crate::records::RecordsFile;
 use crate::recovery::{self, Recovered};
 use crate::storage::{Access, Metadata, Storage, StorageFile};
@@ -213,6 +214,8 @@ pub struct CacheFiles {
     pub vectors: RecordsFile,
     commit: Box<dyn StorageFile>,
     commit_path: PathBuf,
+    /// None where it cannot be mapped so that changes are seen.
+    commit_words: Option<LiveMapping>,
     /// Device and inode of the files above, and what `meta.json` was.
     identities: [Identity; 3],
     meta_file: Metadata,
@@ -237,8 +240,10 @@ impl CacheFiles {
         let access = if writable { Access::Write } else { Access::Read };
         let commit = storage.open(&commit_path, access).map_err(Error::io("open", &commit_path))?;
         let commit_identity = commit.metadata().map_err(Error::io("examine", &commit_path))?.id;
+        let is_whole = commit.length().is_ok_and(|len| len >= FILE_BYTES as u64);
+        let commit_words = if is_whole { commit.map_live(FILE_BYTES).ok() } else { None };
         let identities = [keys.identity()?, vectors.identity()?, commit_identity];
-        Ok(CacheFiles { meta, keys, vectors, commit, commit_path, identities, meta_file })
+        Ok(CacheFiles { meta, keys, vectors, commit, commit_path, commit_words, identities, meta_file })
     }
 
     /// Device and inode of the key records, the rows and the commit record: they stay while the files are open.
@@ -338,6 +343,33 @@ impl CacheFiles {
     /// Whole rows that both files hold, committed or not.
     pub fn whole_rows(&self) -> Result<u64> {
         Ok(self.keys.whole_records()?.min(self.vectors.whole_records()?))
+    }
+
+    /// What stands where the slots have their epochs: it changes with each commit. Costs next to nothing where the file can
+    /// be mapped.
+    pub fn epochs(&self) -> Result<[u64; 2]> {
+        let mut words = [0; 2];
+        for (word, offset) in words.iter_mut().zip(EPOCH_OFFSETS) {
+            *word = match self.commit_words.as_ref().and_then(|mapped| mapped.word(offset)) {
+                Some(word) => word,
+                None => {
+                    let mut bytes = [0; 8];
+                    let read = self.commit.read_at(&mut bytes, offset as u64);
+                    read.map_err(Error::io("read", &self.commit_path))?;
+                    u64::from_le_bytes(bytes)
+                }
+            };
+        }
+        Ok(words)
+    }
+
+    /// Refuses a commit record that was cut: what is mapped of it is no longer there.
+    pub fn check_commit_length(&self) -> Result<()> {
+        let len = self.commit.length().map_err(Error::io("examine", &self.commit_path))?;
+        if len < FILE_BYTES as u64 {
+            return Err(Error::corrupt(&self.commit_path, format!("{FILE_BYTES} bytes"), format!("{len} bytes")));
+        }
+        Ok(())
     }
 
     fn read_slots(&self) -> Result<std::result::Result<Slots, Defect>> {

@@ -155,9 +155,11 @@ impl Store {
         Ok(self.current()?.committed().rows)
     }
 
-    /// Different keys in them.
+    /// Different keys in all that is committed, by others too.
     pub fn keys(&self) -> Result<u64> {
-        Ok(self.current()?.counted()?.index.keys())
+        let open = self.current()?;
+        self.catch_up(&open)?;
+        Ok(open.counted()?.index.keys())
     }
 
     /// Copies the keys of `rows` into `keys`; those of rows that are dead or not committed are zeros.
@@ -172,11 +174,17 @@ impl Store {
         Ok(())
     }
 
-    /// Writes the newest row of each key, or [`partition::NO_ROW`], into `rows`.
+    /// Writes the newest row of each key, or [`partition::NO_ROW`], into `rows`. What others have committed counts.
     pub fn lookup(&self, keys: &[Key], rows: &mut [i64]) -> Result<()> {
         same_length("row numbers", keys.len(), rows.len())?;
         let open = self.current()?;
-        let state = open.state.read().unwrap_or_else(PoisonError::into_inner);
+        if let ([key], [row]) = (keys, &mut *rows) {
+            open.catch_up(&*self.storage, &self.directory)?;
+            *row = open.newest_row(key)?.0.map_or(partition::NO_ROW, |row| row as i64);
+            return Ok(());
+        }
+        self.catch_up(&open)?;
+        let state = open.indexed()?;
         state.lookup(&open.keys(state.committed.rows)?, keys, rows);
         Ok(())
     }
@@ -215,17 +223,17 @@ impl Store {
         vectors::gather(&open.files.vectors, &records, keys, rows, out, verify_mode(verify, committed))
     }
 
-    /// Copies the newest row of one key into `out`; tells whether there is one and it holds.
+    /// Copies the newest row of one key into `out`; tells whether there is one and it holds. What others have committed
+    /// counts, but nothing is asked of the system for that, so that it takes a few nanoseconds.
     ///
     /// [`Store::lookup`] and [`Store::gather`] in one, without what only many keys are worth.
     pub fn read_newest(&self, key: &Key, out: &mut [u8], verify: bool) -> Result<bool> {
         let open = self.current()?;
         same_length("bytes of output", open.row_bytes(), out.len())?;
-        let state = open.state.read().unwrap_or_else(PoisonError::into_inner);
-        let committed = open.keys(state.committed.rows)?;
-        let Some(row) = state.index.get(key, &committed) else { return Ok(false) };
-        let verify = verify_mode(verify, state.committed);
-        vectors::read_one(&open.files.vectors, committed.records(), key, row, out, verify)
+        open.catch_up(&*self.storage, &self.directory)?;
+        let (row, keys, committed) = open.newest_row(key)?;
+        let Some(row) = row else { return Ok(false) };
+        vectors::read_one(&open.files.vectors, keys.records(), key, row, out, verify_mode(verify, committed))
     }
 
     /// Maps the rows of `keys`, from `first` on, for the caller alone; see [`vectors::map`].

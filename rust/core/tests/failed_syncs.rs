@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use common::simulated::{Fault, Image, Injection, Moments, Random, Simulated, Turns};
 use common::{DIM, keys, options, reader, spec, vector, vectors};
-use dejavec_core::storage::Storage;
+use dejavec_core::storage::{Access, Storage};
 use dejavec_core::store::Durability::{self, Close, Commit};
 use dejavec_core::store::Store;
 
@@ -162,6 +162,8 @@ fn run(case: &Case, tally: &mut Tally) -> bool {
     let first = (case.next != Next::AfterKill).then_some(first);
     let mut ends = vec![(storage.journal_len(), acknowledged.clone())];
     let mut end = |acknowledged: &Versions| ends.push((storage.journal_len(), acknowledged.clone()));
+    // Whoever was open all the time sees what was committed before it is gone.
+    other.as_ref().map(found);
     if case.evicted {
         storage.evict();
     }
@@ -231,6 +233,54 @@ fn check(case: &Case, image: &Image, acknowledged: &Versions, torn: bool, tally:
     let mut again = found(&open(&storage, case.durability[1]));
     assert!(again.remove(&11).is_some());
     assert_eq!(again, recovered);
+}
+
+/// The bytes of a file of the cache from `offset` on.
+fn bytes_from(storage: &dyn Storage, file: &str, offset: u64) -> Vec<u8> {
+    let file = storage.open(&Path::new(CACHE).join(file), Access::Read).unwrap();
+    let mut bytes = vec![0; (file.length().unwrap() - offset) as usize];
+    file.read_at(&mut bytes, offset).unwrap();
+    bytes
+}
+
+fn write(storage: &dyn Storage, file: &str, bytes: &[u8], offset: u64) {
+    let file = storage.open(&Path::new(CACHE).join(file), Access::Write).unwrap();
+    file.write_at(bytes, offset).unwrap();
+    file.sync().unwrap();
+}
+
+#[test]
+fn zeros_behind_the_rows_that_only_the_system_has_in_memory_are_written_again() {
+    const RECORDS: u64 = 64 + 5 * 40;
+    const ROWS: u64 = 128 + 5 * DIM as u64;
+    let [storage, died] = [0; 2].map(|_| {
+        let storage = Arc::new(Simulated::of(&Image::default(), Path::new(ROOT)));
+        open(&storage, Commit).put(&keys(0..5), &vectors(0..5, 0)).unwrap();
+        storage
+    });
+    // A writer dies when its rows are on the disk and its commit is not.
+    open(&died, Commit).put(&keys(0..5), &vectors(0..5, 1)).unwrap();
+    write(&*storage, "vectors.npy", &bytes_from(&*died, "vectors.npy", ROWS), ROWS);
+    write(&*storage, "keys.bin", &bytes_from(&*died, "keys.bin", RECORDS), RECORDS);
+    // The next one zeroes their records, and the sync of that fails.
+    let zeroes = (0..20).any(|after| {
+        let fault = Fault::SyncAfter(Turns(0));
+        storage.inject(Some(Injection { fault, after, for_ever: false, fired: 0 }));
+        let failed = open(&storage, Commit).put(&keys(11..12), &vectors(11..12, 0)).is_err();
+        storage.inject(None);
+        failed && bytes_from(&*storage, "keys.bin", RECORDS).iter().all(|byte| *byte == 0)
+    });
+    assert!(zeroes);
+    // The one after that acknowledges, the power fails, and the commit record is damaged.
+    open(&storage, Commit).put(&keys(2..4), &vectors(2..4, 2)).unwrap();
+    let mut moments = Moments::of(&storage);
+    while moments.advance() {}
+    let left = Arc::new(Simulated::of(&moments.images(&mut Random(1), 0)[0].0, Path::new(ROOT)));
+    write(&*left, "commit", &[0xFF; 64], 0);
+    let writer = open(&left, Commit);
+    writer.sync().unwrap();
+    assert_eq!(writer.rows().unwrap(), 7);
+    assert_eq!([1, 2, 3, 4].map(|item| found(&writer)[&item]), [0, 2, 2, 0]);
 }
 
 fn every_case(durability: [Durability; 2]) {

@@ -3,6 +3,9 @@
 
 mod common;
 
+use std::sync::Arc;
+
+use common::simulated::{Image, Simulated};
 use common::{Place, get, in_memory, keys, options, reader, vector, vectors};
 use dejavec_core::Error;
 use dejavec_core::format::commit::{FILE_BYTES, SLOT_STRIDE};
@@ -301,4 +304,31 @@ fn an_identity_that_could_not_be_read_back_makes_no_cache() {
     let made = dejavec_core::store::Store::create(storage, &place.path, &spec, options(Durability::Commit));
     assert!(matches!(made, Err(Error::Argument { .. })));
     assert!(place.storage.metadata(&place.path.join("meta.json")).is_err());
+}
+
+#[test]
+fn what_a_killed_writer_left_is_made_sure_in_pieces_between_which_others_write() {
+    let path = std::path::Path::new("/caches/one");
+    let storage = Arc::new(Simulated::of(&Image::default(), std::path::Path::new("/caches")));
+    let spec = dejavec_core::directory::Spec { dim: 65_536, ..common::spec() };
+    let create =
+        |durability| Store::create(Arc::<Simulated>::clone(&storage), path, &spec, options(durability)).unwrap();
+    let vector = |item: u64| vec![item as u8; 65_536];
+    let killed = create(Durability::Close);
+    for items in [0..600, 600..1200_u64] {
+        let vectors: Vec<u8> = items.clone().flat_map(vector).collect();
+        killed.append(&keys(items), &vectors, None).unwrap();
+    }
+    drop(killed);
+    let next = create(Durability::Commit);
+    let before = storage.locks_taken();
+    next.put(&keys([1200]), &vector(1200)).unwrap();
+    // 79 MB, of which 67 are made sure under one hold of the lock.
+    assert_eq!(storage.locks_taken() - before, 2);
+    let statistics = next.statistics().unwrap();
+    assert_eq!((statistics.rows, statistics.synced), (1201, 1201));
+    let mut found = vec![0; 65_536];
+    for item in [0, 599, 600, 1199, 1200] {
+        assert!(next.read_newest(&common::key(item), &mut found, true).unwrap() && found == vector(item));
+    }
 }

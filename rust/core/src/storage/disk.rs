@@ -9,7 +9,7 @@ use std::path::Path;
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 
 use super::{Access, Metadata, Storage, StorageFile};
-use crate::mmap::{Mapping, PrivateMapping};
+use crate::mmap::{LiveMapping, Mapping, PrivateMapping};
 
 /// Modes of what is shared with a group: new files inherit the directory's group by its set-group-id bit.
 const SHARED_DIRECTORY: u32 = 0o2770;
@@ -115,10 +115,13 @@ impl StorageFile for File {
         Mapping::of_file(self, len)
     }
 
+    fn map_live(&self, len: usize) -> io::Result<LiveMapping> {
+        require_local(self)?;
+        LiveMapping::of_file(self, len)
+    }
+
     fn map_private(&self, offset: u64, len: usize) -> io::Result<PrivateMapping> {
-        if distance(self) != Distance::Local {
-            return Err(io::Error::new(ErrorKind::Unsupported, "not known to be a local file system"));
-        }
+        require_local(self)?;
         PrivateMapping::of_file(self, offset, len)
     }
 
@@ -144,6 +147,14 @@ impl StorageFile for File {
 
     fn descriptor(&self) -> Option<RawFd> {
         Some(self.as_raw_fd())
+    }
+}
+
+/// Refuses a file that others may change behind this machine's page cache.
+fn require_local(file: &File) -> io::Result<()> {
+    match distance(file) {
+        Distance::Local => Ok(()),
+        _ => Err(io::Error::new(ErrorKind::Unsupported, "not known to be a local file system")),
     }
 }
 

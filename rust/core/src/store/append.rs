@@ -67,7 +67,7 @@ impl Store {
             same_length("rows seen", keys.len(), seen.len())?;
         }
         let appended = self.write_group(|open| {
-            let state = open.state.read().unwrap_or_else(PoisonError::into_inner);
+            let state = open.indexed()?;
             let mut newest = vec![partition::NO_ROW; keys.len()];
             state.lookup(&open.keys(state.committed.rows)?, keys, &mut newest);
             let is_wanted = |position: &usize| {
@@ -88,7 +88,7 @@ impl Store {
         // Under the lock, once what others stored is sure: what is called stored here is acknowledged.
         let appended = self.write_group(|open| {
             let mut positions = partition::last_of_each_key(keys);
-            let state = open.state.read().unwrap_or_else(PoisonError::into_inner);
+            let state = open.indexed()?;
             let committed = open.keys(state.committed.rows)?;
             let mut rows = vec![partition::NO_ROW; keys.len()];
             state.lookup(&committed, keys, &mut rows);
@@ -141,6 +141,8 @@ impl Store {
     /// One append group: lock, learn what others committed, choose the rows, write, sync, commit, unlock.
     fn write_group<'a>(&self, choose: impl FnOnce(&Open) -> Result<Group<'a>>) -> Result<usize> {
         let mut writer = self.writer();
+        // Before the lock is held: entering many rows into the index takes long.
+        drop(self.current()?.indexed()?);
         let (_lock, open, recovered) = self.begin_group(&mut writer)?;
         let group = choose(&open)?;
         let durable = self.options.durability == Durability::Commit;

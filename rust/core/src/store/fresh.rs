@@ -17,6 +17,13 @@ impl Store {
         Ok(open.committed().rows)
     }
 
+    /// Learns what others have committed, but not whether the directory was replaced; checks first that what is mapped of
+    /// the commit record is there.
+    pub(super) fn catch_up(&self, open: &Open) -> Result<()> {
+        open.files.check_commit_length()?;
+        open.catch_up(&*self.storage, &self.directory)
+    }
+
     /// The files that the directory has now.
     pub(super) fn reopen_if_replaced(&self) -> Result<Arc<Open>> {
         let open = self.current()?;

@@ -14,6 +14,9 @@ use crate::format::name;
 use crate::lock::HeldLock;
 use crate::recovery::{self, Recovered};
 
+/// Bytes of rows and records that are made sure under one hold of the lock: some hundredths of a second.
+const EXAMINED_BYTES: u64 = 64 << 20;
+
 impl Store {
     fn lock(&self, writer: &Writer) -> Result<HeldLock> {
         if !self.options.writable {
@@ -28,22 +31,37 @@ impl Store {
         HeldLock::acquire(&*self.storage, &self.directory.join(name::LOCK), self.options.patience)
     }
 
-    /// Takes the lock and learns what others committed.
+    /// Takes the lock and learns what others committed. What takes long is done in pieces, between which others get their
+    /// turn.
     pub(super) fn begin_group(&self, writer: &mut Writer) -> Result<(HeldLock, Arc<Open>, Recovered)> {
-        let (lock, open) =
-            self.lock(writer).and_then(|lock| Ok((lock, self.reopen_if_replaced()?))).map_err(|error| {
-                let is_gone = self.storage.metadata(&self.directory.join(name::META)).is_err();
-                match error {
-                    Error::Io { .. } | Error::NotFound { .. } if is_gone && writer.owes_a_sync() => {
-                        Error::Replaced { path: self.directory.clone() }
-                    }
-                    Error::Io { .. } if is_gone => Error::NotFound { path: self.directory.clone() },
-                    other => other,
+        loop {
+            let (lock, open) = self.lock_files(writer)?;
+            if let Some(recovered) = self.learn(&open, writer)? {
+                return Ok((lock, open, recovered));
+            }
+            drop(lock);
+            if self.options.durability == Durability::Commit {
+                // Not under the lock: the last piece is then all that is left to sync.
+                poisoning(&mut writer.poisoned, || open.files.sync_rows())?;
+            }
+        }
+    }
+
+    /// Takes the lock; gives the files that the directory has then.
+    fn lock_files(&self, writer: &mut Writer) -> Result<(HeldLock, Arc<Open>)> {
+        let locked = self.lock(writer).and_then(|lock| Ok((lock, self.reopen_if_replaced()?)));
+        let (lock, open) = locked.map_err(|error| {
+            let is_gone = self.storage.metadata(&self.directory.join(name::META)).is_err();
+            match error {
+                Error::Io { .. } | Error::NotFound { .. } if is_gone && writer.owes_a_sync() => {
+                    Error::Replaced { path: self.directory.clone() }
                 }
-            })?;
+                Error::Io { .. } if is_gone => Error::NotFound { path: self.directory.clone() },
+                other => other,
+            }
+        })?;
         writer.is_about(open.files.identities());
-        let recovered = self.learn(&open, writer)?;
-        Ok((lock, open, recovered))
+        Ok((lock, open))
     }
 
     /// Under the lock: what is committed, with lost commits rolled forward, and safe to be built upon.
@@ -52,12 +70,14 @@ impl Store {
     /// handle may have died before it told anybody. So all that is not known to be durable and holds is written again, and
     /// synced; then the system is asked to forget its pages, so that what is read next comes from the disk. Asked before,
     /// it would throw away rows that can be saved, and it keeps what is mapped in any case.
-    fn learn(&self, open: &Open, writer: &mut Writer) -> Result<Recovered> {
+    ///
+    /// None if a piece of this was done and there is more.
+    fn learn(&self, open: &Open, writer: &mut Writer) -> Result<Option<Recovered>> {
         let files = &open.files;
         let recovered = files.recover()?;
         if writer.own == Some(recovered.in_file) && !recovered.roll_forward {
             open.adopt(&*self.storage, &self.directory, recovered.slot)?;
-            return Ok(recovered);
+            return Ok(Some(recovered));
         }
         writer.tail_is_ours = false;
         if !writer.names_are_durable {
@@ -76,6 +96,11 @@ impl Store {
         let synced = recovered.slot.synced.max(seen.synced);
         let first = synced.max(open.examined()).min(rows);
         let (claimed, behind) = (first.max(claimed.min(rows)), rows > recovered.slot.rows);
+        let most_rows = EXAMINED_BYTES / files.vectors.record_bytes().saturating_add(files.keys.record_bytes()).max(1);
+        if !recovered.roll_forward && !behind && rows - first > most_rows {
+            open.examine(&*self.storage, &self.directory, first..first + most_rows, true)?;
+            return Ok(None);
+        }
         // Rows that a valid slot called not yet durable, and that do not hold, never were. Behind them a lost commit may
         // have called rows durable that were damaged since: they are kept, and hide older rows of their keys.
         open.examine(&*self.storage, &self.directory, first..claimed, true)?;
@@ -99,9 +124,9 @@ impl Store {
         open.adopt(&*self.storage, &self.directory, recovered.slot)?;
         if recovered.roll_forward || behind {
             self.commit(open, writer, Slot { epoch: recovered.next_epoch, rows, synced: rows }, true)?;
-            return files.recover();
+            return files.recover().map(Some);
         }
         writer.own = Some(recovered.in_file);
-        Ok(recovered)
+        Ok(Some(recovered))
     }
 }

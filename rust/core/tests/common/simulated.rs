@@ -95,6 +95,7 @@ struct Inner {
     handles: usize,
     /// Pages that the system forgot because it was asked to.
     pages_forgotten: usize,
+    locks_taken: usize,
 }
 
 impl Inner {
@@ -230,6 +231,10 @@ impl Simulated {
     /// How many pages the system was made to forget.
     pub fn pages_forgotten(&self) -> usize {
         self.inner.lock().unwrap().pages_forgotten
+    }
+
+    pub fn locks_taken(&self) -> usize {
+        self.inner.lock().unwrap().locks_taken
     }
 
     pub fn journal_len(&self) -> usize {
@@ -379,7 +384,9 @@ impl StorageFile for SimulatedFile {
 
     fn try_lock(&self) -> io::Result<bool> {
         step(&self.system.inner, Kind::Other)?;
-        self.live.try_lock()
+        let taken = self.live.try_lock()?;
+        self.system.inner.lock().unwrap().locks_taken += usize::from(taken);
+        Ok(taken)
     }
 
     fn unlock(&self) -> io::Result<()> {
