@@ -74,6 +74,9 @@ def fingerprint_blocks(arrays: list[NDArray[np.uint8]]) -> list[bytes]:
 def before_fork() -> None:
     """Note that a fork begins; called by ``os.register_at_fork``."""
 
+def after_fork_in_parent() -> None:
+    """Note that a fork is over, or failed; called by ``os.register_at_fork``."""
+
 def after_fork_in_child() -> None:
     """Close the lock files that the parent process held open; called by ``os.register_at_fork``."""
 
@@ -97,15 +100,29 @@ def verify(path: str) -> dict[str, Any]:
         numbers) and ``problems`` (list of sentences, one for each damaged file).
     """
 
-def repair(path: str, lock_timeout: float) -> dict[str, Any]:
+def repair(
+    path: str, lock_timeout: float, force: bool = False, allow_network: bool = False
+) -> dict[str, Any]:
     """Make a damaged cache openable again, under its writers' lock.
 
     Rebuilds ``commit`` from the row checksums if neither slot is valid, restores a damaged vectors header
-    from ``meta.json``, zeroes the key record of each damaged row (it becomes a miss) and removes damaged
-    index snapshots.
+    from ``meta.json``, zeroes the key record of each damaged row (it becomes a miss) and of the older rows of
+    its key, and replaces damaged index snapshots.
+
+    Args:
+        path: the directory.
+        lock_timeout: seconds to wait for the writers' lock.
+        force: whether to go on if more rows are damaged than sound: else nothing is changed.
+        allow_network: whether to write on a network file system.
 
     Returns:
         What ``verify`` returns, for the state before the repair.
+
+    Raises:
+        CorruptCacheError: most rows are damaged and ``force`` is false, or ``meta.json`` is damaged.
+        CacheNotFoundError: there is no cache.
+        LockTimeoutError: the lock was held for longer than ``lock_timeout``.
+        NetworkFileSystemError: the directory is on one.
     """
 
 @final

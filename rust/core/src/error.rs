@@ -38,6 +38,17 @@ pub enum Error {
         /// What is there.
         found: String,
     },
+    /// More rows are damaged than sound, as if a file were another cache's: a repair would lose them all.
+    MostlyDamaged {
+        /// The cache's directory.
+        path: PathBuf,
+        /// Damaged rows.
+        damaged: u64,
+        /// Sound rows.
+        sound: u64,
+        /// Sound rows that a repair would zero too: older ones of the keys that the damaged ones seem to have.
+        older: u64,
+    },
     /// The directory has no `meta.json`.
     NotFound {
         /// The directory.
@@ -135,6 +146,7 @@ impl Error {
             Error::Io { path, .. }
             | Error::Corrupt { path, .. }
             | Error::CorruptMeta { path, .. }
+            | Error::MostlyDamaged { path, .. }
             | Error::NotFound { path }
             | Error::Foreign { path, .. }
             | Error::Version { path, .. }
@@ -185,6 +197,9 @@ impl Error {
             Error::CorruptMeta { .. } => {
                 "restore it from a copy, or move the directory away and encode again: nothing else tells what it does"
             }
+            Error::MostlyDamaged { .. } => {
+                "put the right files back if they are another cache's, or run `dejavec verify --repair --force`"
+            }
             Error::NotFound { .. } => "check the path, or open it for appending and put vectors in",
             Error::Foreign { mteb: true, .. } => "import it with `dejavec import OLD NEW`, or choose another directory",
             Error::Foreign { mteb: false, .. } => "choose an empty or a new directory",
@@ -193,7 +208,7 @@ impl Error {
             Error::Argument { .. } => "correct the argument",
             Error::LockTimeout { .. } => "wait for that process or raise lock_timeout",
             Error::Remote { .. } => {
-                "keep the cache on a local disk, or pass allow_network=True if no other machine writes it"
+                "keep the cache on a local disk, or pass allow_network=True (--allow-network) if no other machine writes it"
             }
             Error::ReadOnly { .. } => "open the cache with mode=\"a\"",
             Error::Poisoned { .. } | Error::Closed { .. } => "open the cache again",
@@ -210,6 +225,13 @@ impl fmt::Display for Error {
             Error::Corrupt { path, expected, found } | Error::CorruptMeta { path, expected, found } => {
                 write!(f, "{} is damaged: expected {expected}, found {found}", path.display())?;
             }
+            Error::MostlyDamaged { path, damaged, sound, older } => write!(
+                f,
+                "{}: expected most rows to be sound, found {damaged} damaged and {sound} sound, as if a file were another \
+                 cache's; nothing was changed: a repair would make the damaged rows misses for ever, zero {older} older \
+                 rows of their keys, and write the headers, the commit record and the index anew",
+                path.display()
+            )?,
             Error::NotFound { path } => write!(f, "no cache at {}: expected a meta.json, found none", path.display())?,
             Error::Foreign { path, found, mteb: true } => {
                 write!(f, "{} holds a cache written by mteb itself (found {found})", path.display())?;

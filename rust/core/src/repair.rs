@@ -7,7 +7,7 @@ use crate::directory::{self, CacheFiles};
 use crate::error::{Error, Result};
 use crate::format::commit::Slot;
 use crate::format::{keys, name};
-use crate::index::{self, Keys};
+use crate::index::{self, DeltaLimit, Index, Keys};
 use crate::key::{DEAD, Key};
 use crate::lock::{HeldLock, Patience};
 use crate::parallel::{self, Found};
@@ -18,6 +18,9 @@ use crate::vectors::record;
 /// Rows a piece of a parallel check holds, and the fewest that are worth a second thread.
 const PIECE: u64 = 4096;
 const ROWS_PER_THREAD: usize = 2048;
+
+/// How often a header is read before it is called damaged: a reader may meet a writer in the middle of a write.
+const HEADER_READS: usize = 100;
 
 /// What a check of a whole cache found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,7 +52,9 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
     if let Err(defect) = files.check_keys_header() {
         problem(files.keys.path(), format!("expected {}, found {}", defect.expected, defect.found));
     }
-    if let Err(defect) = files.check_vectors_header() {
+    // A writer may be at it.
+    let header = (0..HEADER_READS).map(|_| files.check_vectors_header()).find(|checked| checked.is_ok());
+    if let Err(defect) = header.unwrap_or_else(|| files.check_vectors_header()) {
         problem(files.vectors.path(), format!("expected {}, found {}", defect.expected, defect.found));
     }
     let whole_rows = files.whole_rows()?;
@@ -84,6 +89,12 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
         }
     });
     report.damaged = damaged.ascending();
+    if !report.damaged.is_empty() {
+        // A writer may have been forgetting a row that a power loss took.
+        let records = files.keys.map(checked)?;
+        let is_dead = |row: u64| record(&records, row).is_some_and(|record| record.key == DEAD);
+        report.damaged.retain(|&row| !is_dead(row));
+    }
     let is_damaged = |row: u64| report.damaged.binary_search(&row).is_ok();
     let key_of = |row: u64| record(records, row).map_or(DEAD, |record| record.key);
     if recovered.is_none() {
@@ -97,7 +108,11 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
     let is_sound = |row| key_of(row) != DEAD && !is_damaged(row);
     (report.keys, report.replaced) = index::count_keys((0..report.rows).filter(|&row| is_sound(row)), &keys);
     if recovered.is_some() {
-        for (file, defect) in index::verify_snapshots(storage, directory, &files.meta.uuid, &keys) {
+        let committed = || {
+            let rows = files.recover_at_rest()?.slot.rows.max(checked);
+            Ok(Keys::new(files.keys.map(rows)?, files.meta.seed))
+        };
+        for (file, defect) in index::verify_snapshots(storage, directory, &files.meta.uuid, committed)? {
             let path = directory.join(file);
             report.problems.push(format!("{}: expected {}, found {}", path.display(), defect.expected, defect.found));
         }
@@ -113,25 +128,63 @@ fn rows_after_recovery(recovered: &Recovered, files: &CacheFiles) -> Result<u64>
     }
 }
 
+/// What a repair may do, and how long it waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Consent {
+    /// How long it waits for the locks.
+    pub patience: Patience,
+    /// Whether it goes on if more rows are damaged than sound.
+    pub force: bool,
+    /// Whether it writes on a network file system.
+    pub allow_network: bool,
+}
+
+impl From<Patience> for Consent {
+    fn from(patience: Patience) -> Consent {
+        Consent { patience, force: false, allow_network: false }
+    }
+}
+
 /// Makes a damaged cache openable again; gives what was wrong.
 ///
-/// Under the writers' lock: restores headers and a missing commit record, takes back rows that lost their commit,
-/// zeroes the key records of the older rows of each damaged row's key (which must not come back in its place), then
-/// those of the damaged rows, and removes the snapshots of a cache that had any damage.
-pub fn repair(storage: &dyn Storage, directory: &Path, patience: Patience) -> Result<Report> {
+/// Under the writers' lock, and that of the index: restores headers and a missing commit record, takes back rows that lost
+/// their commit, zeroes the key records of the older rows of each damaged row's key (which must not come back in its place),
+/// then those of the damaged rows, and replaces the snapshots of a cache that had any damage.
+pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consent>) -> Result<Report> {
+    let consent = consent.into();
     directory::read_meta(storage, directory)?;
-    let _lock = HeldLock::acquire(storage, &directory.join(name::LOCK), patience)?;
+    if !consent.allow_network {
+        directory::refuse_remote(storage, directory)?;
+    }
+    let _lock = HeldLock::acquire(storage, &directory.join(name::LOCK), consent.patience)?;
     let commit_path = directory.join(name::COMMIT);
-    if storage.metadata(&commit_path).is_err() {
+    let is_new = storage.metadata(&commit_path).is_err();
+    if is_new {
         // An empty file is no commit: the row checksums decide below.
         directory::create_file(storage, &commit_path, &[])?;
     }
+    let _commit_lock = HeldLock::of_data(storage, &commit_path, consent.patience)?;
+    // Nobody writes a snapshot of what is about to change. Where there can be no such lock there are no snapshots.
+    let _index_lock = match HeldLock::acquire(storage, &directory.join(name::INDEX_LOCK), consent.patience) {
+        Err(Error::Io { .. }) => None,
+        acquired => Some(acquired?),
+    };
     let files = CacheFiles::open_unchecked(storage, directory, true)?;
     let (report, recovered) = inspect(storage, directory, &files)?;
+    let (older, damaged) = rows_to_zero(&files, &report, recovered)?;
+    let never_durable = recovered.map_or(0..0, |recovered| recovered.slot.synced..recovered.claimed);
+    let lost = damaged.iter().filter(|row| !never_durable.contains(row)).count() as u64;
+    let sound = report.keys + report.replaced;
+    if lost > sound && !consent.force {
+        if is_new {
+            storage.remove(&commit_path).map_err(Error::io("remove", &commit_path))?;
+        }
+        let path = directory.to_path_buf();
+        return Err(Error::MostlyDamaged { path, damaged: lost, sound, older: older.len() as u64 });
+    }
     let rows = report.rows;
     // Written in any case: after a repair whose sync failed they may be sound in the system's memory alone.
     files.keys.write_header(&keys::header(&files.meta.uuid))?;
-    let (older, damaged) = rows_to_zero(&files, &report, recovered)?;
     for erased in [older, damaged] {
         let records = files.keys.map(files.keys.whole_records()?)?;
         let is_dead = |row: &u64| record(&records, *row).is_some_and(|record| record.key == DEAD);
@@ -155,6 +208,12 @@ pub fn repair(storage: &dyn Storage, directory: &Path, patience: Patience) -> Re
     files.vectors.sync()?;
     if !report.damaged.is_empty() || !report.problems.is_empty() {
         index::remove_all(storage, directory);
+    }
+    let keys = Keys::new(files.keys.map(rows)?, files.meta.seed);
+    let uuid = &files.meta.uuid;
+    if Index::of_snapshot(storage, directory, uuid, &keys).wants_snapshot(rows, DeltaLimit::CLOSING) {
+        // Without one, whoever opens the cache enters all rows into a table. Failing to write it costs only that.
+        let _ = index::write_snapshot(storage, directory, uuid, next_epoch + 1, &keys);
     }
     Ok(report)
 }

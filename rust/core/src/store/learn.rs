@@ -17,6 +17,13 @@ use crate::recovery::{self, Recovered};
 /// Bytes of rows and records that are made sure under one hold of the lock: some hundredths of a second.
 const EXAMINED_BYTES: u64 = 64 << 20;
 
+/// What a writer holds: the writers' lock, and that of the commit record, which excludes others even if somebody deleted
+/// the file of the first.
+pub(super) struct Locks {
+    _writers: HeldLock,
+    _commit: HeldLock,
+}
+
 impl Store {
     fn lock(&self, writer: &Writer) -> Result<HeldLock> {
         if !self.options.writable {
@@ -33,7 +40,7 @@ impl Store {
 
     /// Takes the lock and learns what others committed. What takes long is done in pieces, between which others get their
     /// turn.
-    pub(super) fn begin_group(&self, writer: &mut Writer) -> Result<(HeldLock, Arc<Open>, Recovered)> {
+    pub(super) fn begin_group(&self, writer: &mut Writer) -> Result<(Locks, Arc<Open>, Recovered)> {
         loop {
             let (lock, open) = self.lock_files(writer)?;
             if let Some(recovered) = self.learn(&open, writer)? {
@@ -48,7 +55,7 @@ impl Store {
     }
 
     /// Takes the lock; gives the files that the directory has then.
-    fn lock_files(&self, writer: &mut Writer) -> Result<(HeldLock, Arc<Open>)> {
+    fn lock_files(&self, writer: &mut Writer) -> Result<(Locks, Arc<Open>)> {
         let locked = self.lock(writer).and_then(|lock| Ok((lock, self.reopen_if_replaced()?)));
         let (lock, open) = locked.map_err(|error| {
             let is_gone = self.storage.metadata(&self.directory.join(name::META)).is_err();
@@ -61,7 +68,8 @@ impl Store {
             }
         })?;
         writer.is_about(open.files.identities());
-        Ok((lock, open))
+        let commit = HeldLock::of_data(&*self.storage, &self.directory.join(name::COMMIT), self.options.patience)?;
+        Ok((Locks { _writers: lock, _commit: commit }, open))
     }
 
     /// Under the lock: what is committed, with lost commits rolled forward, and safe to be built upon.

@@ -96,6 +96,7 @@ struct Inner {
     /// Pages that the system forgot because it was asked to.
     pages_forgotten: usize,
     locks_taken: usize,
+    is_remote: bool,
 }
 
 impl Inner {
@@ -233,6 +234,11 @@ impl Simulated {
         self.inner.lock().unwrap().pages_forgotten
     }
 
+    /// From now on it lies on another machine.
+    pub fn move_away(&self) {
+        self.inner.lock().unwrap().is_remote = true;
+    }
+
     pub fn locks_taken(&self) -> usize {
         self.inner.lock().unwrap().locks_taken
     }
@@ -282,6 +288,11 @@ impl Storage for Simulated {
         self.live.mkdir(path)?;
         self.note(Change::Directory { path: path.to_path_buf() });
         Ok(())
+    }
+
+    fn is_remote(&self, _directory: &Path) -> io::Result<bool> {
+        step(&self.inner, Kind::Other)?;
+        Ok(self.inner.lock().unwrap().is_remote)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
