@@ -238,7 +238,7 @@ impl CacheFiles {
         let vectors = records(container.file_name(), container.header_bytes(), meta.row_bytes())?;
         let commit_path = directory.join(name::COMMIT);
         let access = if writable { Access::Write } else { Access::Read };
-        let commit = storage.open(&commit_path, access).map_err(Error::io("open", &commit_path))?;
+        let commit = storage.open(&commit_path, access).map_err(Error::opening(&commit_path, true))?;
         let commit_identity = commit.metadata().map_err(Error::io("examine", &commit_path))?.id;
         let is_whole = commit.length().is_ok_and(|len| len >= FILE_BYTES as u64);
         let commit_words = if is_whole { commit.map_live(FILE_BYTES).ok() } else { None };

@@ -38,6 +38,13 @@ pub enum Error {
         /// What is there.
         found: String,
     },
+    /// A file of the cache is not there.
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// Whether a repair makes it anew from the others.
+        repairable: bool,
+    },
     /// More rows are damaged than sound, as if a file were another cache's: a repair would lose them all.
     MostlyDamaged {
         /// The cache's directory.
@@ -135,6 +142,15 @@ impl Error {
         move |source| Error::Io { action, path, source }
     }
 
+    /// Wraps a failure to open a file that every whole cache has; for `map_err`.
+    pub(crate) fn opening(path: &Path, repairable: bool) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_path_buf();
+        move |source| match source.kind() {
+            io::ErrorKind::NotFound => Error::Missing { path, repairable },
+            _ => Error::Io { action: "open", path, source },
+        }
+    }
+
     /// A file that breaks its format.
     pub fn corrupt(path: &Path, expected: impl Into<String>, found: impl Into<String>) -> Error {
         Error::Corrupt { path: path.to_path_buf(), expected: expected.into(), found: found.into() }
@@ -146,6 +162,7 @@ impl Error {
             Error::Io { path, .. }
             | Error::Corrupt { path, .. }
             | Error::CorruptMeta { path, .. }
+            | Error::Missing { path, .. }
             | Error::MostlyDamaged { path, .. }
             | Error::NotFound { path }
             | Error::Foreign { path, .. }
@@ -197,6 +214,12 @@ impl Error {
             Error::CorruptMeta { .. } => {
                 "restore it from a copy, or move the directory away and encode again: nothing else tells what it does"
             }
+            Error::Missing { repairable: true, .. } => {
+                "run `dejavec verify --repair` on the cache, which makes it anew from the checksums of the rows"
+            }
+            Error::Missing { repairable: false, .. } => {
+                "restore it from a copy, or move the directory away and encode again: no other file holds what it held"
+            }
             Error::MostlyDamaged { .. } => {
                 "put the right files back if they are another cache's, or run `dejavec verify --repair --force`"
             }
@@ -224,6 +247,9 @@ impl fmt::Display for Error {
             Error::Io { action, path, source } => write!(f, "could not {action} at {}: {source}", path.display())?,
             Error::Corrupt { path, expected, found } | Error::CorruptMeta { path, expected, found } => {
                 write!(f, "{} is damaged: expected {expected}, found {found}", path.display())?;
+            }
+            Error::Missing { path, .. } => {
+                write!(f, "the cache is incomplete: expected a file at {}, found none", path.display())?;
             }
             Error::MostlyDamaged { path, damaged, sound, older } => write!(
                 f,

@@ -242,10 +242,16 @@ mod tests {
         let storage = Forking(0.into());
         drop(HeldLock::acquire(&storage, &path, no_patience()).unwrap());
         assert_eq!(storage.0.load(Ordering::SeqCst), 2, "opened again");
-        // One that is under way has an end.
+        // One that is under way is waited for: `open` says so.
         note_fork();
+        let start = std::sync::Barrier::new(2);
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| HeldLock::acquire(&storage, &path, no_patience()).map(drop));
+            let waiting = scope.spawn(|| {
+                start.wait();
+                HeldLock::acquire(&storage, &path, no_patience()).map(drop)
+            });
+            start.wait();
+            (0..10_000).for_each(|_| thread::yield_now());
             note_forked();
             waiting.join().unwrap().unwrap();
         });

@@ -29,7 +29,7 @@ impl RecordsFile {
         record_bytes: u64,
     ) -> Result<RecordsFile> {
         let access = if writable { Access::Write } else { Access::Read };
-        let file = storage.open(&path, access).map_err(Error::io("open", &path))?;
+        let file = storage.open(&path, access).map_err(Error::opening(&path, false))?;
         Ok(RecordsFile { path, file, header_bytes: header_bytes as u64, record_bytes, mapping: Mutex::new(None) })
     }
 
@@ -151,9 +151,12 @@ impl RecordsFile {
         self.file.sync().map_err(Error::io("sync", &self.path))
     }
 
-    /// The first `rows` records, mapped. The length is checked first, so a cut file is an error here.
+    /// The first `rows` records, mapped. The length is checked first, so a cut file is an error here, unless none are
+    /// asked for.
     pub fn map(&self, rows: u64) -> Result<Records> {
-        self.check_length(rows)?;
+        if rows > 0 {
+            self.check_length(rows)?;
+        }
         let len = self.offset(rows)?;
         let records = |mapping| Records {
             mapping,
@@ -161,6 +164,9 @@ impl RecordsFile {
             header_bytes: usize::try_from(self.header_bytes).unwrap_or(usize::MAX),
             record_bytes: usize::try_from(self.record_bytes).unwrap_or(usize::MAX),
         };
+        if rows == 0 {
+            return Ok(records(Arc::new(Mapping::Memory(Vec::new()))));
+        }
         let mut newest = self.mapping.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mapping) = newest.as_ref().filter(|mapping| mapping.len() as u64 >= len) {
             return Ok(records(Arc::clone(mapping)));

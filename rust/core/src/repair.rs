@@ -57,7 +57,6 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
     if let Err(defect) = header.unwrap_or_else(|| files.check_vectors_header()) {
         problem(files.vectors.path(), format!("expected {}, found {}", defect.expected, defect.found));
     }
-    let whole_rows = files.whole_rows()?;
     let recovered = match files.recover_at_rest() {
         Ok(recovered) => Some(recovered),
         Err(error @ Error::Corrupt { .. }) => {
@@ -73,7 +72,8 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
     };
     let keys = Keys::new(files.keys.map(checked)?, files.meta.seed);
     let records = keys.records();
-    let rows = files.vectors.map(checked.min(whole_rows))?;
+    // Asked for after the commit was read: a writer makes the files longer before it commits.
+    let rows = files.vectors.map(checked.min(files.whole_rows()?))?;
     let damaged = Found::default();
     let pieces = (0..checked.div_ceil(PIECE)).collect();
     let items = usize::try_from(checked).unwrap_or(usize::MAX);
@@ -174,7 +174,12 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
     let (older, damaged) = rows_to_zero(&files, &report, recovered)?;
     let never_durable = recovered.map_or(0..0, |recovered| recovered.slot.synced..recovered.claimed);
     let lost = damaged.iter().filter(|row| !never_durable.contains(row)).count() as u64;
-    let sound = report.keys + report.replaced;
+    // Rows whose records are gone with the end of `keys.bin`: without a commit that fits nothing else counts them.
+    let cut = match recovered {
+        None => files.vectors.whole_records()?.saturating_sub(files.keys.whole_records()?),
+        Some(_) => 0,
+    };
+    let (lost, sound) = (lost + cut, report.keys + report.replaced);
     if lost > sound && !consent.force {
         if is_new {
             storage.remove(&commit_path).map_err(Error::io("remove", &commit_path))?;

@@ -42,6 +42,15 @@ enum Next {
     Other,
 }
 
+/// When the system, short of memory, drops the pages that nobody maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Evicted {
+    Never,
+    BeforeTheNextIsOpened,
+    /// And has read what is committed.
+    AfterTheNextIsOpened,
+}
+
 /// What is done then: puts of items in a version; none of them is a sync.
 const CALLS: [&[(std::ops::Range<u64>, u8)]; 5] =
     [&[(3..9, 1)], &[(3..9, 1), (9..11, 1)], &[(9..11, 1)], &[(4..7, 2)], &[]];
@@ -56,8 +65,7 @@ struct Case {
     kept: Turns,
     reader: Reader,
     next: Next,
-    /// Whether the system, short of memory, drops the pages that nobody maps.
-    evicted: bool,
+    evicted: Evicted,
     calls: &'static [(std::ops::Range<u64>, u8)],
 }
 
@@ -164,13 +172,17 @@ fn run(case: &Case, tally: &mut Tally) -> bool {
     let mut end = |acknowledged: &Versions| ends.push((storage.journal_len(), acknowledged.clone()));
     // Whoever was open all the time sees what was committed before it is gone.
     other.as_ref().map(found);
-    if case.evicted {
+    if case.evicted == Evicted::BeforeTheNextIsOpened {
         storage.evict();
     }
     let went_on = other.as_ref().is_some_and(|other| go_on(other, case, &acknowledged, &mut end).is_some());
     if !went_on {
         // Who was open all the time was told of the failure at its own sync, and is opened again as well.
         let next = open(&storage, case.durability[1]);
+        if case.evicted == Evicted::AfterTheNextIsOpened {
+            found(&next);
+            storage.evict();
+        }
         go_on(&next, case, &acknowledged, &mut end).expect("nothing fails any more");
     }
     tally.pages_forgotten += storage.pages_forgotten();
@@ -293,7 +305,7 @@ fn every_case(durability: [Durability; 2]) {
         for reader in readers.into_iter().take(if whole { 3 } else { 2 }) {
             for next in [Next::Reopened, Next::AfterKill, Next::Other] {
                 for calls in CALLS.into_iter().take(if whole { CALLS.len() } else { 3 }) {
-                    for evicted in [false, true] {
+                    for evicted in [Evicted::Never, Evicted::BeforeTheNextIsOpened, Evicted::AfterTheNextIsOpened] {
                         let mut case = Case { durability, after: 0, kept, reader, next, evicted, calls };
                         while run(&case, &mut tally) {
                             case.after += 1;

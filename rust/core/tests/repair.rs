@@ -74,6 +74,47 @@ fn in_another(_place: &Place) -> Vec<u8> {
 }
 
 #[test]
+fn a_file_that_is_gone_or_empty_is_named_with_what_helps() {
+    for (name, remedy) in [
+        ("keys.bin", "restore it from a copy"),
+        ("vectors.npy", "restore it from a copy"),
+        ("commit", "verify --repair` on the cache, which makes it anew"),
+    ] {
+        let place = filled(20);
+        let handle = place.open(options(Durability::Commit)).unwrap();
+        place.storage.remove(&place.path.join(name)).unwrap();
+        let opened = [reader(), options(Durability::Commit)].map(|options| place.open(options).unwrap_err());
+        let open_before = [handle.refresh().unwrap_err(), handle.put(&keys(0..1), &vectors(0..1, 1)).unwrap_err()];
+        let verified = verify(&*place.storage, &place.path).unwrap_err();
+        for error in opened.into_iter().chain(open_before).chain([verified]) {
+            let sentence = error.to_string();
+            assert!(matches!(error, Error::Missing { .. }) && sentence.contains(name), "{sentence}");
+            assert!(sentence.contains(remedy) && !sentence.contains("permissions"), "{sentence}");
+        }
+        match repair(&*place.storage, &place.path, patience()) {
+            Err(error) => assert!(name != "commit" && error.to_string().contains(remedy), "{error}"),
+            Ok(_) => {
+                assert_eq!(name, "commit");
+                assert!(get(&place.open(reader()).unwrap(), &[0, 19]).iter().all(Option::is_some));
+            }
+        }
+    }
+    for keep in [0, 30, 64, 64 + 9 * 40] {
+        let place = filled(20);
+        place.replace("keys.bin", &place.read("keys.bin")[..keep]);
+        assert!(place.open(reader()).unwrap_err().to_string().contains("--repair"));
+        let refused = repair(&*place.storage, &place.path, patience()).unwrap_err().to_string();
+        assert!(refused.contains("--force") && refused.contains("nothing was changed"), "{refused}");
+        repair(&*place.storage, &place.path, forced()).unwrap();
+        let report = verify(&*place.storage, &place.path).unwrap();
+        assert_eq!((report.damaged, report.problems), (Vec::new(), Vec::new()));
+        // Encoding fills it again.
+        place.open(options(Durability::Commit)).unwrap().put(&keys(0..20), &vectors(0..20, 0)).unwrap();
+        assert!(get(&place.open(reader()).unwrap(), &[0, 19]).iter().all(Option::is_some));
+    }
+}
+
+#[test]
 fn rows_that_were_never_durable_need_no_force() {
     let place = filled(3);
     let store = place.open(options(Durability::Close)).unwrap();
