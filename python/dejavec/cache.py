@@ -155,7 +155,7 @@ class EmbeddingCache(KeyedCache):
         return from_rows(filled.vectors, self._shown(filled.output))
 
     def get(self, texts: object, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Any]:
-        """Return the held vectors of texts, without a model.
+        """Return the held vectors of texts, without a model. What other processes stored meanwhile counts.
 
         Args:
             texts: n texts.
@@ -168,6 +168,8 @@ class EmbeddingCache(KeyedCache):
         Raises:
             ItemError: a text is none.
             VectorsError: ``out`` does not fit.
+            CacheNotFoundError: of more than one text: the directory is gone, and ``mode="r"``.
+            CorruptCacheError: the files do not hold what was committed.
         """
         found, vectors = self.read(text_keys(texts), out)
         output = self.output
@@ -285,7 +287,11 @@ class EmbeddingCache(KeyedCache):
     def read_text(self, text: str) -> NDArray[Any] | None:
         """Return the vector (dim,) of one text as :attr:`output` has it, but NumPy's; None if it is not held.
 
-        bfloat16, which NumPy lacks, is float32.
+        What other processes stored meanwhile counts, unless the directory was replaced: :meth:`refresh` notices
+        that. bfloat16, which NumPy lacks, is float32.
+
+        Raises:
+            CorruptCacheError: the files do not hold what was committed.
         """
         store = self._handle.store()
         if store is None:

@@ -117,6 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("cache", type=Path, metavar="DIR")
     verify.add_argument("--repair", action="store_true", help="make a damaged cache good again")
+    verify.add_argument("--force", action="store_true", help="repair it even if most rows are damaged")
+    verify.add_argument(
+        "--allow-network", action="store_true", help="repair it on a network file system, whose locks may not hold"
+    )
 
     importing = commands.add_parser(
         "import",
@@ -200,7 +204,10 @@ def _verify(options: argparse.Namespace) -> int:
     from dejavec import _core
 
     path = str(options.cache)
-    found = _core.repair(path, _LOCK_TIMEOUT) if options.repair else _core.verify(path)
+    if options.repair:
+        found = _core.repair(path, _LOCK_TIMEOUT, options.force, options.allow_network)
+    else:
+        found = _core.verify(path)
     damaged, problems = found["damaged"], found["problems"]
     counts = ", ".join(f"{found[name]:,} {name}" for name in ("rows", "keys", "replaced", "dead"))
     print(f"{path}: {counts}, {len(damaged):,} damaged")

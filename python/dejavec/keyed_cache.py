@@ -168,6 +168,7 @@ class KeyedCache(Closing):
         return True
 
     def __len__(self) -> int:
+        """Return how many different keys are stored, by anybody."""
         store = self._handle.store()
         return 0 if store is None else len(store)
 
@@ -241,7 +242,16 @@ class KeyedCache(Closing):
         return _core.verify(str(self.path))
 
     def refresh(self) -> int:
-        """Learn what other processes have stored; return the number of rows."""
+        """Learn what other processes have stored; return the number of rows.
+
+        ``encode``, ``get``, ``in``, ``len`` and ``read_text`` do so by themselves. ``vectors``, ``keys``, ``newest``,
+        ``search`` and ``stats`` go by what this object knows.
+
+        Raises:
+            CacheNotFoundError: the directory is gone, and ``mode="r"``.
+            StorageError: the files cannot be read.
+            CorruptCacheError: they do not hold what was committed.
+        """
         store = self._handle.refresh()
         return 0 if store is None else store.rows
 
@@ -419,6 +429,8 @@ class KeyedCache(Closing):
 
     def read(self, keys: Keys, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Rows]:
         """Do what :meth:`get` does, for keys; the vectors are NumPy's, of the stored dtype."""
+        if len(keys) > 1:
+            self.refresh()  # One key sees what others stored too, but not that the directory was replaced.
         rows = self.lookup(keys)
         vectors, damaged = self.gather(keys, rows, out)
         found = rows >= 0

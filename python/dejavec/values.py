@@ -188,7 +188,7 @@ def from_rows(rows: Rows, output: Output) -> Any:
         return rows
     if output.dtype == "bfloat16":
         # The upper half of a float32 is the bfloat16 it was made from: exact, NaN payloads included.
-        upper = (rows.view(np.uint32) >> 16).astype(np.uint16)
+        upper = (rows.view("<u4") >> 16).astype(np.uint16)
         return torch.from_numpy(upper.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(rows)
 

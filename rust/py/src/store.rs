@@ -11,7 +11,7 @@ use dejavec_core::format::container::Container;
 use dejavec_core::format::{hex, name};
 use dejavec_core::key;
 use dejavec_core::lock::{self, HeldLock, Patience};
-use dejavec_core::repair::{self, Report};
+use dejavec_core::repair::{self, Consent, Report};
 use dejavec_core::storage::{DiskStorage, Storage};
 use dejavec_core::store::{self, Durability, Options};
 use pyo3::exceptions::PyValueError;
@@ -27,6 +27,7 @@ use crate::rows::Rows;
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Store>()?;
     module.add_function(wrap_pyfunction!(before_fork, module)?)?;
+    module.add_function(wrap_pyfunction!(after_fork_in_parent, module)?)?;
     module.add_function(wrap_pyfunction!(after_fork_in_child, module)?)?;
     module.add_function(wrap_pyfunction!(make_directories, module)?)?;
     module.add_function(wrap_pyfunction!(under_writers_lock, module)?)?;
@@ -37,6 +38,11 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyfunction]
 fn before_fork() {
     lock::note_fork();
+}
+
+#[pyfunction]
+fn after_fork_in_parent() {
+    lock::note_forked();
 }
 
 #[pyfunction]
@@ -62,10 +68,16 @@ fn under_writers_lock<'py>(
 }
 
 #[pyfunction]
-#[pyo3(name = "repair")]
-fn repair_directory(py: Python<'_>, path: PathBuf, lock_timeout: f64) -> PyResult<Bound<'_, PyDict>> {
-    let patience = patience(lock_timeout)?;
-    let report = detached(py, || repair::repair(&DiskStorage, &path, patience))?;
+#[pyo3(name = "repair", signature = (path, lock_timeout, force=false, allow_network=false))]
+fn repair_directory(
+    py: Python<'_>,
+    path: PathBuf,
+    lock_timeout: f64,
+    force: bool,
+    allow_network: bool,
+) -> PyResult<Bound<'_, PyDict>> {
+    let consent = Consent { patience: patience(lock_timeout)?, force, allow_network };
+    let report = detached(py, || repair::repair(&DiskStorage, &path, consent))?;
     report_dict(py, report)
 }
 
