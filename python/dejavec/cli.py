@@ -119,7 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--repair", action="store_true", help="make a damaged cache good again")
     verify.add_argument("--force", action="store_true", help="repair it even if most rows are damaged")
     verify.add_argument(
-        "--allow-network", action="store_true", help="repair it on a network file system, whose locks may not hold"
+        "--allow-network",
+        action="store_true",
+        help="repair it on a network file system, whose locks may not hold",
     )
 
     importing = commands.add_parser(

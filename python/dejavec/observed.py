@@ -93,6 +93,10 @@ class Look:
     digests: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
+UNSEEN = Look(None, Description("", None, (), None, None), visible=False)
+"""Of a model that nobody looks at, since the user answers for it."""
+
+
 class Observed:
     """What is known of one model in this process.
 

@@ -97,6 +97,11 @@ class Siblings:
         self._choosing = threading.RLock()
         self._asked = 0
 
+    @property
+    def asks(self) -> bool:
+        """Whether it counts what the model is, or the user answers for it."""
+        return self._confirming is not None
+
     @contextmanager
     def serving(self, request: Request) -> Iterator[tuple[Any, VectorStore, int]]:
         """Yield the cache that serves a call, how ``fill`` sees it, and how many items were asked for.

@@ -32,7 +32,7 @@ from dejavec.mteb.places import Place, Places, Scope
 from dejavec.mteb.siblings import Request, Siblings
 from dejavec.mteb.spot_check import compare, draw
 from dejavec.mteb.timed_loader import Pace
-from dejavec.observed import Look
+from dejavec.observed import UNSEEN, Look
 from dejavec.paths import local_directory
 from dejavec.settings import FillSettings, OnProblem, check_choice
 from dejavec.values import Rows, from_rows, to_rows
@@ -344,7 +344,7 @@ class CachedEmbeddingWrapper(Closing):
             raise UncacheableError(f"precision {precision!r} is taken over the whole call")
         floats = {name: value for name, value in arguments.items() if name != "precision"}
         makes_floats = known and (quantise or precision == "float32")
-        look = self._source.look()
+        look = self._source.look() if self._siblings.asks else UNSEEN
         place = self._place(kind, look, floats if makes_floats else arguments)
         if place in self._not_dense:
             raise UncacheableError(NOT_DENSE)
