@@ -83,13 +83,16 @@ def after_fork_in_child() -> None:
 def make_directories(path: str, shared: bool) -> None:
     """Make a directory and its missing parents, for their owner alone or, if ``shared``, for the group."""
 
-def under_writers_lock(path: str, lock_timeout: float, function: Callable[[], _Result]) -> _Result:
+def under_writers_lock(
+    path: str, lock_timeout: float, allow_network: bool, function: Callable[[], _Result]
+) -> _Result:
     """Call a function while the writers' lock of the cache directory ``path`` is held, and return its result.
 
     The directory must exist; it need not hold a cache.
 
     Raises:
         LockTimeoutError: another writer held the lock for longer than ``lock_timeout`` seconds.
+        NetworkFileSystemError: the directory lies on another machine, and that is not allowed.
     """
 
 def verify(path: str) -> dict[str, Any]:

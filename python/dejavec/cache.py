@@ -279,9 +279,7 @@ class EmbeddingCache(KeyedCache):
         if not self._confirming.items or self.settings.refresh or not callable(function):
             return nullcontext((self, encode))
         if self._check is None:
-            self._check = FunctionCheck(
-                self, self._confirming, writes=self.mode == "a", shared=self._handle.shared
-            )
+            self._check = FunctionCheck(self, self._confirming)
         return self._check.serving(function, keys, texts, encode)
 
     def read_text(self, text: str) -> NDArray[Any] | None:

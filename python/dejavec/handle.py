@@ -21,6 +21,7 @@ from dejavec.errors import (
 )
 from dejavec.identity import canonical_json, mismatch, same, sibling
 from dejavec.in_flight import InFlight
+from dejavec.proven import ProvenFile
 from dejavec.values import Container, Output
 from dejavec.warn import warn
 
@@ -65,7 +66,6 @@ class Handle:
         allow_network: likewise.
 
     Attributes:
-        shared: whether new directories and files are their group's too.
         path: the directory in use: another than was asked for after ``on_mismatch="sibling"`` applied.
         on_mismatch: what applies to that directory: ``"raise"`` from then on.
         is_closed: whether :meth:`close` was called.
@@ -91,7 +91,8 @@ class Handle:
         self._durability: Durability = durability
         self.on_mismatch: OnMismatch = on_mismatch
         self._lock_timeout = lock_timeout
-        self.shared = shared
+        self._shared = shared
+        self._proofs: ProvenFile | None = None
         self._allow_network = allow_network
         self.is_closed = False
         self._warned = False
@@ -140,6 +141,19 @@ class Handle:
         store = self.store()
         return (self._container or DEFAULT_CONTAINER) if store is None else store.container
 
+    @property
+    def proofs(self) -> ProvenFile:
+        """Where it is noted which models make the vectors."""
+        if self._proofs is None or self._proofs.directory != self.path:
+            self._proofs = ProvenFile(
+                self.path,
+                writes=self._mode == "a",
+                shared=self._shared,
+                allow_network=self._allow_network,
+                lock_timeout=self._lock_timeout,
+            )
+        return self._proofs
+
     def forget(self) -> None:
         """Let go of the store in a forked child; it is opened again at the next use.
 
@@ -182,7 +196,7 @@ class Handle:
                         self.container,
                         self._durability,
                         self._lock_timeout,
-                        self.shared,
+                        self._shared,
                         self._allow_network,
                     )
                 except VectorsError:

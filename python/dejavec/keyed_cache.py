@@ -23,6 +23,7 @@ from dejavec.identity import BARE, canonical_json, describe, model_text
 from dejavec.in_flight import InFlight
 from dejavec.keys import Keys, first_of_each
 from dejavec.paths import local_directory
+from dejavec.proven import ProvenFile
 from dejavec.settings import FillSettings, Miss, OnProblem, check_choice
 from dejavec.values import (
     Container,
@@ -228,6 +229,11 @@ class KeyedCache(Closing):
     def in_flight(self) -> InFlight:
         """What callers of this process are encoding for the same directory and identity just now."""
         return self._handle.in_flight
+
+    @property
+    def proofs(self) -> ProvenFile:
+        """Where it is noted which models make the vectors."""
+        return self._handle.proofs
 
     def stats(self) -> dict[str, int]:
         """Return counts and sizes: see ``_core.Store.stats``."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dejavec.fork import make_locks_of
 from dejavec.identity import canonical_json
 from dejavec.state import digest_of, tensor_digests
 from dejavec.survey import Survey, survey
@@ -109,10 +110,14 @@ class Observed:
 
     def __init__(self, left_out: frozenset[str] = frozenset()) -> None:
         self._left_out = left_out
-        self._running: dict[object, tuple[int, Look]] = {}
         self._notes = _Changed()
         self._digests = _Changed()
+        make_locks_of(self)
+
+    def make_locks(self) -> None:
+        """Make the lock, now and in a forked child, where no other thread runs."""
         self._lock = threading.Lock()
+        self._running: dict[object, tuple[int, Look]] = {}
 
     def look(self, model: object, settings: Mapping[str, str] | None = None) -> Look:
         """Look at the model.

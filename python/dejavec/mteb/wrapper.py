@@ -212,7 +212,6 @@ class CachedEmbeddingWrapper(Closing):
         own["_siblings"] = Siblings(
             self._places,
             confirming=None if confirm is None and model_name is not None else confirming,
-            shared=shared,
         )
         own["_scope"] = scope
         own["_extra_fields"] = tuple(extra_fields)

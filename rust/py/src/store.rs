@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dejavec_core::Result;
 use dejavec_core::atomic;
-use dejavec_core::directory::Spec;
+use dejavec_core::directory::{self, Spec};
 use dejavec_core::format::container::Container;
 use dejavec_core::format::{hex, name};
 use dejavec_core::key;
@@ -60,10 +60,16 @@ fn under_writers_lock<'py>(
     py: Python<'py>,
     path: PathBuf,
     lock_timeout: f64,
+    allow_network: bool,
     function: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (lock, patience) = (path.join(name::LOCK), patience(lock_timeout)?);
-    let _held = detached(py, || HeldLock::acquire(&DiskStorage, &lock, patience))?;
+    let _held = detached(py, || {
+        if !allow_network {
+            directory::refuse_remote(&DiskStorage, &path)?;
+        }
+        HeldLock::acquire(&DiskStorage, &lock, patience)
+    })?;
     function.call0()
 }
 
