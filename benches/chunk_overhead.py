@@ -1,7 +1,7 @@
 """What keeping work by time costs: a cold run of a real model through the wrapper beside an uncached one.
 
-Run as ``python benches/chunk_overhead.py [texts] [rounds]``. The runs take turns, and each cold run is checked
-to return the bits of the uncached one.
+Run as ``python benches/chunk_overhead.py [texts] [rounds]``. The runs take turns, and each cold run is
+checked to return the bits of the uncached one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dejavec import CachedEmbeddingWrapper
 
 def main(count: int, rounds: int) -> None:
     model = SentenceTransformerEncoderWrapper(SentenceTransformer(str(get_model_path()), device="cpu"))
-    words = "the model reads texts of many lengths and pads each batch to its longest".split()
+    words = ["the", "model", "pads", "texts", "of", "many", "lengths", "to", "the", "longest", "tokenisation"]
     generator = np.random.default_rng(0)
     texts = [" ".join(generator.choice(words, generator.integers(4, 60))) + f" {at}" for at in range(count)]
 
