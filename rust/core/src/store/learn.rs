@@ -14,8 +14,8 @@ use crate::format::name;
 use crate::lock::HeldLock;
 use crate::recovery::{self, Recovered};
 
-/// Bytes of rows and records that are made sure under one hold of the lock: some hundredths of a second.
-const EXAMINED_BYTES: u64 = 64 << 20;
+/// Bytes of rows and records that are made sure under one hold of the lock: a few hundredths of a second.
+const EXAMINED_BYTES: u64 = 16 << 20;
 
 /// What a writer holds: the writers' lock, and that of the commit record, which excludes others even if somebody deleted
 /// the file of the first.
