@@ -125,9 +125,7 @@ def test_another_deployment_that_nothing_shows_is_noticed_by_the_next_wrapper(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_adapter_that_is_switched_off_is_noticed(
-    fused: bool, dtype: Any, tiny: Path, tmp_path: Path
-) -> None:
+def test_an_adapter_that_is_switched_off_is_noticed(dtype: Any, tiny: Path, tmp_path: Path) -> None:
     model = MAKERS["published"](tiny)
     attention = model.model[0].auto_model.encoder.layer[0].attention.self
     attention.query = LowRank(attention.query)
@@ -139,6 +137,22 @@ def test_an_adapter_that_is_switched_off_is_noticed(
     assert not is_stale(off, encode(model, TEXTS))
     attention.query.disabled = False
     assert numbers(encode(wrapper, TEXTS)).tobytes() == numbers(on).tobytes()
+
+
+def test_lora_of_peft_that_is_added_switched_off_and_on_again_is_noticed(tiny: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    model = MAKERS["published"](tiny)
+    bert = model.model[0].auto_model
+    wrapper = CachedEmbeddingWrapper(model, tmp_path)
+    plain = encode(wrapper, TEXTS)
+    bert.add_adapter(LoraConfig(r=2, target_modules=["query", "value"], init_lora_weights=False))
+    for switch in (bert.enable_adapters, bert.disable_adapters, bert.enable_adapters, bert.disable_adapters):
+        switch()
+        misses = wrapper.totals.misses
+        assert not is_stale(encode(wrapper, TEXTS), encode(model, TEXTS))
+    assert wrapper.totals.misses == misses
+    assert not is_stale(encode(wrapper, TEXTS), plain)
 
 
 def test_assignments_through_the_wrapper_count_at_the_next_call(tiny: Path, tmp_path: Path) -> None:
