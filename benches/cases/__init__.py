@@ -8,6 +8,7 @@ from benches.cases.faiss_file import FaissAppend, FaissBuild, FaissOpen
 from benches.cases.fill import ColdFill, Duplicates, SomeMissing
 from benches.cases.get import SingleGet, WarmGet
 from benches.cases.large import Append, LookUp, Open
+from benches.cases.scripts import Scripts
 from benches.cases.warm import WarmEncode, WarmShuffled, WarmTitled
 
 __all__ = ["BY_NAME", "Case", "Measured", "Place"]
@@ -30,6 +31,7 @@ BY_NAME: dict[str, Case] = {
         FaissOpen(),
         FaissBuild(),
         Hashing(),
+        Scripts(),
         Readers(),
     )
 }

@@ -20,8 +20,8 @@ use pyo3::types::{PyBytes, PyDict, PyString};
 
 use crate::buffers::{Array, as_keys, as_keys_mut};
 use crate::errors::to_python;
-use crate::hashing::utf8;
 use crate::rows::Rows;
+use crate::strings::utf8;
 
 /// Adds what is here to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
