@@ -213,6 +213,20 @@ impl Store {
         vectors::gather(&open.files.vectors, &records, keys, rows, out, verify_mode(verify, committed))
     }
 
+    /// Does what [`Store::gather`] does for rows of float32, and writes them as float16: `out` is half as long.
+    pub fn gather_halves(&self, keys: &[Key], rows: &[i64], out: &mut [u8], verify: bool) -> Result<Vec<usize>> {
+        let open = self.current()?;
+        if open.files.meta.dtype.descr != "<f4" {
+            let found = open.files.meta.dtype.descr.to_owned();
+            return Err(Error::Argument { expected: "rows of float32 (<f4)".into(), found });
+        }
+        same_length("row numbers", keys.len(), rows.len())?;
+        same_length("bytes of output", rows.len().saturating_mul(open.row_bytes() / 2), out.len())?;
+        let committed = open.committed();
+        let records = open.files.keys.map(committed.rows)?;
+        vectors::gather_halves(&open.files.vectors, &records, keys, rows, out, verify_mode(verify, committed))
+    }
+
     /// Copies the newest row of one key into `out`; tells whether there is one and it holds.
     ///
     /// [`Store::lookup`] and [`Store::gather`] in one, without what only many keys are worth.

@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 
 use crate::error::{Error, Result};
 use crate::format::keys::{RECORD_BYTES, Record};
+use crate::half::{self, HALF, SINGLE};
 use crate::key::{DEAD, Key};
 use crate::mmap::PrivateMapping;
 use crate::parallel::{self, Found};
@@ -109,23 +110,52 @@ pub fn gather(
 ) -> Result<Vec<usize>> {
     let source = Source::of(file, records)?;
     let row_bytes = usize::try_from(file.record_bytes()).unwrap_or(usize::MAX);
+    gather_each(&source, keys, rows, out, row_bytes, |key, row, target, _| source.read_one(key, row, target, verify))
+}
+
+/// Does what [`gather`] does for rows of float32, and writes them as float16.
+pub fn gather_halves(
+    file: &RecordsFile,
+    records: &Records,
+    keys: &[Key],
+    rows: &[i64],
+    out: &mut [u8],
+    verify: Verify,
+) -> Result<Vec<usize>> {
+    let source = Source::of(file, records)?;
+    let row_bytes = usize::try_from(file.record_bytes()).unwrap_or(usize::MAX);
+    gather_each(&source, keys, rows, out, row_bytes / SINGLE * HALF, |key, row, target, copy| {
+        copy.resize(row_bytes, 0);
+        let is_right = source.read_one(key, row, copy, verify)?;
+        half::write_halves(copy, target);
+        Ok(is_right)
+    })
+}
+
+/// Fills the rows of `out`, of `row_bytes` each, by `read(key, row, target, scratch)`, on all cores.
+fn gather_each(
+    source: &Source<'_>,
+    keys: &[Key],
+    rows: &[i64],
+    out: &mut [u8],
+    row_bytes: usize,
+    read: impl Fn(&Key, u64, &mut [u8], &mut Vec<u8>) -> Result<bool> + Sync,
+) -> Result<Vec<usize>> {
     let failed = Found::default();
     let first_error = Mutex::new(None);
-    let copy = |key: &Key, row: i64, target: &mut [u8]| -> Result<bool> {
-        let Ok(row) = u64::try_from(row) else {
-            target.fill(0);
-            return Ok(true);
-        };
-        source.read_one(key, row, target, verify)
-    };
     let targets = out.chunks_mut(PIECE.saturating_mul(row_bytes));
     let pieces: Vec<_> = keys.chunks(PIECE).zip(rows.chunks(PIECE)).zip(targets).enumerate().collect();
     parallel::for_each(pieces, rows.len(), ROWS_PER_THREAD, |(piece, ((keys, rows), out))| {
+        let mut scratch = Vec::new();
         for (i, ((key, row), target)) in keys.iter().zip(rows).zip(out.chunks_exact_mut(row_bytes)).enumerate() {
             if let Some(row) = rows.get(i + AHEAD) {
                 source.prefetch(*row);
             }
-            match copy(key, *row, target) {
+            let Ok(row) = u64::try_from(*row) else {
+                target.fill(0);
+                continue;
+            };
+            match read(key, row, target, &mut scratch) {
                 Ok(true) => {}
                 Ok(false) => failed.note(piece * PIECE + i),
                 Err(error) => {

@@ -304,6 +304,19 @@ impl Store {
         detached(py, || self.inner.gather(keys, rows, out, verify))
     }
 
+    fn gather_halves(
+        &self,
+        py: Python<'_>,
+        keys: &Bound<'_, PyAny>,
+        rows: &Bound<'_, PyAny>,
+        out: &Bound<'_, PyAny>,
+        verify: bool,
+    ) -> PyResult<Vec<usize>> {
+        let (keys, rows, mut out) = (Array::<u8>::input(keys)?, Array::<i64>::input(rows)?, Array::<u8>::output(out)?);
+        let (keys, rows, out) = (as_keys(keys.items())?, rows.items(), out.items_mut());
+        detached(py, || self.inner.gather_halves(keys, rows, out, verify))
+    }
+
     fn map_rows(
         &self,
         py: Python<'_>,
