@@ -87,6 +87,19 @@ pub trait StorageFile: Send + Sync + Debug {
     fn try_lock(&self) -> io::Result<bool>;
     /// Gives the lock back.
     fn unlock(&self) -> io::Result<()>;
+    /// Takes the lock of one byte if it is free; says whether. It is apart from the file's lock, needs no such byte, and
+    /// is given back when the file is closed. An error where there is no such lock.
+    fn try_lock_byte(&self, _at: u64) -> io::Result<bool> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Gives the lock of a byte back.
+    fn unlock_byte(&self, _at: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Whether another open file holds the lock of a byte before `end`.
+    fn is_byte_locked_before(&self, _end: u64) -> io::Result<bool> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// The descriptor that a forked child inherits, if any.
     fn descriptor(&self) -> Option<RawFd>;
 }

@@ -6,6 +6,12 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+#[cfg(target_os = "linux")]
+use nix::errno::Errno;
+#[cfg(target_os = "linux")]
+use nix::fcntl::{FcntlArg, fcntl};
+#[cfg(target_os = "linux")]
+use nix::libc::{F_UNLCK, F_WRLCK, SEEK_SET, flock};
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 
 use super::{Access, Metadata, Storage, StorageFile};
@@ -138,9 +144,52 @@ impl StorageFile for File {
         File::unlock(self)
     }
 
+    #[cfg(target_os = "linux")]
+    fn try_lock_byte(&self, at: u64) -> io::Result<bool> {
+        if distance(self) != Distance::Local {
+            // Elsewhere a lock of bytes may get in the way of the file's lock.
+            return Err(ErrorKind::Unsupported.into());
+        }
+        match fcntl(self, FcntlArg::F_OFD_SETLK(&bytes(F_WRLCK, at, 1)?)) {
+            Ok(_) => Ok(true),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn unlock_byte(&self, at: u64) -> io::Result<()> {
+        fcntl(self, FcntlArg::F_OFD_SETLK(&bytes(F_UNLCK, at, 1)?))?;
+        Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn is_byte_locked_before(&self, end: u64) -> io::Result<bool> {
+        // A length of 0 would mean all bytes.
+        if end == 0 {
+            return Ok(false);
+        }
+        let mut found = bytes(F_WRLCK, 0, end)?;
+        fcntl(self, FcntlArg::F_OFD_GETLK(&mut found))?;
+        Ok(i32::from(found.l_type) != F_UNLCK)
+    }
+
     fn descriptor(&self) -> Option<RawFd> {
         Some(self.as_raw_fd())
     }
+}
+
+/// What fcntl(2) is to do with the locks of some bytes.
+#[cfg(target_os = "linux")]
+fn bytes(kind: i32, start: u64, length: u64) -> io::Result<flock> {
+    let too_large = |_| io::Error::from(ErrorKind::InvalidInput);
+    Ok(flock {
+        l_type: kind as i16,
+        l_whence: SEEK_SET as i16,
+        l_start: i64::try_from(start).map_err(too_large)?,
+        l_len: i64::try_from(length).map_err(too_large)?,
+        l_pid: 0,
+    })
 }
 
 /// Whether files made in a directory are its group's too.

@@ -93,8 +93,7 @@ impl Store {
 
     /// Makes every committed row durable, whoever wrote it.
     pub fn sync(&self) -> Result<()> {
-        let mut writer = self.writer();
-        let (_lock, open, recovered) = self.begin_group(&mut writer)?;
+        let (_lock, mut writer, open, recovered) = self.begin_group()?;
         self.sync_all(&open, &mut writer)?;
         let Slot { rows, synced, .. } = open.committed();
         if synced < rows {
@@ -111,12 +110,14 @@ impl Store {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self, writer: &Writer) -> Result<HeldLock> {
+    /// Waits for the lock that keeps threads apart as it does processes. No mutex is held meanwhile: whoever waits for
+    /// one could neither give up in time nor be interrupted.
+    fn lock(&self) -> Result<HeldLock> {
         if !self.options.writable {
             return Err(Error::ReadOnly { path: self.directory.clone() });
         }
-        if writer.poisoned {
-            return Err(Error::Poisoned { path: self.directory.clone() });
+        if let Ok(writer) = self.writer.try_lock() {
+            self.check_not_poisoned(&writer)?;
         }
         if !self.options.allow_network {
             directory::refuse_remote(&*self.storage, &self.directory)?;
@@ -124,18 +125,23 @@ impl Store {
         HeldLock::acquire(&*self.storage, &self.directory.join(name::LOCK), self.options.patience)
     }
 
+    fn check_not_poisoned(&self, writer: &Writer) -> Result<()> {
+        if writer.poisoned { Err(Error::Poisoned { path: self.directory.clone() }) } else { Ok(()) }
+    }
+
     /// Takes the lock and learns what others committed.
-    fn begin_group(&self, writer: &mut Writer) -> Result<(HeldLock, Arc<Open>, Recovered)> {
-        let lock = self.lock(writer)?;
+    fn begin_group(&self) -> Result<(HeldLock, MutexGuard<'_, Writer>, Arc<Open>, Recovered)> {
+        let lock = self.lock()?;
+        let mut writer = self.writer();
+        self.check_not_poisoned(&writer)?;
         let open = self.reopen_if_replaced()?;
-        let recovered = self.learn(&open, writer)?;
-        Ok((lock, open, recovered))
+        let recovered = self.learn(&open, &mut writer)?;
+        Ok((lock, writer, open, recovered))
     }
 
     /// One append group: lock, learn what others committed, choose the rows, write, sync, commit, unlock.
     fn write_group<'a>(&self, choose: impl FnOnce(&Open) -> Result<Group<'a>>) -> Result<usize> {
-        let mut writer = self.writer();
-        let (_lock, open, recovered) = self.begin_group(&mut writer)?;
+        let (_lock, mut writer, open, recovered) = self.begin_group()?;
         let group = choose(&open)?;
         let durable = self.options.durability == Durability::Commit;
         if group.keys.is_empty() {
