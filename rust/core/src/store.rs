@@ -5,6 +5,7 @@ mod opened;
 mod snapshot;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use self::append::Writer;
@@ -86,12 +87,14 @@ pub struct Store {
     options: Options,
     current: RwLock<Option<Arc<Open>>>,
     writer: Mutex<Writer>,
+    /// From how many rows on a snapshot is tried again after one that could not be written.
+    next_snapshot_try: AtomicU64,
 }
 
 impl Store {
     /// Opens the cache in `directory`. A directory that no cache can be made in is refused as [`Error::Foreign`].
     pub fn open(storage: Arc<dyn Storage>, directory: &Path, options: Options) -> Result<Store> {
-        let open = match Open::new(&*storage, directory, options.writable) {
+        let open = match Open::new(&*storage, directory) {
             Err(missing @ Error::NotFound { .. }) => {
                 directory::check_unclaimed(&*storage, directory)?;
                 return Err(missing);
@@ -104,6 +107,7 @@ impl Store {
             options,
             current: RwLock::new(Some(Arc::new(open))),
             writer: Mutex::default(),
+            next_snapshot_try: AtomicU64::new(0),
         })
     }
 
@@ -289,7 +293,7 @@ impl Store {
         if directory::read_meta(&*self.storage, &self.directory)?.uuid == open.files.meta.uuid {
             return Ok(open);
         }
-        let fresh = Arc::new(Open::new(&*self.storage, &self.directory, self.options.writable)?);
+        let fresh = Arc::new(Open::new(&*self.storage, &self.directory)?);
         let (old, new) = (&open.files.meta, &fresh.files.meta);
         if !old.holds_the_same_as(new) {
             return Err(Error::Mismatch {

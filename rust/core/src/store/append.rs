@@ -29,8 +29,6 @@ pub(super) struct Writer {
     pub(super) unsynced: bool,
     /// Whether a sync failed: what is on disk is then unknown, and a retry may lie.
     poisoned: bool,
-    /// Whether a snapshot could not be written; it is not tried again.
-    pub(super) snapshot_failed: bool,
 }
 
 impl Store {
@@ -93,6 +91,15 @@ impl Store {
 
     /// Makes every committed row durable, whoever wrote it.
     pub fn sync(&self) -> Result<()> {
+        let open = self.current()?;
+        if self.options.writable && !open.is_writable {
+            // Of a handle that has not written nothing is written here either, unless there is something to write.
+            let Recovered { slot, roll_forward, .. } = open.files.recover()?;
+            if slot.synced == slot.rows && !roll_forward && open.files.check_vectors_header().is_ok() {
+                open.files.sync()?;
+                return open.adopt(&*self.storage, &self.directory, slot);
+            }
+        }
         let (_lock, mut writer, open, recovered) = self.begin_group()?;
         self.sync_all(&open, &mut writer)?;
         let Slot { rows, synced, .. } = open.committed();
@@ -129,12 +136,23 @@ impl Store {
         if writer.poisoned { Err(Error::Poisoned { path: self.directory.clone() }) } else { Ok(()) }
     }
 
+    /// The cache that is at the path now, its files open for writing.
+    fn open_for_writing(&self) -> Result<Arc<Open>> {
+        let open = self.reopen_if_replaced()?;
+        if open.is_writable {
+            return Ok(open);
+        }
+        let open = Arc::new(open.for_writing(&*self.storage, &self.directory)?);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&open));
+        Ok(open)
+    }
+
     /// Takes the lock and learns what others committed.
     fn begin_group(&self) -> Result<(HeldLock, MutexGuard<'_, Writer>, Arc<Open>, Recovered)> {
         let lock = self.lock()?;
         let mut writer = self.writer();
         self.check_not_poisoned(&writer)?;
-        let open = self.reopen_if_replaced()?;
+        let open = self.open_for_writing()?;
         let recovered = self.learn(&open, &mut writer)?;
         Ok((lock, writer, open, recovered))
     }

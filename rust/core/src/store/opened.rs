@@ -20,11 +20,13 @@ const KEYS_PER_THREAD: usize = 2048;
 #[derive(Debug)]
 pub struct Open {
     pub files: CacheFiles,
+    /// Whether the files are open for writing.
+    pub is_writable: bool,
     pub state: RwLock<State>,
 }
 
 /// What changes as rows are committed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct State {
     pub committed: Slot,
     pub index: Index,
@@ -49,13 +51,30 @@ impl State {
 }
 
 impl Open {
-    pub fn new(storage: &dyn Storage, directory: &Path, writable: bool) -> Result<Open> {
-        let files = CacheFiles::open(storage, directory, writable)?;
+    /// Opens a cache for reading.
+    pub fn new(storage: &dyn Storage, directory: &Path) -> Result<Open> {
+        Open::over(CacheFiles::open(storage, directory, false)?, storage, directory, false)
+    }
+
+    fn over(files: CacheFiles, storage: &dyn Storage, directory: &Path, is_writable: bool) -> Result<Open> {
         let committed = files.recover()?.slot;
         let keys = Keys::new(files.keys.map(committed.rows)?, files.meta.seed);
         files.vectors.check_length(committed.rows)?;
         let index = Index::open(storage, directory, &files.meta.uuid, &keys);
-        Ok(Open { files, state: RwLock::new(State { committed, index, examined: 0 }) })
+        Ok(Open { files, is_writable, state: RwLock::new(State { committed, index, examined: 0 }) })
+    }
+
+    /// The same cache, its files open for writing.
+    ///
+    /// Whoever only reads opens nothing for writing: where a file is copied as soon as it is opened so (the layers of a
+    /// container's image), the copy is the file from then on, so nothing of the old ones is used further.
+    pub fn for_writing(&self, storage: &dyn Storage, directory: &Path) -> Result<Open> {
+        let files = CacheFiles::open(storage, directory, true)?;
+        if files.meta.uuid != self.files.meta.uuid {
+            return Open::over(files, storage, directory, true);
+        }
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Open { files, is_writable: true, state: RwLock::new(state) })
     }
 
     pub fn committed(&self) -> Slot {
@@ -105,8 +124,10 @@ impl Open {
         if slot.rows > known.rows {
             state.index.extend(&keys);
             if state.index.wants_snapshot(slot.synced, DeltaLimit::APPENDING) {
-                // Somebody may have written one since.
-                state.index = Index::open(storage, directory, &self.files.meta.uuid, &keys);
+                let newer = state.index.over_newer(storage, directory, &self.files.meta.uuid, &keys);
+                if let Some(newer) = newer {
+                    state.index = newer;
+                }
             }
         }
         state.committed = Slot { rows: slot.rows.max(known.rows), synced: slot.synced.max(known.synced), ..slot };
