@@ -20,6 +20,20 @@ pub enum Error {
         /// The system's own answer.
         source: io::Error,
     },
+    /// The system had no memory, or no room in the address space, for an operation.
+    OutOfMemory {
+        /// What was tried, as a verb phrase.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+    },
+    /// A file lies where files cannot be mapped into memory.
+    Unmappable {
+        /// The file.
+        path: PathBuf,
+        /// The system's own answer.
+        source: io::Error,
+    },
     /// A file does not hold what the format demands. `verify --repair` is the way out.
     Corrupt {
         /// The file.
@@ -116,7 +130,24 @@ impl Error {
     /// Wraps a failed operation on `path`; for `map_err`.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         let path = path.to_path_buf();
-        move |source| Error::Io { action, path, source }
+        move |source| match source.kind() {
+            io::ErrorKind::OutOfMemory => Error::OutOfMemory { action, path },
+            _ => Error::Io { action, path, source },
+        }
+    }
+
+    /// Wraps a failed mapping of the file at `path`; for `map_err`.
+    pub fn mapping(path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_path_buf();
+        move |source| match source.kind() {
+            io::ErrorKind::OutOfMemory => Error::OutOfMemory { action: "map", path },
+            _ => Error::Unmappable { path, source },
+        }
+    }
+
+    /// Whether a file could not be mapped, so that it has to be read.
+    pub fn is_of_mapping(&self) -> bool {
+        matches!(self, Error::Unmappable { .. } | Error::OutOfMemory { action: "map", .. })
     }
 
     /// A file that breaks its format.
@@ -128,6 +159,8 @@ impl Error {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Error::Io { path, .. }
+            | Error::OutOfMemory { path, .. }
+            | Error::Unmappable { path, .. }
             | Error::Corrupt { path, .. }
             | Error::CorruptMeta { path, .. }
             | Error::NotFound { path }
@@ -164,7 +197,7 @@ impl Error {
             | Error::Argument { found, .. }
             | Error::Foreign { found, .. } => Some(found.clone()),
             Error::Version { found, .. } => Some(found.to_string()),
-            Error::Io { source, .. } => Some(source.to_string()),
+            Error::Io { source, .. } | Error::Unmappable { source, .. } => Some(source.to_string()),
             _ => None,
         }
     }
@@ -173,6 +206,12 @@ impl Error {
     pub fn remedy(&self) -> &'static str {
         match self {
             Error::Io { .. } => "free space or mend the permissions, then run again: what was committed is kept",
+            Error::OutOfMemory { .. } => {
+                "free memory, or raise the limits on it (ulimit -v, vm.max_map_count); what was committed is kept"
+            }
+            Error::Unmappable { .. } => {
+                "ask for vectors by their texts, or keep the cache on a file system whose files can be mapped"
+            }
             Error::Corrupt { .. } => {
                 "run `dejavec verify --repair` on the cache; rows that cannot be saved become misses"
             }
@@ -200,6 +239,14 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Io { action, path, source } => write!(f, "could not {action} at {}: {source}", path.display())?,
+            Error::OutOfMemory { action, path } => {
+                write!(f, "could not {action} at {}: out of memory", path.display())?
+            }
+            Error::Unmappable { path, source } => write!(
+                f,
+                "expected a file that can be mapped into memory, found {} where that fails: {source}",
+                path.display()
+            )?,
             Error::Corrupt { path, expected, found } | Error::CorruptMeta { path, expected, found } => {
                 write!(f, "{} is damaged: expected {expected}, found {found}", path.display())?;
             }
@@ -244,7 +291,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Io { source, .. } => Some(source),
+            Error::Io { source, .. } | Error::Unmappable { source, .. } => Some(source),
             _ => None,
         }
     }

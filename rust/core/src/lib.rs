@@ -15,6 +15,7 @@ pub mod error;
 pub mod fingerprint;
 pub mod format;
 pub mod half;
+pub mod hollow;
 pub mod index;
 pub mod key;
 pub mod lock;

@@ -2,18 +2,20 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use crate::directory::{self, CacheFiles};
 use crate::error::{Error, Result};
 use crate::format::commit::Slot;
 use crate::format::{keys, name};
+use crate::hollow;
 use crate::index::{self, Keys};
 use crate::key::{DEAD, Key};
 use crate::lock::{HeldLock, Patience};
 use crate::parallel::{self, Found};
 use crate::recovery;
 use crate::storage::Storage;
-use crate::vectors::record;
+use crate::vectors::{Source, record};
 
 /// Rows a piece of a parallel check holds, and the fewest that are worth a second thread.
 const PIECE: u64 = 4096;
@@ -63,23 +65,29 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
     };
     let key_rows = files.keys.whole_records()?;
     let checked = slot.map_or(key_rows, |slot| slot.rows);
-    let keys = Keys::new(files.keys.map(checked)?, files.meta.seed);
+    hollow::refuse(&files.keys, checked)?;
+    let keys = Keys::new(files.keys.map_or_copy(checked)?, files.meta.seed);
     let records = keys.records();
-    let rows = files.vectors.map(checked.min(whole_rows))?;
+    let source = Source::of_first(checked.min(whole_rows), &files.vectors, records)?;
     let damaged = Found::default();
+    let unreadable = Mutex::new(None);
     let pieces = (0..checked.div_ceil(PIECE)).collect();
     let items = usize::try_from(checked).unwrap_or(usize::MAX);
     parallel::for_each(pieces, items, ROWS_PER_THREAD, |piece: u64| {
         for row in piece * PIECE..((piece + 1) * PIECE).min(checked) {
-            let good = match (record(records, row), rows.get(row)) {
-                (Some(record), Some(vector)) => record.key == DEAD || record.holds(row, vector),
-                _ => false,
-            };
-            if !good {
-                damaged.note(row);
+            match source.is_sound(row) {
+                Ok(true) => {}
+                Ok(false) => damaged.note(row),
+                Err(error) => {
+                    unreadable.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    return;
+                }
             }
         }
     });
+    if let Some(error) = unreadable.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
+    }
     report.damaged = damaged.ascending();
     let is_damaged = |row: u64| report.damaged.binary_search(&row).is_ok();
     let key_of = |row: u64| record(records, row).map_or(DEAD, |record| record.key);
@@ -155,7 +163,7 @@ pub fn repair(storage: &dyn Storage, directory: &Path, patience: Patience) -> Re
 /// The older rows of the keys that the damaged rows seem to have, and the damaged rows.
 fn rows_to_zero(files: &CacheFiles, report: &Report) -> Result<(Vec<u64>, Vec<u64>)> {
     let Some(&last) = report.damaged.last() else { return Ok(Default::default()) };
-    let records = files.keys.map(files.keys.whole_records()?.min(last.saturating_add(1)))?;
+    let records = files.keys.map_or_copy(files.keys.whole_records()?.min(last.saturating_add(1)))?;
     let key_of = |row: u64| record(&records, row).map_or(DEAD, |record| record.key);
     let mut lost: HashSet<Key> = HashSet::new();
     let mut older = Vec::new();

@@ -64,6 +64,23 @@ pub trait Storage: Send + Sync + Debug {
     fn sync_dir(&self, directory: &Path) -> io::Result<()>;
 }
 
+/// The first `len` bytes of a file, which the caller knows to be there: mapped, or read where files cannot be mapped.
+pub fn map_or_read(file: &dyn StorageFile, len: usize) -> io::Result<Mapping> {
+    file.map(len).or_else(|_| {
+        let mut bytes = zeros(len)?;
+        file.read_at(&mut bytes, 0)?;
+        Ok(Mapping::Memory(bytes))
+    })
+}
+
+/// So many zero bytes; an error where there is no memory for them.
+pub fn zeros(len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    bytes.resize(len, 0);
+    Ok(bytes)
+}
+
 /// An open file.
 pub trait StorageFile: Send + Sync + Debug {
     /// Its length and identity, now.

@@ -166,7 +166,7 @@ impl Store {
     pub fn read_keys(&self, rows: &[i64], keys: &mut [Key]) -> Result<()> {
         same_length("keys", rows.len(), keys.len())?;
         let open = self.current()?;
-        let records = open.files.keys.map(open.committed().rows)?;
+        let records = open.files.keys.map_or_copy(open.committed().rows)?;
         for (key, row) in keys.iter_mut().zip(rows) {
             let record = u64::try_from(*row).ok().and_then(|row| vectors::record(&records, row));
             *key = record.map_or(DEAD, |record| record.key);
@@ -213,7 +213,7 @@ impl Store {
         same_length("row numbers", keys.len(), rows.len())?;
         same_length("bytes of output", rows.len().saturating_mul(open.row_bytes()), out.len())?;
         let committed = open.committed();
-        let records = open.files.keys.map(committed.rows)?;
+        let records = open.files.keys.map_or_copy(committed.rows)?;
         vectors::gather(&open.files.vectors, &records, keys, rows, out, verify_mode(verify, committed))
     }
 
@@ -227,7 +227,7 @@ impl Store {
         same_length("row numbers", keys.len(), rows.len())?;
         same_length("bytes of output", rows.len().saturating_mul(open.row_bytes() / 2), out.len())?;
         let committed = open.committed();
-        let records = open.files.keys.map(committed.rows)?;
+        let records = open.files.keys.map_or_copy(committed.rows)?;
         vectors::gather_halves(&open.files.vectors, &records, keys, rows, out, verify_mode(verify, committed))
     }
 
@@ -251,7 +251,7 @@ impl Store {
             return Ok(None);
         }
         let committed = open.committed();
-        let records = open.files.keys.map(committed.rows)?;
+        let records = open.files.keys.map_or_copy(committed.rows)?;
         vectors::map(&open.files.vectors, &records, keys, first, verify_mode(verify, committed))
     }
 
@@ -267,7 +267,7 @@ impl Store {
                 found: format!("{} bytes from row {first} on", out.len()),
             });
         }
-        let records = open.files.keys.map(committed.rows)?;
+        let records = open.files.keys.map_or_copy(committed.rows)?;
         open.files.vectors.check_length(committed.rows)?;
         vectors::read(&open.files.vectors, &records, first, out, verify_mode(verify, committed))
     }

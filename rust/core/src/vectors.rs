@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::keys::{RECORD_BYTES, Record};
 use crate::half::{self, HALF, SINGLE};
 use crate::key::{DEAD, Key};
@@ -48,18 +48,25 @@ fn is_right(records: &Records, key: &Key, row: u64, vector: &[u8], verify: Verif
 }
 
 /// Where rows are copied from.
-struct Source<'a> {
+pub(crate) struct Source<'a> {
     file: &'a RecordsFile,
     records: &'a Records,
+    rows: u64,
     /// None where nothing can be mapped: then each row is read on its own.
     mapped: Option<Records>,
 }
 
 impl<'a> Source<'a> {
-    fn of(file: &'a RecordsFile, records: &'a Records) -> Result<Source<'a>> {
-        match file.map(records.rows()) {
-            Ok(mapped) => Ok(Source { file, records, mapped: Some(mapped) }),
-            Err(Error::Io { .. }) => Ok(Source { file, records, mapped: None }),
+    /// The rows of a file that the records are of.
+    pub(crate) fn of(file: &'a RecordsFile, records: &'a Records) -> Result<Source<'a>> {
+        Source::of_first(records.rows(), file, records)
+    }
+
+    /// Only so many rows of a file, which holds no more.
+    pub(crate) fn of_first(rows: u64, file: &'a RecordsFile, records: &'a Records) -> Result<Source<'a>> {
+        match file.map(rows) {
+            Ok(mapped) => Ok(Source { file, records, rows, mapped: Some(mapped) }),
+            Err(error) if error.is_of_mapping() => Ok(Source { file, records, rows, mapped: None }),
             Err(error) => Err(error),
         }
     }
@@ -73,10 +80,41 @@ impl<'a> Source<'a> {
         self.records.prefetch(row);
     }
 
+    /// Whether a committed row has this key and these very bytes, and its checksum says so too.
+    pub(crate) fn has(&self, key: &Key, row: u64, vector: &[u8]) -> Result<bool> {
+        if !is_right(self.records, key, row, vector, Verify::All) {
+            return Ok(false);
+        }
+        match &self.mapped {
+            Some(mapped) => Ok(mapped.get(row) == Some(vector)),
+            None => {
+                let mut stored = vec![0; vector.len()];
+                self.file.read(row, &mut stored)?;
+                Ok(stored == vector)
+            }
+        }
+    }
+
+    /// Whether the record of a row is that of a dead one, or of the bytes that the row has.
+    pub(crate) fn is_sound(&self, row: u64) -> Result<bool> {
+        let Some(record) = record(self.records, row).filter(|_| row < self.rows) else { return Ok(false) };
+        if record.key == DEAD {
+            return Ok(true);
+        }
+        match &self.mapped {
+            Some(mapped) => Ok(mapped.get(row).is_some_and(|vector| record.holds(row, vector))),
+            None => {
+                let mut vector = vec![0; usize::try_from(self.file.record_bytes()).unwrap_or(0)];
+                self.file.read(row, &mut vector)?;
+                Ok(record.holds(row, &vector))
+            }
+        }
+    }
+
     fn read_one(&self, key: &Key, row: u64, out: &mut [u8], verify: Verify) -> Result<bool> {
         match self.mapped.as_ref().map(|mapped| mapped.get(row)) {
             Some(Some(vector)) => out.copy_from_slice(vector),
-            None if row < self.records.rows() => self.file.read(row, out)?,
+            None if row < self.rows => self.file.read(row, out)?,
             _ => return Ok(false),
         }
         // The copy is checked, not the source: what the caller gets is what was verified.

@@ -13,7 +13,7 @@ use crate::format::snapshot::{BLOCK_BYTES, HEADER_BYTES, Header, Layout, SLOT_BY
 use crate::format::{Defect, Uuid, name};
 use crate::key::{DEAD, Key};
 use crate::mmap::Mapping;
-use crate::storage::{Access, Storage};
+use crate::storage::{Access, Storage, map_or_read};
 
 /// How often a reader looks for a snapshot while others replace it.
 const LISTINGS: usize = 10;
@@ -37,7 +37,7 @@ impl Snapshot {
         if file.length().ok()? != layout.file_bytes as u64 || last_record(header.rows, keys)? != header.last_record {
             return None;
         }
-        let mapping = file.map(layout.file_bytes).ok()?;
+        let mapping = map_or_read(&*file, layout.file_bytes).ok()?;
         mapping.expect_scattered_reads();
         Some(Snapshot { header, layout, mapping })
     }

@@ -63,18 +63,17 @@ impl Store {
         let vector = |position: usize| &vectors[position * row_bytes..(position + 1) * row_bytes];
         let mut rows = vec![partition::NO_ROW; keys.len()];
         self.lookup(keys, &mut rows)?;
-        let stored = self.map_all()?;
         let open = self.current()?;
-        let records = open.files.keys.map(stored.rows())?;
-        let is_stored = |position: usize| {
-            u64::try_from(rows[position]).is_ok_and(|row| {
-                vectors::record(&records, row)
-                    .is_some_and(|record| record.key == keys[position] && record.holds(row, vector(position)))
-                    && stored.get(row) == Some(vector(position))
-            })
-        };
-        let mut positions = partition::last_of_each_key(keys);
-        positions.retain(|&position| !is_stored(position));
+        let records = open.files.keys.map_or_copy(open.committed().rows)?;
+        let source = vectors::Source::of(&open.files.vectors, &records)?;
+        let mut positions = Vec::new();
+        for position in partition::last_of_each_key(keys) {
+            let row = u64::try_from(rows[position]).ok();
+            let is_stored = row.map_or(Ok(false), |row| source.has(&keys[position], row, vector(position)))?;
+            if !is_stored {
+                positions.push(position);
+            }
+        }
         let group = Group::new(keys, vectors, row_bytes, positions.clone());
         let seen: Vec<i64> = positions.iter().map(|&position| rows[position]).collect();
         self.append(&group.keys, &group.vectors, Some(&seen))

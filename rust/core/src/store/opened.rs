@@ -10,7 +10,7 @@ use crate::index::{DeltaLimit, Index, Keys, READ_AHEAD};
 use crate::key::Key;
 use crate::recovery;
 use crate::storage::Storage;
-use crate::{parallel, partition};
+use crate::{hollow, parallel, partition};
 
 /// Keys a piece of a parallel look-up holds, and the fewest that are worth a second thread.
 const KEYS_PIECE: usize = 4096;
@@ -58,7 +58,8 @@ impl Open {
 
     fn over(files: CacheFiles, storage: &dyn Storage, directory: &Path, is_writable: bool) -> Result<Open> {
         let committed = files.recover()?.slot;
-        let keys = Keys::new(files.keys.map(committed.rows)?, files.meta.seed);
+        hollow::refuse(&files.keys, committed.rows)?;
+        let keys = Keys::new(files.keys.map_or_copy(committed.rows)?, files.meta.seed);
         files.vectors.check_length(committed.rows)?;
         let index = Index::open(storage, directory, &files.meta.uuid, &keys);
         Ok(Open { files, is_writable, state: RwLock::new(State { committed, index, examined: 0 }) })
@@ -95,7 +96,7 @@ impl Open {
     }
 
     pub fn keys(&self, rows: u64) -> Result<Keys> {
-        Ok(Keys::new(self.files.keys.map(rows)?, self.files.meta.seed))
+        Ok(Keys::new(self.files.keys.map_or_copy(rows)?, self.files.meta.seed))
     }
 
     /// Zeroes the records of committed rows that were never synced and that a power loss took: nobody was told that
@@ -117,6 +118,7 @@ impl Open {
 
     /// Takes note of a commit. The row count of a live handle never decreases.
     pub fn adopt(&self, storage: &dyn Storage, directory: &Path, slot: Slot) -> Result<()> {
+        hollow::refuse(&self.files.keys, slot.rows)?;
         let keys = self.keys(slot.rows)?;
         self.files.vectors.check_length(slot.rows)?;
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
