@@ -75,6 +75,15 @@ pub enum Error {
         /// The version in the file.
         found: u64,
     },
+    /// Another cache lies in the directory by now, and it holds other vectors.
+    Replaced {
+        /// The cache's directory.
+        path: PathBuf,
+        /// What this handle opened there.
+        expected: String,
+        /// What lies there now.
+        found: String,
+    },
     /// Dimension or dtype differ from what the cache holds.
     Mismatch {
         /// The cache's directory.
@@ -166,6 +175,7 @@ impl Error {
             | Error::NotFound { path }
             | Error::Foreign { path, .. }
             | Error::Version { path, .. }
+            | Error::Replaced { path, .. }
             | Error::Mismatch { path, .. }
             | Error::LockTimeout { path, .. }
             | Error::Remote { path }
@@ -176,27 +186,35 @@ impl Error {
         }
     }
 
-    /// What was expected, where that can be said in a word.
+    /// What the thing at fault should have been, where that can be said in a word.
     pub fn expected(&self) -> Option<String> {
         match self {
             Error::Corrupt { expected, .. }
             | Error::CorruptMeta { expected, .. }
+            | Error::Replaced { expected, .. }
             | Error::Mismatch { expected, .. }
             | Error::Argument { expected, .. } => Some(expected.clone()),
             Error::Version { expected, .. } => Some(expected.to_string()),
+            Error::NotFound { .. } => Some("a meta.json".into()),
+            Error::Foreign { .. } => Some("an empty directory".into()),
+            Error::Remote { .. } => Some("a local file system to write to".into()),
+            Error::Unmappable { .. } => Some("a file that can be mapped into memory".into()),
             _ => None,
         }
     }
 
-    /// What was found instead.
+    /// What the file holds, or the caller gave, instead.
     pub fn found(&self) -> Option<String> {
         match self {
             Error::Corrupt { found, .. }
             | Error::CorruptMeta { found, .. }
+            | Error::Replaced { found, .. }
             | Error::Mismatch { found, .. }
             | Error::Argument { found, .. }
             | Error::Foreign { found, .. } => Some(found.clone()),
             Error::Version { found, .. } => Some(found.to_string()),
+            Error::NotFound { .. } => Some("none".into()),
+            Error::Remote { .. } => Some("a network file system".into()),
             Error::Io { source, .. } | Error::Unmappable { source, .. } => Some(source.to_string()),
             _ => None,
         }
@@ -223,6 +241,7 @@ impl Error {
             Error::Foreign { mteb: false, .. } => "choose an empty or a new directory",
             Error::Version { .. } => "install a newer dejavec",
             Error::Mismatch { .. } => "choose another directory for these vectors",
+            Error::Replaced { .. } => "open the cache again, or another directory",
             Error::Argument { .. } => "correct the argument",
             Error::LockTimeout { .. } => "wait for that process or raise lock_timeout",
             Error::Remote { .. } => {
@@ -252,19 +271,24 @@ impl fmt::Display for Error {
             }
             Error::NotFound { path } => write!(f, "no cache at {}: expected a meta.json, found none", path.display())?,
             Error::Foreign { path, found, mteb: true } => {
-                write!(f, "{} holds a cache written by mteb itself (found {found})", path.display())?;
+                write!(f, "{}: expected an empty directory, found {found} of a cache that mteb wrote", path.display())?;
             }
             Error::Foreign { path, found, mteb: false } => {
                 write!(f, "no cache can be made in {}: expected an empty directory, found {found}", path.display())?
             }
             Error::Version { path, expected, found } => write!(
                 f,
-                "{} has format version {found}; this dejavec reads versions up to {expected}",
+                "{}: expected a format version up to {expected}, which this dejavec reads, found {found}",
                 path.display()
             )?,
             Error::Mismatch { path, what, expected, found } => {
-                write!(f, "the cache at {} holds {what} {expected}, but {found} was given", path.display())?;
+                write!(f, "{}: expected {what} {expected}, as the cache holds, found {found}", path.display())?;
             }
+            Error::Replaced { path, expected, found } => write!(
+                f,
+                "{} holds another cache than when it was opened: expected {expected}, found {found}",
+                path.display()
+            )?,
             Error::Argument { expected, found } => write!(f, "expected {expected}, found {found}")?,
             Error::LockTimeout { path, holder, seconds } => {
                 write!(f, "the writers' lock {} was not free within {seconds} s", path.display())?;
@@ -293,6 +317,38 @@ impl std::error::Error for Error {
         match self {
             Error::Io { source, .. } | Error::Unmappable { source, .. } => Some(source),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expected_comes_before_found_in_the_sentence_and_both_are_the_attributes() {
+        let path = || PathBuf::from("/caches/one");
+        let (expected, found) = (|| "three".to_owned(), || "four".to_owned());
+        let source = || io::Error::from(io::ErrorKind::Unsupported);
+        for error in [
+            Error::Corrupt { path: path(), expected: expected(), found: found() },
+            Error::CorruptMeta { path: path(), expected: expected(), found: found() },
+            Error::Mismatch { path: path(), what: "dimension", expected: expected(), found: found() },
+            Error::Replaced { path: path(), expected: expected(), found: found() },
+            Error::Argument { expected: expected(), found: found() },
+            Error::Version { path: path(), expected: 1, found: 2 },
+            Error::NotFound { path: path() },
+            Error::Foreign { path: path(), found: found(), mteb: true },
+            Error::Foreign { path: path(), found: found(), mteb: false },
+            Error::Remote { path: path() },
+            Error::Unmappable { path: path(), source: source() },
+        ] {
+            let sentence = error.to_string();
+            let place = |word: &str| sentence.find(word).unwrap_or_else(|| panic!("no {word:?} in {sentence:?}"));
+            let (expected, found) = (error.expected().unwrap(), error.found().unwrap());
+            assert!(place("expected") < place(&expected) && place(&expected) < place("found"), "{sentence}");
+            assert!(sentence[place("found")..].contains(&found), "{sentence}");
+            assert!(sentence.ends_with(error.remedy()), "{sentence}");
         }
     }
 }

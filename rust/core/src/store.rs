@@ -296,12 +296,8 @@ impl Store {
         let fresh = Arc::new(Open::new(&*self.storage, &self.directory)?);
         let (old, new) = (&open.files.meta, &fresh.files.meta);
         if !old.holds_the_same_as(new) {
-            return Err(Error::Mismatch {
-                path: self.directory.clone(),
-                what: "the vectors of",
-                expected: new.describe(),
-                found: old.describe(),
-            });
+            let (path, expected, found) = (self.directory.clone(), old.describe(), new.describe());
+            return Err(Error::Replaced { path, expected, found });
         }
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&fresh));
         Ok(fresh)

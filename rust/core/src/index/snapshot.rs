@@ -102,7 +102,7 @@ impl Snapshot {
             let (computed, stored) =
                 (checksum::block(block), self.word(SLOTS_OFFSET + self.layout.body_bytes + i * SLOT_BYTES));
             if computed != stored {
-                return Err(Defect::new(format!("block {i} with checksum {computed:016x}"), format!("{stored:016x}")));
+                return Err(Defect::new(format!("block {i} with checksum {stored:016x}"), format!("{computed:016x}")));
             }
         }
         Ok(())
