@@ -75,6 +75,24 @@ def test_verify_names_every_damaged_row_and_encoding_heals_them_after_a_repair(
         assert cache.verify()["damaged"] == []
 
 
+def test_a_repair_that_would_give_most_rows_up_says_so_and_wants_to_be_forced(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with EmbeddingCache(tmp_path / "other", model="toy@1") as other:
+        other.put(["x", "y", "z"], np.ones((3, 4), np.float32))
+    keys = (tmp_path / "other" / "keys.bin").read_bytes()
+    (cache / "keys.bin").write_bytes(keys)
+    capsys.readouterr()
+    assert main(["verify", "--repair", str(cache)]) == 1
+    said = capsys.readouterr().err
+    assert "nothing was changed" in said
+    assert "--force" in said
+    assert "misses" in said
+    assert (cache / "keys.bin").read_bytes() == keys
+    assert main(["verify", "--repair", "--force", str(cache)]) == 0
+    assert main(["verify", str(cache)]) == 0
+
+
 def test_a_cache_that_no_longer_opens_is_repaired(cache: Path, model: Any, bits_equal: Any) -> None:
     (cache / "commit").write_bytes(b"")
     damage(cache / "vectors.npy", 20)

@@ -118,7 +118,7 @@ def test_order_decides_what_is_encoded_first_and_not_what_is_returned(
     assert bits_equal(filled.vectors, model.vectors(TEXTS))
     assert model.encoded == TEXTS[::-1]
     assert filled.encoded == 20
-    assert filled.plan == dejavec.Plan(items=20, hits=0, misses=20, duplicates=0, bytes=20 * (16 + 40))
+    assert filled.counts == dejavec.Counts(items=20, hits=0, misses=20, duplicates=0, bytes=20 * (16 + 40))
 
 
 def test_a_damaged_row_is_a_miss_that_is_written_again(

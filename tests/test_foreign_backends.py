@@ -261,10 +261,14 @@ class TestUnreliable:
                 return super().output(rows)
 
         with pytest.raises(RuntimeError, match="late"):
-            encode(CachedEmbeddingWrapper(Failing(), tmp_path, backend, chunk_rows=2), TEXTS, batch_size=2)
+            encode(
+                CachedEmbeddingWrapper(Failing(), tmp_path, backend, chunk_rows=2, model_name="m@1"),
+                TEXTS,
+                batch_size=2,
+            )
         assert backend.given == TEXTS[:4]
         model = FieldsModel()
-        encode(CachedEmbeddingWrapper(model, tmp_path, backend), TEXTS)
+        encode(CachedEmbeddingWrapper(model, tmp_path, backend, model_name="m@1"), TEXTS)
         assert model.calls == [TEXTS[4:]]
 
 

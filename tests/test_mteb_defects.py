@@ -136,9 +136,11 @@ def test_a_failure_at_ninety_percent_keeps_the_ninety_percent(tmp_path: Path) ->
 
     texts = [f"text {number}" for number in range(100)]
     with pytest.raises(MemoryError):
-        encode(CachedEmbeddingWrapper(Failing(), tmp_path, chunk_rows=10), texts, batch_size=10)
+        encode(
+            CachedEmbeddingWrapper(Failing(), tmp_path, model_name="m@1", chunk_rows=10), texts, batch_size=10
+        )
     model = FieldsModel()
-    found(CachedEmbeddingWrapper(model, tmp_path), texts)
+    found(CachedEmbeddingWrapper(model, tmp_path, model_name="m@1"), texts)
     assert model.calls == [texts[90:]]
 
 

@@ -399,3 +399,45 @@ def test_where_the_rows_cannot_be_mapped_vectors_are_read_and_stored(tmp_path: P
     message = run(script, tmp_path / "cache")
     assert "out of memory" in message
     assert "vectors.npy" in message
+
+
+def move_and_link(path: Path, elsewhere: Path) -> None:
+    shutil.move(path, elsewhere)
+    path.symlink_to(elsewhere)
+
+
+def copy_and_link(path: Path, elsewhere: Path) -> None:
+    shutil.copytree(path, elsewhere)
+    shutil.rmtree(path)
+    path.symlink_to(elsewhere)
+
+
+def restore_a_backup(path: Path, elsewhere: Path) -> None:
+    shutil.copytree(path, elsewhere)
+    shutil.rmtree(path)
+    shutil.copytree(elsewhere, path)
+
+
+@pytest.mark.parametrize("change", [move_and_link, copy_and_link, restore_a_backup])
+@pytest.mark.parametrize("synced", [True, False])
+def test_a_directory_that_is_moved_or_restored_under_an_open_writer_takes_its_rows(
+    tmp_path: Path, change: Callable[[Path, Path], None], synced: bool
+) -> None:
+    path = tmp_path / "cache"
+    cache = EmbeddingCache(path, model="toy@1", durability="close")
+    cache.put(["a", "b"], vectors(["a", "b"]))
+    if synced:
+        cache.sync()
+    change(path, tmp_path / "elsewhere")
+    cache.put(["c"], vectors(["c"]))
+    assert cache.encode(["d"], vectors).tobytes() == vectors(["d"]).tobytes()
+    if synced or change is move_and_link:
+        # The files are the same, wherever they lie.
+        cache.close()
+    else:
+        with pytest.raises(dejavec.errors.StorageError, match="moved, replaced or removed"):
+            cache.close()
+    with EmbeddingCache(path, model="toy@1") as again:
+        found, held = again.get(["c", "d"])
+        assert found.all()
+        assert held.tobytes() == vectors(["c", "d"]).tobytes()

@@ -403,6 +403,7 @@ def test_another_factory_metric_training_or_cache_has_an_index_of_its_own(
     cache.build_index("IVF4,Flat", train_rows=300)
     cache.build_index("IVF4,Flat", train_rows=400)
     assert len(index_files(cache.path)) == 4
+    cache.sync()
     kept = shutil.copytree(cache.path, tmp_path / "kept")
     shutil.rmtree(cache.path)
     with EmbeddingCache(cache.path) as other:

@@ -7,6 +7,7 @@ from benches.cases.cores import Hashing, Readers
 from benches.cases.faiss_file import FaissAppend, FaissBuild, FaissOpen
 from benches.cases.fill import ColdFill, Duplicates, SomeMissing
 from benches.cases.get import SingleGet, WarmGet
+from benches.cases.identity import Identity
 from benches.cases.large import Append, LookUp, Open
 from benches.cases.scripts import Scripts
 from benches.cases.warm import WarmEncode, WarmShuffled, WarmTitled
@@ -33,5 +34,6 @@ BY_NAME: dict[str, Case] = {
         Hashing(),
         Scripts(),
         Readers(),
+        Identity(),
     )
 }

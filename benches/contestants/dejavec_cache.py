@@ -31,7 +31,8 @@ class Wrapper(Contestant):
         """Nothing: the first call opens the cache."""
 
     def encode(self, inputs: Any, model: NumberedModel) -> Any:
-        self._wrapper = CachedEmbeddingWrapper(model, self.path, self.backend)
+        # The case "identity" measures what looking at a model takes; this one has its vectors for weights.
+        self._wrapper = CachedEmbeddingWrapper(model, self.path, self.backend, model_name=NAME)
         return self._wrapper.encode(inputs, **arguments(self.titled))
 
     def close(self) -> None:

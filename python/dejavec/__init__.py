@@ -32,7 +32,7 @@ from dejavec.errors import (
     UnsupportedVersionError,
     VectorsError,
 )
-from dejavec.fill import Plan
+from dejavec.fill import Counts, Plan
 from dejavec.install import install, uninstall
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ __all__ = [
     "CachedEmbeddingWrapper",
     "ClosedCacheError",
     "CorruptCacheError",
+    "Counts",
     "DejavecError",
     "DejavecWarning",
     "EmbeddingCache",

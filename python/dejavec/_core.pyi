@@ -74,19 +74,25 @@ def fingerprint_blocks(arrays: list[NDArray[np.uint8]]) -> list[bytes]:
 def before_fork() -> None:
     """Note that a fork begins; called by ``os.register_at_fork``."""
 
+def after_fork_in_parent() -> None:
+    """Note that a fork is over, or failed; called by ``os.register_at_fork``."""
+
 def after_fork_in_child() -> None:
     """Close the lock files that the parent process held open; called by ``os.register_at_fork``."""
 
 def make_directories(path: str, shared: bool) -> None:
     """Make a directory and its missing parents, for their owner alone or, if ``shared``, for the group."""
 
-def under_writers_lock(path: str, lock_timeout: float, function: Callable[[], _Result]) -> _Result:
+def under_writers_lock(
+    path: str, lock_timeout: float, allow_network: bool, function: Callable[[], _Result]
+) -> _Result:
     """Call a function while the writers' lock of the cache directory ``path`` is held, and return its result.
 
     The directory must exist; it need not hold a cache.
 
     Raises:
         LockTimeoutError: another writer held the lock for longer than ``lock_timeout`` seconds.
+        NetworkFileSystemError: the directory lies on another machine, and that is not allowed.
     """
 
 def verify(path: str) -> dict[str, Any]:
@@ -97,15 +103,29 @@ def verify(path: str) -> dict[str, Any]:
         numbers) and ``problems`` (list of sentences, one for each damaged file).
     """
 
-def repair(path: str, lock_timeout: float) -> dict[str, Any]:
+def repair(
+    path: str, lock_timeout: float, force: bool = False, allow_network: bool = False
+) -> dict[str, Any]:
     """Make a damaged cache openable again, under its writers' lock.
 
     Rebuilds ``commit`` from the row checksums if neither slot is valid, restores a damaged vectors header
-    from ``meta.json``, zeroes the key record of each damaged row (it becomes a miss) and removes damaged
-    index snapshots.
+    from ``meta.json``, zeroes the key record of each damaged row (it becomes a miss) and of the older rows of
+    its key, and replaces damaged index snapshots.
+
+    Args:
+        path: the directory.
+        lock_timeout: seconds to wait for the writers' lock.
+        force: whether to go on if more rows are damaged than sound: else nothing is changed.
+        allow_network: whether to write on a network file system.
 
     Returns:
         What ``verify`` returns, for the state before the repair.
+
+    Raises:
+        CorruptCacheError: most rows are damaged and ``force`` is false, or ``meta.json`` is damaged.
+        CacheNotFoundError: there is no cache.
+        LockTimeoutError: the lock was held for longer than ``lock_timeout``.
+        NetworkFileSystemError: the directory is on one.
     """
 
 @final
@@ -192,16 +212,19 @@ class Store:
         """Committed rows that this handle knows of, replaced and dead ones included."""
 
     def __len__(self) -> int:
-        """How many different keys the cache holds."""
+        """How many different keys the cache holds, those that others have committed since included."""
 
     def read_keys(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
         """Copy the keys of rows into ``out`` (n, 32), zeros where a row is dead or not committed."""
 
     def lookup(self, keys: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
-        """Write the newest row of each key, or -1, into ``rows`` (n,)."""
+        """Write the newest row of each key, or -1, into ``rows`` (n,). What others have committed counts."""
 
     def read_text(self, text: str, out: NDArray[Any], verify: bool) -> bool:
-        """Copy the vector of one text into ``out`` (dim,); tell whether a sound one is held."""
+        """Copy the vector of one text into ``out`` (dim,); tell whether a sound one is held.
+
+        What others have committed counts.
+        """
 
     def newest(self) -> tuple[int, int, bytes]:
         """Tell which rows are the newest of their key, without looking at the keys.
@@ -289,10 +312,17 @@ class Store:
         """All committed rows as a read-only mapping."""
 
     def refresh(self) -> int:
-        """Learn what other handles have committed; returns ``rows``."""
+        """Learn what other handles have committed; returns ``rows``.
+
+        If the directory has other files by now, the store moves to them.
+        """
 
     def sync(self) -> None:
-        """Make every committed row durable, whoever wrote it."""
+        """Make every committed row durable, whoever wrote it.
+
+        Raises:
+            StorageError: it failed; or the directory was replaced, and rows that were not synced went with it.
+        """
 
     def stats(self) -> dict[str, int]:
         """Return counts and sizes.
@@ -305,4 +335,7 @@ class Store:
         """Sync what is not durable, write the header, release everything.
 
         Later calls raise ``ClosedCacheError``.
+
+        Raises:
+            StorageError: as ``sync``.
         """

@@ -55,9 +55,31 @@ def arrow_texts(column: Any, indices: NDArray[np.int64] | None) -> ArrowTexts | 
     kind = column.type.value_type if types.is_dictionary(column.type) else column.type
     if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
         return None
-    if not (types.is_string(column.type) or types.is_large_string(column.type)):
-        column = column.cast(pyarrow.large_string())
-    return ArrowTexts(column.chunks if isinstance(column, pyarrow.ChunkedArray) else [column], indices)
+    chunks = column.chunks if isinstance(column, pyarrow.ChunkedArray) else [column]
+    if types.is_dictionary(column.type):
+        chunks, rows = _decoded(chunks, pyarrow)
+        indices = rows if indices is None else rows[indices]
+    if not (types.is_string(kind) or types.is_large_string(kind)):
+        chunks = [chunk.cast(pyarrow.large_string()) for chunk in chunks]
+    return ArrowTexts(chunks, indices)
+
+
+def _decoded(chunks: list[Any], pyarrow: Any) -> tuple[list[Any], NDArray[np.int64]]:
+    """Return the dictionaries of encoded arrays, and which of their texts each item is (n,).
+
+    So each text is hashed once, and the column need not fit where its texts do. One null is put before them.
+    """
+    if not chunks:
+        return [], np.empty(0, np.int64)
+    dictionaries = [pyarrow.array([None], chunks[0].type.value_type)]
+    rows, start = [], 1
+    for chunk in chunks:
+        nowhere = chunk.indices.is_null().to_numpy(zero_copy_only=False)
+        numbers = chunk.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        rows.append(np.where(nowhere, 0, numbers + start))
+        dictionaries.append(chunk.dictionary)
+        start += len(chunk.dictionary)
+    return dictionaries, np.concatenate(rows)
 
 
 def row_indices(dataset: Any) -> NDArray[np.int64] | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dejavec.cache import EmbeddingCache
 from dejavec.errors import CacheNotFoundError, IdentityMismatchError
 from dejavec.keys import item_keys
+from dejavec.paths import local_directory
 from dejavec.search import Metric, default_metric, flat_index
 from dejavec.values import Container, from_rows, to_rows
 
@@ -55,9 +56,21 @@ class _Backend:
     """The file that the directory must have; None for any, and ``vectors.npy`` for a new one."""
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self.directory = Path(directory)
+        self.directory = local_directory(directory, "directory")
         self._serves_mteb = False
         self._open()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return directory and settings; whoever is given them opens the cache there."""
+        left_out = ("_cache", "_named")
+        return {name: value for name, value in vars(self).items() if name not in left_out}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        closed = state["_closed"]
+        vars(self).update(state)
+        self._open()
+        if closed:
+            self.close()
 
     def load(self, name: str | None = None) -> Self:
         """Learn what is on disk; open the cache again if it was closed.
@@ -66,11 +79,21 @@ class _Backend:
             name: the task's name, as readers give it; which one it is does not count.
 
         Raises:
-            CacheNotFoundError: the vectors lie in the directories ``query`` and ``document`` below.
+            CacheNotFoundError: the vectors lie in the directories ``query`` and ``document`` below; or a name
+                is given, and there is no such directory.
         """
         # mteb's wrapper takes what it finds for its own model's, and adds nothing if it finds all.
         caller = sys._getframe(1).f_globals.get("__name__", "")
         self._serves_mteb = name is None and str(caller).startswith("mteb.")
+        if name is not None and not self.directory.is_dir():
+            remedy = "check the path; a cache is made there by the first add()"
+            raise CacheNotFoundError(
+                f"{self.directory}: expected a cache, found no such directory; {remedy}",
+                path=str(self.directory),
+                expected="a cache",
+                found="no such directory",
+                remedy=remedy,
+            )
         if self._closed:
             self._open()
         self._cache.refresh()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.errors import DejavecWarning, VectorsError
+from dejavec.errors import VectorsError
 from dejavec.identity import digest
 from dejavec.index_file import IndexFile, drop_table, saved_indexes
 from dejavec.keyed_cache import KeyedCache
 from dejavec.progress import progress
 from dejavec.search import Metric, default_metric, import_faiss, metric_number
+from dejavec.settings import whole_number
+from dejavec.warn import warn
 
 _BLOCK_NUMBERS = 1 << 20
 """Numbers that are read at a time; to encode them, FAISS may take some dozen times their memory."""
@@ -64,8 +65,8 @@ def build_index(
     faiss = import_faiss()
     metric = metric or default_metric(cache)
     rows = _Rows.of(cache)
-    if train_rows is not None and train_rows < 1:
-        raise ValueError(f"expected train_rows of at least 1, found {train_rows}")
+    if train_rows is not None:
+        train_rows = whole_number("train_rows", train_rows)
     if cache.dim is None or not rows.is_newest.any():
         raise VectorsError(
             f"{cache.path}: expected vectors to build an index of, found none; store some first",
@@ -167,8 +168,4 @@ def _save(cache: KeyedCache, index: Any, made_of: str, rows: _Rows) -> None:
     try:
         file.write(index)
     except (OSError, RuntimeError) as error:
-        warnings.warn(
-            f"{file.path}: the index could not be written and is kept in memory only: {error}",
-            DejavecWarning,
-            stacklevel=4,
-        )
+        warn(f"{file.path}: the index could not be written and is kept in memory only: {error}")

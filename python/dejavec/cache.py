@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from dejavec import _core
 from dejavec.built_index import build_index
-from dejavec.chunks import encoded
+from dejavec.chunks import encoded, refuse_quantised
 from dejavec.fill import Plan, fill, plan
 from dejavec.function_check import FunctionCheck
 from dejavec.keyed_cache import KeyedCache
 from dejavec.keys import Keys, frozen, take, text_keys
 from dejavec.search import Metric, search
+from dejavec.settings import whole_number
 from dejavec.values import Output, from_rows
 from dejavec.vector_store import Positions, VectorStore
 
@@ -51,6 +52,9 @@ class EmbeddingCache(KeyedCache):
         durability: ``"commit"`` syncs to disk after each chunk, ``"close"`` only in ``sync`` and ``close``.
         chunk_rows: how many texts are encoded and committed at a time at most.
         chunk_seconds: after how long what was encoded is committed; None: only ``chunk_rows`` counts.
+        dtype: ``"float32"`` rounds all vectors, on the first run too; None stores them as they are.
+        output: the kind of array that is returned, ``"numpy"``, ``"torch"`` or ``"list"``; None is the kind
+            that was stored first. Lists of Python floats are stored as float64.
         on_write_error: whether ``encode`` completes with a warning if vectors cannot be written, or raises.
         on_nonfinite: whether vectors with NaN or infinity, which are never stored, warn or raise.
         on_mismatch: whether a directory of another model's vectors raises, or the cache goes to a directory
@@ -104,7 +108,8 @@ class EmbeddingCache(KeyedCache):
 
         Returns:
             The vectors (n, dim) in the order of the texts, of the dtype that ``encode_fn`` returns, and of
-            the kind stored first: a NumPy array or a torch tensor.
+            the kind stored first, if ``output`` names no other: an array, a tensor or a list of lists. Lists
+            that a cache of a smaller dtype does not hold exactly are returned, not stored, with a warning.
 
         Raises:
             ItemError: a text is none.
@@ -127,11 +132,9 @@ class EmbeddingCache(KeyedCache):
             1 texts
             (3, 1)
         """
-        if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int)):
-            found = type(batch_size).__name__
-            raise TypeError(f"expected batch_size to be an int or None, found {found}")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"expected batch_size of at least 1, found {batch_size}")
+        if batch_size is not None:
+            batch_size = whole_number("batch_size", batch_size)
+        refuse_quantised(encode_fn)
         texts = frozen(texts)
         keys = text_keys(texts)
 
@@ -146,12 +149,13 @@ class EmbeddingCache(KeyedCache):
                 watched,
                 self.settings,
                 name=lambda position: f"item {position} ({take(texts, np.array([position]))[0][:40]!r})",
+                maker="encode_fn",
                 warn_unwritten=self.warn_once,
             )
-        return from_rows(filled.vectors, filled.output)
+        return from_rows(filled.vectors, self._shown(filled.output))
 
     def get(self, texts: object, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Any]:
-        """Return the held vectors of texts, without a model.
+        """Return the held vectors of texts, without a model. What other processes stored meanwhile counts.
 
         Args:
             texts: n texts.
@@ -164,17 +168,21 @@ class EmbeddingCache(KeyedCache):
         Raises:
             ItemError: a text is none.
             VectorsError: ``out`` does not fit.
+            CacheNotFoundError: of more than one text: the directory is gone, and ``mode="r"``.
+            CorruptCacheError: the files do not hold what was committed.
         """
         found, vectors = self.read(text_keys(texts), out)
         output = self.output
-        return found, vectors if out is not None or output is None else from_rows(vectors, output)
+        if out is not None or output is None:
+            return found, vectors
+        return found, from_rows(vectors, self._shown(output))
 
     def put(self, texts: object, vectors: object) -> int:
         """Store the vectors of texts; where another vector is held, replace it.
 
         Args:
             texts: n texts; of equal ones the last counts.
-            vectors: (n, dim).
+            vectors: (n, dim): an array or tensor, lists, or a column of pandas, polars or Arrow.
 
         Returns:
             How many rows were appended: vectors that are held already are not.
@@ -271,15 +279,17 @@ class EmbeddingCache(KeyedCache):
         if not self._confirming.items or self.settings.refresh or not callable(function):
             return nullcontext((self, encode))
         if self._check is None:
-            self._check = FunctionCheck(
-                self, self._confirming, writes=self.mode == "a", shared=self._handle.shared
-            )
+            self._check = FunctionCheck(self, self._confirming)
         return self._check.serving(function, keys, texts, encode)
 
     def read_text(self, text: str) -> NDArray[Any] | None:
         """Return the vector (dim,) of one text as :attr:`output` has it, but NumPy's; None if it is not held.
 
-        bfloat16, which NumPy lacks, is float32.
+        What other processes stored meanwhile counts, unless the directory was replaced: :meth:`refresh` notices
+        that. bfloat16, which NumPy lacks, is float32.
+
+        Raises:
+            CorruptCacheError: the files do not hold what was committed.
         """
         store = self._handle.store()
         if store is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,24 @@ def encoded(encode_fn: Callable[[list[str]], Any], texts: list[str], batch_size:
         made = encode_fn(texts)
         return Blocks(made, commit_each=True) if isinstance(made, Iterator) else made
     return Blocks(_batches(encode_fn, texts, batch_size), commit_each=False)
+
+
+def refuse_quantised(encode_fn: object) -> None:
+    """Refuse a method of sentence-transformers that is bound to integers whose bounds are those of a call.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if not isinstance(encode_fn, functools.partial):
+        return
+    precision = encode_fn.keywords.get("precision")
+    owner = getattr(encode_fn.func, "__self__", None)
+    modules = {parent.__module__.partition(".")[0] for parent in type(owner).__mro__}
+    if precision in ("int8", "uint8", "int4", "uint4") and "sentence_transformers" in modules:
+        raise ValueError(
+            f"expected vectors that depend on their text alone, found precision={precision!r}, whose bounds "
+            "are taken over each call; cache the float vectors, and quantise what encode returns"
+        )
 
 
 def _batches(encode_fn: Callable[[list[str]], Any], texts: list[str], batch_size: int) -> Iterator[Any]:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from dejavec._core import __version__
 from dejavec.errors import DejavecError
+
+_KEPT = {
+    "demo": "what was encoded is kept, but for the last ten seconds; run it again to go on",
+    "import": "what was imported is kept; run it again to go on",
+    "export": "a cache that was being written is not there; run it again",
+    "verify": "a repair that was cut short is done by the next one",
+}
+"""What is true when a command is interrupted."""
 
 _LOCK_TIMEOUT = 60.0
 """Seconds to wait for a writer before a repair."""
@@ -30,14 +40,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from dejavec.run import run
 
         return run(options.script, options.arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names and prompts in any script are printed on any terminal.
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return int(_COMMANDS[options.command](options))
+        status = int(_COMMANDS[options.command](options))
+        sys.stdout.flush()
     except DejavecError as error:
         print(f"dejavec: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("dejavec: interrupted; what was encoded so far is kept", file=sys.stderr)
+        print(f"dejavec: interrupted; {_KEPT.get(options.command, 'nothing was changed')}", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Whoever read the output, such as `head`, has had enough of it.
+        _drop_output()
+        return 0
+    except OSError as error:
+        _drop_output()
+        print(f"dejavec: the output could not be written: {error.strerror or error}", file=sys.stderr)
+        return 1
+    return status
+
+
+def _drop_output() -> None:
+    """Have the interpreter flush what is left of the output to nowhere when it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,6 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("cache", type=Path, metavar="DIR")
     verify.add_argument("--repair", action="store_true", help="make a damaged cache good again")
+    verify.add_argument("--force", action="store_true", help="repair it even if most rows are damaged")
+    verify.add_argument(
+        "--allow-network",
+        action="store_true",
+        help="repair it on a network file system, whose locks may not hold",
+    )
 
     importing = commands.add_parser(
         "import",
@@ -170,7 +206,10 @@ def _verify(options: argparse.Namespace) -> int:
     from dejavec import _core
 
     path = str(options.cache)
-    found = _core.repair(path, _LOCK_TIMEOUT) if options.repair else _core.verify(path)
+    if options.repair:
+        found = _core.repair(path, _LOCK_TIMEOUT, options.force, options.allow_network)
+    else:
+        found = _core.verify(path)
     damaged, problems = found["damaged"], found["problems"]
     counts = ", ".join(f"{found[name]:,} {name}" for name in ("rows", "keys", "replaced", "dead"))
     print(f"{path}: {counts}, {len(damaged):,} damaged")

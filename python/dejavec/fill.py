@@ -11,21 +11,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dejavec.errors import CorruptCacheError
-from dejavec.fill_run import Run
+from dejavec.fill_run import Run, row_bytes
 from dejavec.keys import Keys, first_of_each
 from dejavec.settings import FillSettings
 from dejavec.values import Output, Rows
 from dejavec.vector_store import Positions, VectorStore
 
 _logger = logging.getLogger("dejavec")
-_KEY_RECORD_BYTES = 40
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,25 @@ class Plan:
         misses: how many different ones the model has to encode.
         duplicates: how many more equal one of the misses.
         bytes: what the misses add to the cache on disk; 0 while the dimension is unknown.
+    """
+
+    items: int
+    hits: int
+    misses: int
+    duplicates: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What calls found: ``items == hits + misses + duplicates``.
+
+    Attributes:
+        items: how many were given.
+        hits: how many the cache held.
+        misses: how many different ones it did not hold.
+        duplicates: how many more equalled one of the misses.
+        bytes: what was added to the cache on disk.
         confirmed: how many hits the model encoded again, to confirm that they are its own.
     """
 
@@ -56,13 +74,13 @@ class Filled:
     Attributes:
         vectors: (n, dim), in the order of the items, writable and the caller's own.
         output: the kind of array that the cache records: that of the first vectors stored.
-        plan: what was found before; ``bytes`` is what was added.
+        counts: what was found and added.
         encoded: how many items the model encoded.
     """
 
     vectors: Rows
     output: Output
-    plan: Plan
+    counts: Counts
     encoded: int
 
 
@@ -78,6 +96,7 @@ def fill(
     settings: FillSettings,
     *,
     name: Callable[[int], str] = "item {}".format,
+    maker: str = "the model",
     warn_unwritten: Callable[[str], None] | None = None,
     order: Callable[[Positions], Positions] | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -93,6 +112,7 @@ def fill(
             vectors in that order, or :class:`dejavec.chunks.Blocks` or ``FirstRows`` of them.
         settings: of this call.
         name: how messages name the item at a position.
+        maker: how messages name what ``encode`` asks.
         warn_unwritten: is called, at most once, with what to warn of if vectors cannot be written.
         order: rearranges the positions to encode before they are cut into chunks.
         clock: returns the time in seconds.
@@ -106,7 +126,9 @@ def fill(
     ended = store.in_flight.ended
     rows, source, found = _survey(store, keys, settings)
     misses = np.flatnonzero(source == np.arange(len(keys)))
-    run = Run(store, keys, encode, settings, name=name, warn_unwritten=warn_unwritten, clock=clock)
+    run = Run(
+        store, keys, encode, settings, name=name, maker=maker, warn_unwritten=warn_unwritten, clock=clock
+    )
     run.encode(order(misses) if order else misses, seen=rows, ended=None if settings.refresh else ended)
     if len(misses):
         rows = run.lookup(keys)
@@ -121,13 +143,13 @@ def fill(
                 "after it was written anew; check the disk, then run `dejavec verify --repair`",
                 path=str(store.path),
             )
-    run.warn_of_nonfinite()
-    found = replace(found, bytes=run.appended * _row_bytes(store))
-    counts = (
-        f"{found.hits} hits, {found.misses} misses, {found.duplicates} duplicates, {found.bytes} bytes added"
+    run.warn_of_what_was_not_stored()
+    counts = Counts(found.items, found.hits, found.misses, found.duplicates, run.appended)
+    _logger.info(
+        "%s: %d hits, %d misses, %d duplicates, %d bytes added",
+        *(store.path, counts.hits, counts.misses, counts.duplicates, counts.bytes),
     )
-    _logger.info("%s: %s", store.path, counts)
-    return Filled(vectors, run.output, found, run.encoded)
+    return Filled(vectors, run.output_of(vectors), counts, run.encoded)
 
 
 def _survey(
@@ -144,10 +166,4 @@ def _survey(
     misses = int((source == np.arange(len(keys))).sum())
     hits = int((source < 0).sum())
     duplicates = len(keys) - hits - misses
-    return rows, source, Plan(len(keys), hits, misses, duplicates, misses * _row_bytes(store))
-
-
-def _row_bytes(store: VectorStore) -> int:
-    if store.dim is None or store.dtype is None:
-        return 0
-    return store.dim * store.dtype.itemsize + _KEY_RECORD_BYTES
+    return rows, source, Plan(len(keys), hits, misses, duplicates, misses * row_bytes(store))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dejavec.chunks import Batch, Blocks, ChunkSizes, FirstRows, is_single
+from dejavec.columns import as_array_or_rows, first_bad_row
 from dejavec.errors import (
     CacheNotFoundError,
+    DejavecError,
     ForeignDirectoryError,
+    IdentityMismatchError,
     LockTimeoutError,
     MissingVectorsError,
     NetworkFileSystemError,
@@ -19,15 +23,17 @@ from dejavec.errors import (
     PoisonedWriterError,
     ReadOnlyCacheError,
     StorageError,
+    VectorsError,
 )
 from dejavec.in_flight import Claim, as_bytes
 from dejavec.keys import Keys
 from dejavec.progress import progress
 from dejavec.settings import FillSettings
-from dejavec.values import Output, Rows, check_kind, nonfinite, refusal, to_rows
+from dejavec.values import Output, Rows, check_kind, convert_list, nonfinite, refusal, to_rows
 from dejavec.vector_store import Positions, VectorStore
 from dejavec.warn import warn
 
+_KEY_RECORD_BYTES = 40
 _NAMED = 5
 WRITE_ERRORS = (
     StorageError,
@@ -38,6 +44,7 @@ WRITE_ERRORS = (
     # The directory was removed, or replaced by others, while the model worked.
     CacheNotFoundError,
     ForeignDirectoryError,
+    IdentityMismatchError,
 )
 
 
@@ -50,12 +57,13 @@ class Run:
         encode: as in :func:`dejavec.fill.fill`, like the following.
         settings: likewise.
         name: likewise.
+        maker: likewise.
         warn_unwritten: likewise.
         clock: likewise.
 
     Attributes:
         encoded: how many items the model encoded.
-        appended: how many rows were stored.
+        appended: how many bytes of rows were stored.
         output: the kind of array of the vectors.
     """
 
@@ -67,6 +75,7 @@ class Run:
         settings: FillSettings,
         *,
         name: Callable[[int], str],
+        maker: str,
         warn_unwritten: Callable[[str], None] | None,
         clock: Callable[[], float],
     ) -> None:
@@ -79,12 +88,15 @@ class Run:
         self._encode = encode
         self._settings = settings
         self._name = name
+        self._maker = maker
         self._warn_unwritten = warn_unwritten
         self._sizes = ChunkSizes(settings, clock)
         self._advance: Callable[[int], object] = lambda _: None
         self._own_releases = 0
         self._writes = True
+        self._is_gone = False
         self._nonfinite: list[int] = []
+        self._inexact: list[int] = []
         self._in_memory: list[Rows] = []
         # Of each item: which row of all those in memory is its vector; -1 if it is stored.
         self._slot = np.full(len(keys), -1, np.int64)
@@ -117,8 +129,13 @@ class Run:
                 positions = self._take_over(waiting)
 
     def lookup(self, keys: Keys) -> NDArray[np.int64]:
-        """Return each key's newest row or -1."""
-        return self._store.lookup(keys)
+        """Return each key's newest row or -1; -1 for all if the cache was replaced by another."""
+        try:
+            if not self._is_replaced():
+                return self._store.lookup(keys)
+        except WRITE_ERRORS as error:
+            self._go_on_in_memory(error)
+        return np.full(len(keys), -1, np.int64)
 
     def collect(self, keys: Keys, rows: NDArray[np.int64], source: Positions) -> tuple[Rows, Positions]:
         """Read the vectors of items back, once all of them were encoded.
@@ -132,7 +149,8 @@ class Run:
             The vectors (m, dim), and which items have neither a sound row nor a vector in memory.
         """
         lost = rows < 0
-        if self._store.dim is None:
+        if self._is_replaced() or self._store.dim is None:
+            lost[:] = True
             dtype = self._in_memory[0].dtype if self._in_memory else np.float32
             vectors: Rows = np.zeros((len(keys), self._dim or 0), dtype)
         else:
@@ -141,7 +159,9 @@ class Run:
         if self._in_memory:
             slot = np.where(source < 0, -1, self._slot[source])
             found = slot >= 0
-            vectors[found] = np.concatenate(self._in_memory)[slot[found]]
+            made = np.concatenate(self._in_memory)
+            vectors = vectors.astype(np.result_type(vectors, made), copy=False)
+            vectors[found] = made[slot[found]]
             lost[found] = False
         return vectors, np.flatnonzero(lost)
 
@@ -157,13 +177,26 @@ class Run:
             The vectors (n, dim), and which of the ``lost`` have none still.
         """
         keys = self._keys[lost]
-        vectors[lost], still = self.collect(keys, self.lookup(keys), source)
+        found, still = self.collect(keys, self.lookup(keys), source)
+        vectors = vectors.astype(np.result_type(vectors, found), copy=False)
+        vectors[lost] = found
         return vectors, still
 
-    def warn_of_nonfinite(self) -> None:
-        """Say once which items' vectors were not stored because they are not finite."""
+    def output_of(self, vectors: Rows) -> Output:
+        """Return the kind of array of the result: float64 if it has lists that the store does not hold."""
+        is_wider = vectors.dtype == np.float64 and self.output.dtype != "float64"
+        return replace(self.output, dtype="float64") if is_wider else self.output
+
+    def warn_of_what_was_not_stored(self) -> None:
+        """Say once which items' vectors were returned but not stored."""
         if self._nonfinite:
             warn(self._describe_nonfinite(self._nonfinite))
+        if self._inexact:
+            warn(
+                f"{self._store.path}: expected lists that {self.output.dtype} holds exactly, found "
+                f"others for {self._list(np.array(self._inexact))}; they are returned, not stored: pass "
+                'dtype="float32" to store them rounded, or use another directory'
+            )
 
     def _encode_chunk(
         self, chunk: Positions, seen: NDArray[np.int64], ended: int | None
@@ -208,57 +241,99 @@ class Run:
             return undone
         if isinstance(made, FirstRows):
             chunk, undone, made = chunk[: made.count], chunk[made.count :], made.vectors
-        where = f"the vectors of {len(chunk)} items from {self._name(int(chunk[0]))} on"
-        rows, output = to_rows(made, len(chunk), where)
-        self._check(rows, output, where)
-        self._keep(chunk, rows, seen, claim)
+        kept, rows, error = self._understand(made, chunk)
+        self._keep(kept, rows, seen, claim)
+        if error is not None:
+            raise error
         self._sizes.end(len(chunk))
         return undone
+
+    def _understand(self, made: Any, chunk: Positions) -> tuple[Positions, Rows, VectorsError | None]:
+        """Return what was made of some items as rows; if some are none, the others, and an error for these.
+
+        Raises:
+            VectorsError: nothing of it can be stored.
+        """
+        where = self._where(chunk)
+        try:
+            rows, output = to_rows(made, len(chunk), where)
+        except VectorsError:
+            parts = first_bad_row(made, len(chunk), self._dim)
+            if parts is None:
+                raise
+            good, bad, found = parts
+            all_rows: Any = as_array_or_rows(made)
+            rows, output = to_rows([all_rows[at] for at in good], len(good), where)
+            rows = self._fit(rows, output, where)
+            error = refusal(
+                self._maker,
+                f"a vector of {self._dim} numbers for {self._name(int(chunk[bad]))}",
+                found,
+                f"return one for each text; the other {len(good)} of this call are stored",
+            )
+            return chunk[good], rows, error
+        return chunk, self._fit(rows, output, where), None
 
     def _store_blocks(
         self, made: Blocks, chunk: Positions, seen: NDArray[np.int64], claim: Claim | None
     ) -> None:
         """Store what a model yields, at the latest when it fails."""
-        where = f"the vectors of {len(chunk)} items from {self._name(int(chunk[0]))} on"
-        ready: list[Rows] = []
-        begun = end = 0
+        ready: list[tuple[Positions, Rows]] = []
+        end = 0
 
         def commit() -> None:
-            nonlocal begun
             if ready:
-                rows = ready[0] if len(ready) == 1 else np.concatenate(ready)
+                kept, rows = (np.concatenate(parts) for parts in zip(*ready, strict=True))
                 ready.clear()
-                part, begun = chunk[begun:end], end
-                self._keep(part, rows, seen, claim)
+                self._keep(kept, rows, seen, claim)
             self._sizes.start()
 
         try:
             for block in made.blocks:
-                single, count = False, None
-                if isinstance(block, Batch):
-                    block, count = block.vectors, block.rows  # noqa: PLW2901
-                else:
-                    single = is_single(block)
-                rows, output = to_rows([block] if single else block, count, where)
-                if end + len(rows) > len(chunk):
-                    raise refusal(where, f"{len(chunk)} rows", f"{end + len(rows)} or more", _ONE_FOR_EACH)
-                self._check(rows, output, where)
+                single = not isinstance(block, Batch) and is_single(block)
+                vectors, count = _counted(block, single=single)
+                if end == len(chunk) or (count is not None and end + count > len(chunk)):
+                    where, found = self._where(chunk), f"{end + (count or 1)} or more"
+                    raise refusal(where, f"{len(chunk)} rows", found, _ONE_FOR_EACH)
+                part = chunk[end:] if count is None else chunk[end : end + count]
+                kept, rows, error = self._understand(vectors, part)
                 # A copy: the model may use its output buffer again for the next block.
-                ready.append(rows.copy())
-                end += len(rows)
+                ready.append((kept, rows.copy()))
+                if error is not None:
+                    raise error
+                end += len(part)
                 if (made.commit_each and not single) or self._sizes.is_over:
                     commit()
         finally:
             commit()
         if end < len(chunk):
-            raise refusal(where, f"{len(chunk)} rows", f"{end}", _ONE_FOR_EACH)
+            raise refusal(self._where(chunk), f"{len(chunk)} rows", f"{end}", _ONE_FOR_EACH)
 
-    def _check(self, rows: Rows, output: Output, where: str) -> None:
-        """Check that rows fit those that were made or stored before."""
-        if self._dim is not None:
-            check_kind(rows, output, self._dim, self.output.dtype, where)
-        else:
+    def _where(self, chunk: Positions) -> str:
+        return f"{self._maker}, for {len(chunk)} items from {self._name(int(chunk[0]))} on"
+
+    def _fit(self, rows: Rows, output: Output, where: str) -> Rows:
+        """Return rows that fit those made or stored before; float64 lists may remain as they are."""
+        if self._settings.dtype is not None:
+            with np.errstate(over="ignore"):
+                rows, output = rows.astype(np.float32, copy=False), replace(output, dtype="float32")
+        if self._dim is None:
             self._dim, self.output = rows.shape[1], output
+            return rows
+        is_list = output.library == "list" and rows.dtype == np.float64
+        check_kind(rows, self.output if is_list else output, self._dim, self.output.dtype, where)
+        return rows
+
+    def _stored_form(self, chunk: Positions, rows: Rows, claim: Claim | None) -> tuple[Positions, Rows]:
+        """Return items and rows in the dtype of the store, having kept in memory what that does not hold."""
+        name = self.output.dtype
+        if rows.dtype != np.float64 or name == "float64":
+            return chunk, rows
+        converted, exact = convert_list(rows, self.output)
+        if not exact.all():
+            self._inexact += chunk[~exact].tolist()
+            self._remember(chunk[~exact], rows[~exact], claim)
+        return chunk[exact], converted[exact]
 
     def _keep(self, chunk: Positions, rows: Rows, seen: NDArray[np.int64], claim: Claim | None) -> None:
         """Append the vectors of some items; keep in memory what is not finite or cannot be written."""
@@ -272,24 +347,48 @@ class Run:
             self._nonfinite += chunk[bad].tolist()
             self._remember(chunk[bad], rows[bad], claim)
             chunk, rows = (np.delete(part, bad, axis=0) for part in (chunk, rows))
+        chunk, rows = self._stored_form(chunk, rows, claim)
         if not self._writes:
             self._remember(chunk, rows, claim)
         elif len(chunk):
             try:
-                self.appended += self._store.append(self._keys[chunk], rows, self.output, seen[chunk])
+                count = self._store.append(self._keys[chunk], rows, self.output, seen[chunk])
+                self.appended += count * row_bytes(self._store)
                 self.output = self._store.output or self.output
-            except WRITE_ERRORS as error:
-                if self._settings.on_write_error == "raise":
+            except (*WRITE_ERRORS, VectorsError) as error:
+                if isinstance(error, VectorsError) and not self._is_replaced():
                     raise
-                self._writes = False
+                self._go_on_in_memory(error)
                 self._remember(chunk, rows, claim)
-                if self._warn_unwritten is not None:
-                    self._warn_unwritten(
-                        f"vectors could not be written and are held in memory for this call only: {error}"
-                    )
         if claim is not None:
             self._release(claim, whole)
         self._advance(len(whole))
+
+    def _go_on_in_memory(self, error: DejavecError) -> None:
+        """Store nothing any more, and say so once.
+
+        Raises:
+            DejavecError: this one, if the settings say so.
+        """
+        if self._settings.on_write_error == "raise":
+            raise error
+        if self._writes and self._warn_unwritten is not None:
+            self._warn_unwritten(
+                f"vectors could not be written and are held in memory for this call only: {error}"
+            )
+        self._writes = False
+        self._is_gone |= isinstance(error, IdentityMismatchError | VectorsError)
+
+    def _is_replaced(self) -> bool:
+        """Whether a cache of other vectors lies there now, as another process may have put it there."""
+        if self._dim is None or self._is_gone:
+            return self._is_gone
+        try:
+            output, dim = self._store.output, self._store.dim
+        except WRITE_ERRORS as error:
+            self._go_on_in_memory(error)
+            return True
+        return output is not None and (dim, output.dtype) != (self._dim, self.output.dtype)
 
     def _take_over(self, waiting: dict[int, Claim]) -> Positions:
         """Wait for what other callers are encoding; return the items that nobody has made after all.
@@ -344,6 +443,22 @@ class Run:
             f"{self._store.path}: expected finite vectors, found NaN or infinity in those of "
             f"{self._list(np.array(positions))}; they are not stored"
         )
+
+
+def _counted(block: Any, *, single: bool) -> tuple[Any, int | None]:
+    """Return vectors (k, dim) that a model yielded, and how many there should be, None if nobody knows."""
+    if isinstance(block, Batch):
+        return block.vectors, block.rows
+    if single:
+        return [block], 1
+    return block, len(block) if hasattr(block, "__len__") else None
+
+
+def row_bytes(store: VectorStore) -> int:
+    """Return how many bytes a row adds to a cache; 0 while the dimension is unknown."""
+    if store.dim is None or store.dtype is None:
+        return 0
+    return store.dim * store.dtype.itemsize + _KEY_RECORD_BYTES
 
 
 _ONE_FOR_EACH = "yield one vector for each text, in their order"

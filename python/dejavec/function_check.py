@@ -16,11 +16,11 @@ from dejavec.chunks import joined
 from dejavec.claiming import ClaimingStore, ClaimLostError
 from dejavec.confirm import Confirming, ask_about, choose, items_to_ask
 from dejavec.errors import IdentityMismatchError
+from dejavec.fork import make_locks_of
 from dejavec.in_flight import InFlight
 from dejavec.keyed_cache import KeyedCache
 from dejavec.keys import Keys
 from dejavec.observed import Description, Look, observe
-from dejavec.proven import ProvenFile
 from dejavec.values import to_rows
 from dejavec.vector_store import Positions, VectorStore
 
@@ -39,16 +39,16 @@ class FunctionCheck:
     Args:
         cache: the cache.
         confirming: how functions are asked.
-        writes: whether what was confirmed is noted in the directory.
-        shared: whether the directory is its group's too.
     """
 
-    def __init__(self, cache: KeyedCache, confirming: Confirming, *, writes: bool, shared: bool) -> None:
+    def __init__(self, cache: KeyedCache, confirming: Confirming) -> None:
         self._cache = cache
         self._confirming = confirming
-        self._writes = writes
-        self._shared = shared
         self._agreed: set[Description] = set()
+        make_locks_of(self)
+
+    def make_locks(self) -> None:
+        """Make the lock, now and in a forked child."""
         self._asking = threading.RLock()
 
     @contextmanager
@@ -98,7 +98,7 @@ class FunctionCheck:
     ) -> VectorStore:
         cache, description = self._cache, look.description
         rows = cache.refresh()
-        proofs = ProvenFile(cache.path, writes=self._writes, shared=self._shared)
+        proofs = cache.proofs
         if rows == 0 and not proofs.read():
 
             def claim() -> None:

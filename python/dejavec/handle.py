@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import threading
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,14 +15,15 @@ from dejavec import _core
 from dejavec.errors import (
     CacheNotFoundError,
     ClosedCacheError,
-    DejavecWarning,
     ForeignDirectoryError,
     IdentityMismatchError,
     VectorsError,
 )
-from dejavec.identity import canonical_json, difference, same, sibling
+from dejavec.identity import canonical_json, mismatch, same, sibling
 from dejavec.in_flight import InFlight
+from dejavec.proven import ProvenFile
 from dejavec.values import Container, Output
+from dejavec.warn import warn
 
 Mode = Literal["r", "a"]
 Durability = Literal["commit", "close"]
@@ -44,7 +44,11 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_core.before_fork, after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_core.before_fork,
+        after_in_parent=_core.after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
 
 
 class Handle:
@@ -62,8 +66,9 @@ class Handle:
         allow_network: likewise.
 
     Attributes:
-        shared: whether new directories and files are their group's too.
         path: the directory in use: another than was asked for after ``on_mismatch="sibling"`` applied.
+        on_mismatch: what applies to that directory: ``"raise"`` from then on.
+        is_closed: whether :meth:`close` was called.
     """
 
     def __init__(
@@ -84,11 +89,12 @@ class Handle:
         self._container: Container | None = container
         self._mode: Mode = mode
         self._durability: Durability = durability
-        self._on_mismatch: OnMismatch = on_mismatch
+        self.on_mismatch: OnMismatch = on_mismatch
         self._lock_timeout = lock_timeout
-        self.shared = shared
+        self._shared = shared
+        self._proofs: ProvenFile | None = None
         self._allow_network = allow_network
-        self._closed = False
+        self.is_closed = False
         self._warned = False
         self._store: _core.Store | None = None
         self._in_flight: tuple[object, InFlight] | None = None
@@ -107,11 +113,19 @@ class Handle:
         if (store := self._store) is not None:
             return store
         with self._opening:
-            if self._closed:
+            if self.is_closed:
                 raise ClosedCacheError(f"{self.path}: expected an open cache, found it closed; open it again")
             if self._store is None:
                 self._store = self._open()
             return self._store
+
+    def identity(self) -> dict[str, Any] | None:
+        """Return the identity of the vectors that lie there, or will; None if that may be any."""
+        store = self.store()
+        if store is not None:
+            found: dict[str, Any] = json.loads(store.identity)
+            return found
+        return None if self._identity is None else dict(self._identity)
 
     @property
     def in_flight(self) -> InFlight:
@@ -126,6 +140,19 @@ class Handle:
         """The file that holds the rows, or will."""
         store = self.store()
         return (self._container or DEFAULT_CONTAINER) if store is None else store.container
+
+    @property
+    def proofs(self) -> ProvenFile:
+        """Where it is noted which models make the vectors."""
+        if self._proofs is None or self._proofs.directory != self.path:
+            self._proofs = ProvenFile(
+                self.path,
+                writes=self._mode == "a",
+                shared=self._shared,
+                allow_network=self._allow_network,
+                lock_timeout=self._lock_timeout,
+            )
+        return self._proofs
 
     def forget(self) -> None:
         """Let go of the store in a forked child; it is opened again at the next use.
@@ -173,7 +200,7 @@ class Handle:
                     self.container,
                     self._durability,
                     self._lock_timeout,
-                    self.shared,
+                    self._shared,
                     self._allow_network,
                 )
             except VectorsError:
@@ -185,7 +212,7 @@ class Handle:
     def close(self) -> None:
         """Close the store, if it was not closed before."""
         with self._opening:
-            store, self._store, self._closed = self._store, None, True
+            store, self._store, self.is_closed = self._store, None, True
             if store is not None:
                 store.close()
 
@@ -207,18 +234,19 @@ class Handle:
             found = {**({} if self._identity is None else found), "container": store.container}
         if expected is None or same(found, expected):
             return store
-        message = f"{self.path}: {difference(expected, found)}"
-        if self._on_mismatch == "raise":
+        clause, remedy = mismatch(expected, found)
+        message = f"{self.path}: {clause}"
+        if self.on_mismatch == "raise":
             raise IdentityMismatchError(
-                f'{message}; use another directory for other vectors, or on_mismatch="sibling"',
+                f"{message}; {remedy}",
                 path=str(self.path),
                 expected=canonical_json(expected),
                 found=canonical_json(found),
-                remedy='use another directory, or on_mismatch="sibling"',
+                remedy=remedy,
             )
         beside = sibling(self.path, expected)
-        warnings.warn(f"{message}; these vectors go to {beside} instead", DejavecWarning, stacklevel=5)
-        self.path, self._on_mismatch = beside, "raise"
+        warn(f"{message}; these vectors go to {beside} instead")
+        self.path, self.on_mismatch = beside, "raise"
         return self._open()
 
     def _warn_of_open_directory(self) -> None:
@@ -226,11 +254,9 @@ class Handle:
         mode = self.path.stat().st_mode
         if mode & stat.S_IWOTH and not self._warned:
             self._warned = True
-            warnings.warn(
+            warn(
                 f"{self.path}: expected a directory that only its owner or group writes, found mode "
-                f"{stat.S_IMODE(mode):o}; anybody may forge vectors there: chmod o-w",
-                DejavecWarning,
-                stacklevel=5,
+                f"{stat.S_IMODE(mode):o}; anybody may forge vectors there: chmod o-w"
             )
 
 

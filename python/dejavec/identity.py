@@ -8,6 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dejavec.paths import with_suffix
+
+MOST_BYTES = 65_536 - 512
+"""Of an identity as JSON with an indent: what ``meta.json`` may hold, less its other entries."""
+
+MOST_LEVELS = 100
+"""Of dicts and lists in each other: parsers of JSON stop at some depth, the core's at 128."""
+
 BARE: dict[str, Any] = {"bare-backend": True}
 """The identity of a cache whose owner named no model."""
 
@@ -118,6 +126,10 @@ def describe(
         >>> describe("n@r", {"layer": 3}, prompt="query: ", role="query")
         {'layer': 3, 'model': {'name': 'n', 'revision': 'r'}, 'prompt': 'query: ', 'role': 'query'}
     """
+    if model is not None and not isinstance(model, str):
+        raise TypeError(f'expected model to be a str "name@revision", found {type(model).__name__}')
+    if identity is not None and not isinstance(identity, Mapping):
+        raise TypeError(f"expected identity to be a dict, found {type(identity).__name__}")
     described = dict(identity or {})
     given = {"model": None if model is None else parse_model(model), "prompt": prompt, "role": role}
     for name, value in given.items():
@@ -125,12 +137,69 @@ def describe(
             if name in described:
                 raise ValueError(f'expected {name} either as {name}= or as identity["{name}"], found both')
             described[name] = value
-    canonical_json(described)
+    check_form(described)
+    return described or dict(BARE)
+
+
+def check_form(identity: Mapping[str, Any]) -> None:
+    """Check that an identity can be stored: it is JSON in Unicode, neither too large nor too deep.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    depth = _depth(identity)
+    if depth > MOST_LEVELS:
+        raise TypeError(
+            f"expected an identity of at most {MOST_LEVELS} levels, found more; give a digest of what is deep"
+        )
     try:
-        json.dumps(described, ensure_ascii=False).encode("utf-8")
+        canonical_json(identity)
+        size = len(json.dumps(identity, ensure_ascii=False, indent=2).encode("utf-8"))
     except UnicodeEncodeError as error:
         raise TypeError(f"expected an identity in Unicode, found a lone surrogate: {error}") from None
-    return described or dict(BARE)
+    except TypeError as error:
+        raise TypeError(f"expected an identity of JSON values: {error}") from None
+    if size > MOST_BYTES:
+        raise TypeError(
+            f"expected an identity of at most {MOST_BYTES:,} bytes of JSON, found {size:,}; give a digest of "
+            "what is long"
+        )
+
+
+def _depth(value: object) -> int:
+    """Return how many dicts and lists lie in each other; of endless ones, more than are allowed."""
+    depth, level = 0, [value]
+    while level and depth <= MOST_LEVELS:
+        parts = [part for part in level if isinstance(part, Mapping | list | tuple)]
+        if not parts:
+            break
+        depth += 1
+        level = [inner for part in parts for inner in (part.values() if isinstance(part, Mapping) else part)]
+    return depth
+
+
+def model_text(identity: Mapping[str, Any]) -> str | None:
+    """Return the model of an identity as ``"name@revision"``; None if it is not described by these two.
+
+    Example:
+        >>> model_text({"model": {"name": "m", "revision": "1"}})
+        'm@1'
+    """
+    model = identity.get("model")
+    if not isinstance(model, Mapping) or not isinstance(model.get("name"), str):
+        return None
+    revision = model.get("revision")
+    return str(model["name"]) if revision is None else f"{model['name']}@{revision}"
+
+
+def mismatch(expected: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, str]:
+    """Say in a clause what a cache holds in the place of what was expected, and what to do about it."""
+    held = model_text(found)
+    if "bare-backend" in expected and held is not None:
+        others = sorted(set(found) - {"model", "container"})
+        also = f" and the {', '.join(others)} it was made with" if others else ""
+        return f"holds vectors of {held} and no model was named", f"pass model={held!r}{also}"
+    return difference(expected, found), 'use another directory for other vectors, or on_mismatch="sibling"'
 
 
 def difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
@@ -142,10 +211,16 @@ def difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """
     clauses = []
     for name in sorted({*expected, *found}):
-        wanted, held = (canonical_json(side[name]) if name in side else "none" for side in (expected, found))
+        wanted, held = (_clause(side, name) for side in (expected, found))
         if wanted != held:
             clauses.append(f"expected {name} {wanted:.200}, found {held:.200}")
     return "; ".join(clauses)
+
+
+def _clause(identity: Mapping[str, Any], name: str) -> str:
+    if name == "model" and set(identity.get(name) or ()) == {"name", "revision"}:
+        return str(model_text(identity) or canonical_json(identity[name]))
+    return canonical_json(identity[name]) if name in identity else "none"
 
 
 def sibling(path: str | Path, identity: Mapping[str, Any]) -> Path:
@@ -156,4 +231,4 @@ def sibling(path: str | Path, identity: Mapping[str, Any]) -> Path:
         'cache@c5d9d15a5a70'
     """
     path = Path(path)
-    return path.with_name(f"{path.name}@{digest(identity)[:12]}")
+    return with_suffix(path, f"@{digest(identity)[:12]}")

@@ -43,7 +43,7 @@ def write_record(path: Path, content: Mapping[str, Any]) -> None:
     """
     record = {"version": _VERSION, "sha256": _sha256(content), "content": content}
     _core.make_directories(str(path.parent), shared=False)
-    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.tmp-", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.name[:100]}.tmp-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(record, file, sort_keys=True, indent=1)

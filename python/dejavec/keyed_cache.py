@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import html
+import json
 import os
-import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dejavec import _core
 from dejavec.closing import Closing
+from dejavec.columns import first_bad_row
 from dejavec.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
-from dejavec.errors import DejavecWarning, NonFiniteVectorsError
+from dejavec.errors import DejavecError, IdentityMismatchError, NonFiniteVectorsError, VectorsError
 from dejavec.handle import DEFAULT_CONTAINER, Durability, Handle, Mode, OnMismatch
-from dejavec.identity import BARE, describe
+from dejavec.identity import BARE, canonical_json, describe, model_text
 from dejavec.in_flight import InFlight
 from dejavec.keys import Keys, first_of_each
+from dejavec.paths import local_directory
+from dejavec.proven import ProvenFile
 from dejavec.settings import FillSettings, Miss, OnProblem, check_choice
 from dejavec.values import (
     Container,
+    Kind,
     Output,
     Rows,
     check_kind,
+    convert_list,
     nonfinite,
     refusal,
     stored_dtype,
     to_rows,
 )
+from dejavec.warn import warn
 
 _MAPPED_BYTES = 1 << 20
 _STATS = ("rows", "keys", "synced", "epoch", "row_bytes", "bytes_on_disk", "snapshot_rows", "delta_rows")
@@ -60,6 +68,8 @@ class KeyedCache(Closing):
         durability: Durability = "commit",
         chunk_rows: int = 10_000,
         chunk_seconds: float | None = 10.0,
+        dtype: Literal["float32"] | None = None,
+        output: Kind | None = None,
         on_write_error: OnProblem = "warn",
         on_nonfinite: OnProblem = "warn",
         on_mismatch: OnMismatch = "raise",
@@ -68,14 +78,49 @@ class KeyedCache(Closing):
         allow_network: bool = False,
         progress: bool | None = False,
     ) -> None:
+        directory = local_directory(path)
+        flags = {"refresh": refresh, "verify": verify, "shared": shared, "allow_network": allow_network}
+        for name, flag in flags.items():
+            if not isinstance(flag, bool):
+                raise TypeError(f"expected {name} to be True or False, found {type(flag).__name__}")
+        if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, int | float):
+            raise TypeError(f"expected lock_timeout to be a number, found {type(lock_timeout).__name__}")
+        described = describe(model, identity, prompt=prompt, role=role)
+        expected = None if mode == "r" and described == BARE else described
         for name, value, allowed in (
             ("mode", mode, Mode),
             ("durability", durability, Durability),
             ("on_mismatch", on_mismatch, OnMismatch),
             ("on_unconfirmed", on_unconfirmed, OnUnconfirmed),
             ("container", container or DEFAULT_CONTAINER, Container),
+            ("output", output or "numpy", Kind),
         ):
             check_choice(name, value, allowed)
+        self._arguments: dict[str, Any] = {
+            "model": model,
+            "identity": None if identity is None else json.loads(canonical_json(identity)),
+            "prompt": prompt,
+            "role": role,
+            "confirm": confirm,
+            "confirm_tolerance": confirm_tolerance,
+            "on_unconfirmed": on_unconfirmed,
+            "container": container,
+            "mode": mode,
+            "miss": miss,
+            "refresh": refresh,
+            "verify": verify,
+            "durability": durability,
+            "chunk_rows": chunk_rows,
+            "chunk_seconds": chunk_seconds,
+            "dtype": dtype,
+            "output": output,
+            "on_write_error": on_write_error,
+            "on_nonfinite": on_nonfinite,
+            "lock_timeout": lock_timeout,
+            "shared": shared,
+            "allow_network": allow_network,
+            "progress": progress,
+        }
         self.mode: Mode = mode
         self.settings = FillSettings(
             chunk_rows=chunk_rows,
@@ -83,20 +128,20 @@ class KeyedCache(Closing):
             miss=miss,
             refresh=refresh,
             progress=progress,
+            dtype=dtype,
             on_nonfinite=on_nonfinite,
             on_write_error=on_write_error,
         )
+        self._output_kind = output
         self._verify = verify
         self._warned = False
-        described = describe(model, identity, prompt=prompt, role=role)
-        expected = None if mode == "r" and described == BARE else described
         self._confirming = Confirming(
             KNOWN_ITEMS if confirm is None and "model" not in described else confirm or 0,
             confirm_tolerance,
             on_unconfirmed,
         )
         self._handle = Handle(
-            Path(path),
+            directory,
             identity=expected,
             container=container,
             mode=mode,
@@ -107,7 +152,24 @@ class KeyedCache(Closing):
             allow_network=allow_network,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return path and settings; whoever is given them opens the cache there."""
+        place = {"path": str(self.path), "on_mismatch": self._handle.on_mismatch}
+        return {**place, **self._arguments, "closed": self._handle.is_closed}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        settings = dict(state)
+        path, closed = settings.pop("path"), settings.pop("closed")
+        KeyedCache.__init__(self, path, **settings)
+        if closed:
+            self.close()
+
+    def __bool__(self) -> bool:
+        """Whether there is a cache object, empty or not: ``if cache:`` asks for no length."""
+        return True
+
     def __len__(self) -> int:
+        """Return how many different keys are stored, by anybody."""
         store = self._handle.store()
         return 0 if store is None else len(store)
 
@@ -148,9 +210,30 @@ class KeyedCache(Closing):
         return np.frombuffer(memoryview(store.map_all()), np.dtype(store.dtype)).reshape(-1, store.dim)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """Which model and settings make the vectors, as a JSON object; empty if none is named."""
+        found = self._handle.identity()
+        return {} if found in (None, BARE) else found or {}
+
+    @property
+    def model(self) -> str | None:
+        """The model as ``"name@revision"``; None if none is named."""
+        return model_text(self.identity)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the cache was closed."""
+        return self._handle.is_closed
+
+    @property
     def in_flight(self) -> InFlight:
         """What callers of this process are encoding for the same directory and identity just now."""
         return self._handle.in_flight
+
+    @property
+    def proofs(self) -> ProvenFile:
+        """Where it is noted which models make the vectors."""
+        return self._handle.proofs
 
     def stats(self) -> dict[str, int]:
         """Return counts and sizes: see ``_core.Store.stats``."""
@@ -165,7 +248,16 @@ class KeyedCache(Closing):
         return _core.verify(str(self.path))
 
     def refresh(self) -> int:
-        """Learn what other processes have stored; return the number of rows."""
+        """Learn what other processes have stored; return the number of rows.
+
+        ``encode``, ``get``, ``in``, ``len`` and ``read_text`` do so by themselves. ``vectors``, ``keys``, ``newest``,
+        ``search`` and ``stats`` go by what this object knows.
+
+        Raises:
+            CacheNotFoundError: the directory is gone, and ``mode="r"``.
+            StorageError: the files cannot be read.
+            CorruptCacheError: they do not hold what was committed.
+        """
         store = self._handle.refresh()
         return 0 if store is None else store.rows
 
@@ -180,7 +272,40 @@ class KeyedCache(Closing):
         self._handle.close()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r}, mode={self.mode!r})"
+        parts = [repr(str(self.path))]
+        if self.closed:
+            return f"{type(self).__name__}({parts[0]}, closed)"
+        try:
+            model, stats = self.model, self.stats()
+        except DejavecError as error:
+            return f"{type(self).__name__}({parts[0]}, {type(error).__name__})"
+        if model is not None:
+            parts.append(f"model={model!r}")
+        if self.mode != "a":
+            parts.append(f"mode={self.mode!r}")
+        if self.output is None:
+            parts.append("empty")
+        else:
+            parts += [f"{stats['keys']:,} × {self.dim:,} {self.output.dtype}", _size(stats["bytes_on_disk"])]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        """Return the same as a table, for notebooks."""
+        if self.closed:
+            return f"<code>{html.escape(repr(self))}</code>"
+        stats, output = self.stats(), self.output
+        rows = {
+            "directory": str(self.path),
+            "model": self.model or "none named",
+            "vectors": f"{stats['keys']:,}",
+            "dimension": "" if self.dim is None else f"{self.dim:,}",
+            "dtype": "" if output is None else f"{output.dtype} ({output.library})",
+            "size": _size(stats["bytes_on_disk"]),
+        }
+        cells = "".join(
+            f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items() if value
+        )
+        return f"<table><caption>{type(self).__name__}</caption>{cells}</table>"
 
     def keys(self) -> Keys:
         """Return each committed row's key (rows, 32), zeros for a dead row; of equal keys the last counts."""
@@ -301,12 +426,27 @@ class KeyedCache(Closing):
 
         Raises:
             VectorsError: dimension or dtype is not the cache's.
+            IdentityMismatchError: another process has put another cache there.
         """
         store, rows = self._writable(rows, output)
-        return store.append(keys, rows, seen)
+        try:
+            return store.append(keys, rows, seen)
+        except VectorsError as error:
+            # These rows fit the cache that was opened, so another one lies there now.
+            remedy = "use another directory"
+            raise IdentityMismatchError(
+                f"{self.path}: expected the cache that was opened, found that another process replaced it "
+                f"({error}); {remedy}",
+                path=str(self.path),
+                expected="the cache that was opened",
+                found=error.found,
+                remedy=remedy,
+            ) from error
 
     def read(self, keys: Keys, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Rows]:
         """Do what :meth:`get` does, for keys; the vectors are NumPy's, as :func:`from_rows` takes them."""
+        if len(keys) > 1:
+            self.refresh()  # One key sees what others stored too, but not that the directory was replaced.
         rows = self.lookup(keys)
         vectors, damaged = self.gather(keys, rows, out, as_returned=True)
         found = rows >= 0
@@ -316,7 +456,7 @@ class KeyedCache(Closing):
 
     def write(self, keys: Keys, vectors: object) -> int:
         """Do what :meth:`put` does, for keys."""
-        rows, output = to_rows(vectors, len(keys), f"the vectors of {len(keys)} items")
+        rows, output = self._fitting(vectors, len(keys))
         bad = nonfinite(rows)
         if len(bad):
             message = (
@@ -325,7 +465,7 @@ class KeyedCache(Closing):
             message += f", the first at position {bad[0]}; they are not stored"
             if self.settings.on_nonfinite == "raise":
                 raise NonFiniteVectorsError(message, path=str(self.path))
-            warnings.warn(message, DejavecWarning, stacklevel=3)
+            warn(message)
             keys, rows = np.delete(keys, bad, axis=0), np.delete(rows, bad, axis=0)
         self.refresh()  # The directory may be gone, or hold another cache by now.
         store, rows = self._writable(rows, output)
@@ -335,7 +475,37 @@ class KeyedCache(Closing):
         """Warn, unless this cache did before."""
         if not self._warned:
             self._warned = True
-            warnings.warn(f"{self.path}: {message}", DejavecWarning, stacklevel=6)
+            warn(f"{self.path}: {message}")
+
+    def _fitting(self, vectors: object, count: int) -> tuple[Rows, Output]:
+        """Return what was given for ``count`` items as rows, lists of them in the dtype of the cache."""
+        where = f"the vectors of {count} items for {self.path}"
+        try:
+            rows, output = to_rows(vectors, count, where)
+        except VectorsError:
+            parts = first_bad_row(vectors, count, self.dim)
+            if parts is None:
+                raise
+            _, bad, found = parts
+            found = f"{found} at position {bad}"
+            remedy = "leave it out; nothing was stored"
+            raise refusal(where, "a vector of one length for each", found, remedy) from None
+        if self.settings.dtype is not None:
+            with np.errstate(over="ignore"):
+                rows, output = rows.astype(np.float32), replace(output, dtype="float32")
+        held = self.output
+        if held is not None and output.library == "list" and output.dtype != held.dtype:
+            rows, exact = convert_list(rows, held)
+            if not exact.all():
+                found = f"numbers that {held.dtype} rounds at position {int(np.argmin(exact))}"
+                remedy = f'convert them to {held.dtype}, or pass dtype="float32" to store them rounded'
+                raise refusal(where, f"lists that {held.dtype} holds exactly", found, remedy)
+            output = replace(output, dtype=held.dtype)
+        return rows, output
+
+    def _shown(self, output: Output) -> Output:
+        """Return the kind of array to return in the place of the stored one."""
+        return output if self._output_kind is None else replace(output, library=self._output_kind)
 
     def _writable(self, rows: Rows, output: Output) -> tuple[_core.Store, Rows]:
         """Return the store, created if need be, and the rows in its dtype, having checked that they fit."""
@@ -344,6 +514,20 @@ class KeyedCache(Closing):
         store = self._handle.create(rows.shape[1], dtype.str, output)
         check_kind(rows, output, store.dim, Output.from_json(store.output).dtype, where)
         return store, rows.astype(dtype, copy=False)
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes as people write it.
+
+    Example:
+        >>> _size(999), _size(1_600_000)
+        ('999 B', '1.6 MB')
+    """
+    amount, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while amount >= 999.5 and len(units) > 1:
+        amount /= 1000
+        units.pop(0)
+    return f"{amount:.0f} {units[0]}" if units[0] == "B" else f"{amount:.1f} {units[0]}"
 
 
 def _check_out(out: object, count: int, store: _core.Store | None) -> None:

@@ -196,12 +196,12 @@ def frozen(items: object) -> Any:
 
     Arrow data and columns of data sets stay, as nobody can change them; all else becomes a tuple.
     """
-    if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
-        raise ItemError(f"expected a list of texts, found one {type(items).__name__}; write [text]")
     if _is_table(items):
         raise ItemError(
             f"expected one column of texts, found a whole {type(items).__name__}; choose a column"
         )
+    if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
+        raise ItemError(f"expected a list of texts, found one {type(items).__name__}; write [text]")
     if isinstance(items, np.ndarray):
         if items.ndim != 1:
             raise ItemError(f"expected a 1-D array of texts, found shape {items.shape}")
@@ -351,8 +351,12 @@ def _is_pandas(items: object) -> bool:
 
 
 def _is_table(items: object) -> bool:
-    pandas = sys.modules.get("pandas")
-    return pandas is not None and isinstance(items, pandas.DataFrame)
+    pandas, polars, pyarrow = (sys.modules.get(name) for name in ("pandas", "polars", "pyarrow"))
+    return (
+        (pandas is not None and isinstance(items, pandas.DataFrame))
+        or (polars is not None and isinstance(items, polars.DataFrame | polars.LazyFrame))
+        or (pyarrow is not None and isinstance(items, pyarrow.Table | pyarrow.RecordBatch))
+    )
 
 
 def _is_column(items: object) -> bool:

@@ -46,22 +46,25 @@ class Listed:
     bytes: int
 
 
-def caches_below(directory: Path) -> list[Path]:
-    """Return all directories at and below this one that hold a cache.
+def caches_below(directory: Path, unreadable: list[str] | None = None) -> list[Path]:
+    """Return all directories at and below this one that hold a cache; ``unreadable`` as below.
 
     Raises:
         CacheNotFoundError, StorageError: see :func:`directories_below`.
     """
-    return directories_below(directory, _is_cache, "a cache")
+    return directories_below(directory, _is_cache, "a cache", unreadable)
 
 
-def directories_below(directory: Path, holds: Callable[[Path], bool], what: str) -> list[Path]:
+def directories_below(
+    directory: Path, holds: Callable[[Path], bool], what: str, unreadable: list[str] | None = None
+) -> list[Path]:
     """Return, in order, all directories at and below one that hold something; links are not followed.
 
     Args:
         directory: where to begin.
         holds: tells whether a directory does.
         what: how a message names it.
+        unreadable: takes what to say of directories that cannot be read; None: that is an error.
 
     Raises:
         CacheNotFoundError: there is none.
@@ -69,10 +72,13 @@ def directories_below(directory: Path, holds: Callable[[Path], bool], what: str)
     """
 
     def refuse(error: OSError) -> None:
-        raise StorageError(f"{error.filename}: could not be read: {error.strerror}") from error
+        refused = StorageError(f"{error.filename}: could not be read: {error.strerror}")
+        if unreadable is None or str(error.filename) == str(directory):
+            raise refused from error
+        unreadable.append(str(refused))
 
     found = sorted(Path(path) for path, _, _ in os.walk(directory, onerror=refuse) if holds(Path(path)))
-    if not found:
+    if not found and not unreadable:
         raise CacheNotFoundError(f"{directory}: expected {what}, found none", path=str(directory))
     return found
 
@@ -94,17 +100,18 @@ def ls_command(directory: Path) -> int:
     """Print a table of all caches at and below a directory.
 
     Returns:
-        The exit status: 1 if one of them does not open.
+        The exit status: 1 if one of them does not open, or a directory cannot be read.
 
     Raises:
         CacheNotFoundError: there is none.
-        StorageError: a directory cannot be read.
     """
-    listed, refused = [], []
-    for path in caches_below(directory):
+    listed: list[Listed] = []
+    refused: list[str] = []
+    unreadable: list[str] = []
+    for path in caches_below(directory, unreadable):
         try:
             listed.append(describe_cache(path))
-        except DejavecError as error:
+        except (DejavecError, OSError) as error:
             refused.append(str(error))
     if listed:
         print("\n".join(_table([_cells(cache, directory) for cache in listed])))
@@ -112,7 +119,9 @@ def ls_command(directory: Path) -> int:
     print(f"{len(listed)} {'cache' if len(listed) == 1 else 'caches'}, {rows:,} rows, {size:,} bytes")
     for reason in refused:
         print(f"does not open: {reason}")
-    return 1 if refused else 0
+    for reason in unreadable:
+        print(reason)
+    return 1 if refused or unreadable else 0
 
 
 def stats_command(path: Path) -> int:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dejavec.fork import make_locks_of
 from dejavec.identity import canonical_json
 from dejavec.state import digest_of, tensor_digests
 from dejavec.survey import Survey, survey
@@ -29,10 +30,6 @@ _PACKAGES = (
     "transformers",
 )
 """Libraries whose version may change vectors, if it is another."""
-
-
-_PATIENCE = 10.0
-"""Seconds to wait for the ``encode`` of another thread, so that threads that wait for each other go on."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +94,15 @@ class Look:
     digests: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
+UNSEEN = Look(None, Description("", None, (), None, None), visible=False)
+"""Of a model that nobody looks at, since the user answers for it."""
+
+
 class Observed:
     """What is known of one model in this process.
 
-    What an ``encode`` changes by itself, such as a counter, is no setting: from then on it is taken to be as
-    it was before.
+    What an ``encode`` changes by itself, such as a counter, is no setting: it is taken to be as it was, until
+    somebody else changes it.
 
     Args:
         left_out: names of attributes that are known otherwise.
@@ -109,30 +110,42 @@ class Observed:
 
     def __init__(self, left_out: frozenset[str] = frozenset()) -> None:
         self._left_out = left_out
-        self._running: dict[object, tuple[int, Mapping[str, str]]] = {}
-        self._notes_kept: dict[str, str | None] = {}
-        self._digests_kept: dict[str, str | None] = {}
-        self._changed = threading.Condition()
+        self._notes = _Changed()
+        self._digests = _Changed()
+        make_locks_of(self)
+
+    def make_locks(self) -> None:
+        """Make the lock, now and in a forked child, where no other thread runs."""
+        self._lock = threading.Lock()
+        self._running: dict[object, tuple[int, Look]] = {}
 
     def look(self, model: object, settings: Mapping[str, str] | None = None) -> Look:
         """Look at the model.
+
+        While an ``encode`` of another thread is under way, what is seen besides tensors is taken to be as it
+        was when that began: what it changes until it ends is not known yet.
 
         Args:
             model: the model, always the same one.
             settings: what is known of it besides, such as how it was loaded.
         """
-        found = self._survey(model)
+        found = survey(model, left_out=self._left_out)
         digests = tensor_digests(found)
-        with self._changed:
-            notes = _with(found.notes, self._notes_kept)
-            state = digest_of(_with(digests, self._digests_kept).values())
-        seen = canonical_json([sorted(notes.items()), sorted((settings or {}).items())])
+        with self._lock:
+            notes = self._notes.undone(found.notes)
+            state = digest_of(self._digests.undone(digests).values())
+            own = threading.get_ident()
+            running = [look for thread, look in self._running.values() if thread != own]
+        if running:
+            seen = running[0].description.seen
+        else:
+            all_seen = canonical_json([sorted(notes.items()), sorted((settings or {}).items())])
+            seen = hashlib.sha256(all_seen.encode("ascii")).hexdigest()[:32]
         torch = sys.modules.get("torch")
-        devices = {
-            getattr(getattr(tensor, "device", None), "type", "cpu") for tensor in found.tensors.values()
-        }
+        places = (getattr(tensor, "device", None) for tensor in found.tensors.values())
+        devices = {getattr(place, "type", "cpu") for place in places}
         description = Description(
-            seen=hashlib.sha256(seen.encode("ascii")).hexdigest()[:32],
+            seen=seen,
             tokenizer=digest_of(found.tokenizers),
             versions=versions(),
             device=",".join(sorted(devices)) or None,
@@ -141,18 +154,6 @@ class Observed:
         visible = not found.hidden and not found.custom
         return Look(state, description, visible, _dtypes(found), found, digests)
 
-    def _survey(self, model: object) -> Survey:
-        """Walk through the model, when no ``encode`` of another thread is about to change what is seen."""
-        while True:
-            found = survey(model, left_out=self._left_out)
-            with self._changed:
-                own, now = threading.get_ident(), _with(found.notes, self._notes_kept)
-                others = [notes for thread, notes in self._running.values() if thread != own]
-                if all(_with(notes, self._notes_kept) == now for notes in others):
-                    return found
-                if not self._changed.wait(_PATIENCE):
-                    return found
-
     @contextmanager
     def encoding(self, model: object, look: Look) -> Iterator[None]:
         """Learn what an ``encode`` in this context changes since a look."""
@@ -160,26 +161,51 @@ class Observed:
             yield
             return
         token = object()
-        with self._changed:
-            self._running[token] = threading.get_ident(), look.found.notes
+        with self._lock:
+            self._running[token] = threading.get_ident(), look
         try:
             yield
         finally:
-            self._note_encoded(model, look.found, look.digests, token)
+            self._learn(model, look.found, look.digests)
+            with self._lock:
+                del self._running[token]
 
-    def _note_encoded(
-        self, model: object, before: Survey, before_digests: Mapping[str, str], token: object
-    ) -> None:
+    def _learn(self, model: object, before: Survey, before_digests: Mapping[str, str]) -> None:
         after = survey(model, left_out=self._left_out)
         own = before.owned | after.owned
         loose = {path: tensor for path, tensor in after.tensors.items() if path not in own}
         digests = {path: digest for path, digest in before_digests.items() if path not in own}
         after_digests = tensor_digests(Survey(loose))
-        with self._changed:
-            _keep_changed(self._notes_kept, before.notes, after.notes)
-            _keep_changed(self._digests_kept, digests, after_digests)
-            del self._running[token]
-            self._changed.notify_all()
+        with self._lock:
+            self._notes.learn(before.notes, after.notes)
+            self._digests.learn(digests, after_digests)
+
+
+class _Changed:
+    """Values that an ``encode`` has changed, by their path: what they were before any, and after the last."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, tuple[str | None, str | None]] = {}
+
+    def learn(self, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+        """Note what differs."""
+        for path in {*before, *after}:
+            now = after.get(path)
+            if path in self._values or before.get(path) != now:
+                first, _ = self._values.get(path, (before.get(path), None))
+                self._values[path] = first, now
+
+    def undone(self, found: Mapping[str, str]) -> dict[str, str]:
+        """Return what was found, with the first values where nobody else has changed them since."""
+        result = dict(found)
+        for path, (first, last) in list(self._values.items()):
+            if found.get(path) != last:
+                del self._values[path]
+            elif first is None:
+                result.pop(path, None)
+            else:
+                result[path] = first
+        return result
 
 
 def observe(model: object, left_out: frozenset[str] = frozenset(), root: str = "model") -> Observed:
@@ -211,18 +237,6 @@ def versions() -> tuple[tuple[str, str], ...]:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return tuple(sorted(found.items()))
-
-
-def _with(found: Mapping[str, str], kept: Mapping[str, str | None]) -> dict[str, str]:
-    """Return what was found, with what counts as unchanged in the place of what it is now."""
-    merged: dict[str, str | None] = {**found, **kept}
-    return {path: value for path, value in merged.items() if value is not None}
-
-
-def _keep_changed(kept: dict[str, str | None], before: Mapping[str, str], after: Mapping[str, str]) -> None:
-    for path in {*before, *after}:
-        if before.get(path) != after.get(path):
-            kept.setdefault(path, before.get(path))
 
 
 def _dtypes(found: Survey) -> frozenset[str]:

@@ -47,21 +47,32 @@ class ProvenFile:
         directory: the cache directory, which need not exist.
         writes: whether anything may be written there.
         shared: whether the directory is made for its group too.
+        allow_network: whether to write on a network file system.
         lock_timeout: seconds to wait for the writers' lock.
+
+    Attributes:
+        directory: the cache directory.
     """
 
     def __init__(
-        self, directory: Path, *, writes: bool = True, shared: bool = False, lock_timeout: float = 60.0
+        self,
+        directory: Path,
+        *,
+        writes: bool = True,
+        shared: bool = False,
+        allow_network: bool = False,
+        lock_timeout: float = 60.0,
     ) -> None:
-        self._directory = directory
+        self.directory = directory
         self._writes = writes
         self._shared = shared
+        self._allow_network = allow_network
         self._lock_timeout = lock_timeout
         self._memory: list[Description] = []
 
     def read(self) -> list[Description]:
         """Return the descriptions; none of the file where there is none, or it is damaged."""
-        return [*read_proven(self._directory / FILE), *self._memory]
+        return [*read_proven(self.directory / FILE), *self._memory]
 
     def claim(self, description: Description, *, empty: bool = True) -> bool:
         """Take the directory for a description if it is empty, and no other has taken it."""
@@ -81,7 +92,7 @@ class ProvenFile:
             return
 
         def append() -> bool:
-            known = read_proven(self._directory / FILE)
+            known = read_proven(self.directory / FILE)
             if description not in known:
                 self._write([*known, description][-_MOST:])
             return True
@@ -92,15 +103,17 @@ class ProvenFile:
         try:
             if not self._writes:
                 raise PermissionError
-            _core.make_directories(str(self._directory), self._shared)
-            return _core.under_writers_lock(str(self._directory), self._lock_timeout, change)
+            _core.make_directories(str(self.directory), self._shared)
+            return _core.under_writers_lock(
+                str(self.directory), self._lock_timeout, self._allow_network, change
+            )
         except (DejavecError, OSError):
             if description not in self._memory:
                 self._memory.append(description)
             return True
 
     def _write(self, descriptions: Sequence[Description]) -> None:
-        write_record(self._directory / FILE, {"proven": to_json(descriptions)})
+        write_record(self.directory / FILE, {"proven": to_json(descriptions)})
 
 
 def read_proven(path: Path) -> list[Description]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dejavec.errors import MissingPackageError
 from dejavec.keyed_cache import KeyedCache
+from dejavec.settings import whole_number
 from dejavec.values import refusal, to_rows
 
 Metric = Literal["l2", "ip"]
@@ -89,8 +90,10 @@ def search(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Do what ``EmbeddingCache.search`` says."""
     faiss = import_faiss()
-    if k < 1:
-        raise ValueError(f"expected k of at least 1, found {k}")
+    k = whole_number("k", k)
+    first = next(iter(queries), None) if isinstance(queries, list | tuple) else queries
+    if isinstance(first, str):
+        raise refusal("the queries", "vectors (n, dim)", "texts", "embed them with the cache's model")
     wanted = to_rows(queries, None, "the queries")[0].astype(np.float32, copy=False)
     if cache.dim not in (None, wanted.shape[1]):
         found = f"{wanted.shape[1]}"

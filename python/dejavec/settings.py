@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+import operator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -20,6 +22,7 @@ class FillSettings:
         miss: ``"encode"``, or ``"raise"`` if no model may run.
         refresh: whether every item is encoded again.
         progress: whether to show a bar; None: on a terminal.
+        dtype: ``"float32"`` rounds all vectors to it; None: they are stored as they are.
         on_nonfinite: whether vectors with NaN or infinity warn or raise.
         on_write_error: whether vectors that cannot be written warn or raise.
 
@@ -38,18 +41,45 @@ class FillSettings:
     miss: Miss = "encode"
     refresh: bool = False
     progress: bool | None = False
+    dtype: Literal["float32"] | None = None
     on_nonfinite: OnProblem = "warn"
     on_write_error: OnProblem = "warn"
 
     def __post_init__(self) -> None:
         """Check the settings."""
         check_choice("miss", self.miss, Miss)
+        if self.dtype not in ("float32", None):
+            raise ValueError(f"expected dtype to be 'float32' or None, found {self.dtype!r}")
         check_choice("on_nonfinite", self.on_nonfinite, OnProblem)
         check_choice("on_write_error", self.on_write_error, OnProblem)
-        if self.chunk_rows < 1:
-            raise ValueError(f"expected chunk_rows of at least 1, found {self.chunk_rows}")
-        if self.chunk_seconds is not None and not self.chunk_seconds > 0:
-            raise ValueError(f"expected chunk_seconds above 0 or None, found {self.chunk_seconds}")
+        object.__setattr__(self, "chunk_rows", whole_number("chunk_rows", self.chunk_rows))
+        seconds = self.chunk_seconds
+        if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, numbers.Real)):
+            raise TypeError(f"expected chunk_seconds to be a number or None, found {type(seconds).__name__}")
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"expected chunk_seconds above 0 or None, found {seconds}")
+        if self.progress not in (True, False, None):
+            raise TypeError(f"expected progress to be True, False or None, found {self.progress!r}")
+
+
+def whole_number(name: str, value: object, least: int = 1) -> int:
+    """Return an argument as an int; NumPy's integers are some.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is too small.
+
+    Example:
+        >>> whole_number("k", 2.5)
+        Traceback (most recent call last):
+        TypeError: expected k to be an integer, found float
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"expected {name} to be an integer, found {type(value).__name__}")
+    number = operator.index(value)
+    if number < least:
+        raise ValueError(f"expected {name} of at least {least}, found {number}")
+    return number
 
 
 def check_choice(name: str, value: object, allowed: Any) -> None:

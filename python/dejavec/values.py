@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dejavec.columns import as_array_or_rows, is_list_of_lists
 from dejavec.errors import VectorsError
+from dejavec.warn import warn
+
+Kind = Literal["numpy", "torch", "list"]
+"""NumPy arrays, torch tensors on the CPU, or lists of Python numbers."""
 
 Container = Literal["npy", "faiss-l2", "faiss-ip"]
 """The file of the rows: ``vectors.npy``, or ``vectors.faiss``, a FAISS flat index of this metric."""
@@ -33,11 +40,11 @@ class Output:
     """The kind of array that a model returns.
 
     Attributes:
-        library: ``"numpy"`` or ``"torch"``.
-        dtype: the name of the dtype in that library; ``"bfloat16"`` is stored as float32.
+        library: ``"numpy"``, ``"torch"``, or ``"list"`` for lists of Python numbers.
+        dtype: the name of the dtype in that library, of lists NumPy's; ``"bfloat16"`` is stored as float32.
     """
 
-    library: Literal["numpy", "torch"]
+    library: Kind
     dtype: str
 
     def to_json(self) -> str:
@@ -55,7 +62,9 @@ def to_rows(vectors: object, count: int | None, where: str) -> tuple[Rows, Outpu
     """Check what a model returned for ``count`` items and bring it into the stored form.
 
     Args:
-        vectors: a 2-D NumPy array, torch tensor or other array of numbers; or a list of rows of equal length.
+        vectors: a 2-D NumPy array, torch tensor or other array of numbers; a list, generator, dict values, or
+            a pandas, polars or Arrow column of rows of equal length. Integers in lists of Python numbers
+            become float64, as such lists have no dtype.
         count: how many rows are expected; None for any number.
         where: who returned the vectors, to begin an error message with.
 
@@ -69,13 +78,17 @@ def to_rows(vectors: object, count: int | None, where: str) -> tuple[Rows, Outpu
     Example:
         >>> rows, output = to_rows([[1.0, 2.0], [3.0, 4.0]], 2, "the model")
         >>> rows.shape, output
-        ((2, 2), Output(library='numpy', dtype='float64'))
+        ((2, 2), Output(library='list', dtype='float64'))
     """
+    vectors = as_array_or_rows(vectors)
+    if vectors is None or isinstance(vectors, str | bytes | Mapping | Awaitable):
+        raise refusal(where, "an array (rows, dim)", found_type(vectors), _REMEDY)
     rows, output = _from_torch(vectors, where) or _from_array(vectors, where)
     if rows.dtype.str not in _STORABLE:
         raise refusal(where, "numbers of 1 to 8 bytes", f"dtype {rows.dtype}", _REMEDY)
     if rows.ndim != 2 or rows.shape[1] == 0:
-        raise refusal(where, "shape (rows, dim)", f"shape {rows.shape}", _REMEDY)
+        expected = "shape (rows, dim)" if count is None else f"shape ({count}, dim)"
+        raise refusal(where, expected, f"shape {rows.shape}", _REMEDY)
     if count not in (None, len(rows)):
         raise refusal(where, f"{count} rows", f"{len(rows)}", _REMEDY)
     return np.ascontiguousarray(rows), output
@@ -101,6 +114,29 @@ def check_kind(rows: Rows, output: Output, dim: int, dtype: str, where: str) -> 
         )
     if output.dtype != dtype:
         raise refusal(where, f"dtype {dtype}", output.dtype, "convert the vectors or use another directory")
+
+
+def convert_list(rows: Rows, output: Output) -> tuple[Rows, NDArray[np.bool_]]:
+    """Bring rows of Python numbers into the dtype of those held already.
+
+    Args:
+        rows: float64, (n, dim).
+        output: the kind of the held vectors.
+
+    Returns:
+        The rows as they would be stored, and which of them hold the same numbers then (n,).
+
+    Example:
+        >>> rows, exact = convert_list(np.array([[0.5], [0.1]]), Output("numpy", "float32"))
+        >>> rows.dtype, exact
+        (dtype('float32'), array([ True, False]))
+    """
+    with np.errstate(all="ignore"):
+        stored = rows.astype(np.float32 if output.dtype == "bfloat16" else output.dtype)
+        same = (stored.astype(np.float64) == rows) | (np.isnan(rows) & (stored.dtype.kind == "f"))
+    if output.dtype == "bfloat16":
+        same &= stored.view(np.uint32) & 0xFFFF == 0
+    return stored, same.all(axis=1)
 
 
 def stored_dtype(rows: Rows, output: Output, container: Container, where: str) -> np.dtype[Any]:
@@ -136,19 +172,43 @@ def from_rows(rows: Rows, output: Output) -> Any:
         output: the kind.
 
     Returns:
-        A NumPy array, or a torch tensor on the CPU, that shares the memory of ``rows`` if that has its dtype.
+        A NumPy array, or a torch tensor on the CPU, that shares the memory of ``rows`` if that has its dtype;
+        or a list. Without torch, a NumPy array in the place of a tensor, with one warning.
     """
     if output.dtype != "bfloat16":
         rows = rows.astype(output.dtype, copy=False)
+    if output.library == "list":
+        return rows.tolist()
     if output.library == "numpy":
         return rows
-    import torch
-
+    try:
+        import torch
+    except ImportError:
+        _warn_of_torch()
+        return rows
     if output.dtype == "bfloat16":
         # The upper half of a float32 is the bfloat16 it was made from: exact, NaN payloads included.
-        upper = (rows.view(np.uint32) >> 16).astype(np.uint16)
+        upper = (rows.view("<u4") >> 16).astype(np.uint16)
         return torch.from_numpy(upper.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(rows)
+
+
+@functools.cache
+def _warn_of_torch() -> None:
+    warn(
+        "the vectors are torch tensors and torch is not installed, so NumPy arrays are returned; install "
+        'torch, or pass output="numpy"'
+    )
+
+
+def found_type(vectors: object) -> str:
+    """Say what somebody returned in the place of vectors."""
+    if isinstance(vectors, Mapping):
+        return f"a {type(vectors).__name__} with the keys {', '.join(map(str, list(vectors)[:5]))}"
+    if isinstance(vectors, Coroutine):
+        vectors.close()
+        return "a coroutine (decorate async functions with @cached, and await those)"
+    return "None" if vectors is None else f"a {type(vectors).__name__}"
 
 
 def nonfinite(rows: Rows) -> NDArray[np.intp]:
@@ -195,6 +255,9 @@ def _from_array(vectors: object, where: str) -> tuple[Rows, Output]:
     """Convert anything else that NumPy understands as one array."""
     if isinstance(vectors, np.ma.MaskedArray):
         raise refusal(where, "an array without a mask", "a masked array", _REMEDY)
+    if isinstance(vectors, tuple) and len({getattr(part, "ndim", 0) for part in vectors}) > 1:
+        found = f"a tuple of {', '.join(type(part).__name__ for part in vectors[:5])}"
+        raise refusal(where, "one array of vectors", found, "return the vectors alone")
     try:
         rows = np.asarray(vectors)
     except (ValueError, TypeError) as error:
@@ -202,4 +265,8 @@ def _from_array(vectors: object, where: str) -> tuple[Rows, Output]:
             where, "rows of one length", f"a ragged {type(vectors).__name__} ({error})", _REMEDY
         ) from None
     rows = rows.astype(rows.dtype.newbyteorder("<"), copy=False)
+    if rows.ndim == 2 and is_list_of_lists(vectors):
+        if rows.dtype.kind in "iu":
+            rows = rows.astype(np.float64)
+        return rows, Output("list", rows.dtype.name)
     return rows, Output("numpy", rows.dtype.name)

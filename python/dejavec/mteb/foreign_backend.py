@@ -22,6 +22,7 @@ from dejavec.json_file import locked, read_record, write_record
 from dejavec.keys import Keys, first_of_each, text_keys
 from dejavec.mteb.model_call import not_dense
 from dejavec.observed import Description
+from dejavec.paths import with_suffix
 from dejavec.proven import from_json, to_json
 from dejavec.values import FLOAT32_HOLDS, Output, Rows, check_kind
 from dejavec.warn import warn
@@ -240,7 +241,7 @@ def foreign_identities(path: Path, backend: type[Any]) -> Iterator[dict[str, Any
 
 
 def _record_beside(directory: Path) -> Path:
-    return directory.with_name(f"{directory.name}.json")
+    return with_suffix(directory, ".json")
 
 
 def _essence(record: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from dejavec.fingerprint import describe, is_module
+from dejavec.fingerprint import describe, is_module, sha256_of
 from dejavec.identity import canonical_json, parse_model
 from dejavec.observed import Look, observe
 from dejavec.secret_names import without_secrets
@@ -87,6 +87,7 @@ class Profile:
     Attributes:
         kind: see :func:`encoder_kind`.
         prompter: the model, or what has its prompt settings in its place.
+        prompt_settings: a digest of these, where the prompt itself cannot be known; None if there is none.
         encoder: what may be assigned to a sentence-transformer after it was loaded.
         media: how it samples images, audio and video.
         reads: which of ``hf_subset`` and ``hf_split`` its ``encode`` may look at.
@@ -95,6 +96,7 @@ class Profile:
 
     kind: Kind
     prompter: Any = field(compare=False)
+    prompt_settings: str | None
     encoder: dict[str, Any] | None
     media: dict[str, Any]
     reads: tuple[str, ...]
@@ -157,6 +159,7 @@ class BuiltModel:
         return Profile(
             kind=kind,
             prompter=model,
+            prompt_settings=_prompt_settings(parts) if kind == "other" else None,
             encoder=None if kind == "other" else _encoder_settings(model.model),
             media={name: describe(value) for name, value in media.items() if value is not None},
             reads=tuple(name for name in _SUBSET_ARGUMENTS if reads_argument(model, name)),
@@ -228,6 +231,11 @@ class ModelIdentity:
             "role": None if prompt_type is None else str(getattr(prompt_type, "value", prompt_type)),
             "prompt": prompt(profile, task_metadata, prompt_type),
         }
+        if self._name is not None and profile.kind == "other":
+            # Nobody looks at the model or asks it, so what its prompts are made from has to be the same.
+            if profile.prompt_settings is None:
+                raise TypeError("a setting of its prompts has no stable form")
+            identity["prompt"]["settings"] = profile.prompt_settings
         if profile.encoder is not None:
             identity["encoder"] = profile.encoder
         identity["experiment"] = describe(experiment_settings(meta))
@@ -306,6 +314,14 @@ def reads_argument(model: Any, name: str) -> bool:
     # Several names may share one instruction, which then has a tuple of them.
     loads = (step for step in dis.get_instructions(code) if "LOAD" in step.opname)
     return any(name in (step.argval if isinstance(step.argval, tuple) else (step.argval,)) for step in loads)
+
+
+def _prompt_settings(parts: list[Any]) -> str | None:
+    """Return a digest of all settings that a prompt may be made from, None if one has no stable form."""
+    try:
+        return sha256_of([{name: getattr(part, name, None) for name in _PROMPT_SETTINGS} for part in parts])
+    except TypeError:
+        return None
 
 
 def _first_setting(parts: list[Any], name: str) -> Any:

@@ -39,6 +39,7 @@ def record_of(built: BuiltModel, look: Look) -> dict[str, Any]:
         "revision": getattr(meta, "revision", None),
         "kind": profile.kind,
         "prompts": _prompts_of(profile),
+        "prompt_settings": profile.prompt_settings,
         "encoder": profile.encoder,
         "media": profile.media,
         "reads": list(profile.reads),
@@ -61,6 +62,7 @@ def profile_from(record: Mapping[str, Any], arguments: Mapping[str, Any]) -> Pro
     return Profile(
         kind=record["kind"],
         prompter=_prompter(record, arguments),
+        prompt_settings=record["prompt_settings"],
         encoder=record["encoder"],
         media=record["media"],
         reads=tuple(record["reads"]),

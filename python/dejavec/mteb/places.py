@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from dejavec.backends import FaissCache, NumpyCache
 from dejavec.errors import IdentityMismatchError
+from dejavec.fork import make_locks_of
 from dejavec.identity import BARE, canonical_json, difference, digest, same, sibling
 from dejavec.keyed_cache import KeyedCache
 from dejavec.mteb.directories import experiment_name, safe_name
@@ -81,6 +82,10 @@ class Places:
         self._used: dict[Place, int] = {}
         self._older: dict[Place, list[Place]] = {}
         self._told: set[str] = set()
+        make_locks_of(self)
+
+    def make_locks(self) -> None:
+        """Make the lock, now and in a forked child."""
         self._lock = threading.RLock()
 
     def first(
@@ -245,7 +250,7 @@ def read_identity(directory: Path) -> dict[str, Any] | None:
 def _only_model_differs(found: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
     """Tell whether an identity without a state differs from another in nothing but what names the model."""
     model, wanted = found.get("model"), identity.get("model", {})
-    if not isinstance(model, Mapping) or "state" in model or "state" not in wanted:
+    if not isinstance(model, Mapping) or "state" in model or same(found, identity):
         return False
     for name in ("name", "revision"):
         if name in model and model[name] != wanted.get(name):

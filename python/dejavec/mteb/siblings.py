@@ -14,13 +14,14 @@ from dejavec.claiming import ClaimingStore, ClaimLostError
 from dejavec.confirm import Confirming, ask_about, choose, items_to_ask
 from dejavec.errors import VectorsError
 from dejavec.fill_run import WRITE_ERRORS
+from dejavec.fork import make_locks_of
 from dejavec.in_flight import InFlight
 from dejavec.keys import Keys, first_of_each
 from dejavec.mteb.foreign_backend import ForeignCache, ForeignCall
 from dejavec.mteb.loaders import Items, Positions
 from dejavec.mteb.places import Place, Places
 from dejavec.observed import Description, Look
-from dejavec.proven import Proofs, ProvenFile
+from dejavec.proven import Proofs
 from dejavec.values import Rows
 from dejavec.vector_store import VectorStore
 
@@ -78,7 +79,6 @@ class Siblings:
         places: where they lie.
         confirming: how the model is asked; with 0 items only what is proven is served. None: the user answers
             for the model, so nothing is asked or noted.
-        shared: whether directories are their group's too.
     """
 
     def __init__(
@@ -86,16 +86,22 @@ class Siblings:
         places: Places,
         *,
         confirming: Confirming | None,
-        shared: bool,
     ) -> None:
         self._places = places
         self._confirming = confirming
-        self._shared = shared
         self._answers: dict[tuple[Place, Description], bool] = {}
         self._settled: dict[tuple[Place, Description], Place] = {}
-        self._proofs: dict[Place, Proofs] = {}
-        self._choosing = threading.RLock()
+        make_locks_of(self)
         self._asked = 0
+
+    def make_locks(self) -> None:
+        """Make the lock, now and in a forked child."""
+        self._choosing = threading.RLock()
+
+    @property
+    def asks(self) -> bool:
+        """Whether it counts what the model is, or the user answers for it."""
+        return self._confirming is not None
 
     @contextmanager
     def serving(self, request: Request) -> Iterator[tuple[Any, VectorStore, int]]:
@@ -158,11 +164,8 @@ class Siblings:
         cache = stack.enter_context(self._places.using(place, reason))
         store = _store_of(cache, request)
         rows = store.refresh()
-        if isinstance(cache, ForeignCache):
-            return Candidate(place, cache, store, cache.proofs, cache.dim is None)
-        if place not in self._proofs:
-            self._proofs[place] = ProvenFile(cache.path, shared=self._shared)
-        return Candidate(place, cache, store, self._proofs[place], rows == 0)
+        is_empty = cache.dim is None or (rows == 0 and not isinstance(cache, ForeignCache))
+        return Candidate(place, cache, store, cache.proofs, is_empty)
 
     def _serves(self, candidate: Candidate, request: Request) -> bool:
         """Tell whether a directory has some of the items, and the description is proven for it."""

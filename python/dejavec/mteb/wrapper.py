@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import astuple, replace
@@ -16,7 +18,8 @@ from dejavec.backends import CacheBackendProtocol, NumpyCache
 from dejavec.claiming import ClaimLostError
 from dejavec.closing import Closing
 from dejavec.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
-from dejavec.fill import Filled, Plan, fill
+from dejavec.errors import MissingPackageError
+from dejavec.fill import Counts, Filled, fill
 from dejavec.handle import OnMismatch
 from dejavec.keys import Keys
 from dejavec.mteb.encoders import INTEGER_PRECISIONS, as_encoder, refuse_sharing, searches
@@ -29,7 +32,8 @@ from dejavec.mteb.places import Place, Places, Scope
 from dejavec.mteb.siblings import Request, Siblings
 from dejavec.mteb.spot_check import compare, draw
 from dejavec.mteb.timed_loader import Pace
-from dejavec.observed import Look
+from dejavec.observed import UNSEEN, Look
+from dejavec.paths import local_directory
 from dejavec.settings import FillSettings, OnProblem, check_choice
 from dejavec.values import Rows, from_rows, to_rows
 from dejavec.vector_store import VectorStore
@@ -118,7 +122,8 @@ class CachedEmbeddingWrapper(Closing):
 
     cache_path: Path
     cache_backend: type[CacheBackendProtocol] | type[NumpyCache]
-    totals: Plan
+    _given: dict[str, Any]
+    totals: Counts
     """What all calls so far have found, added up."""
     _source: BuiltModel | LazyModel
     _identity: ModelIdentity
@@ -136,6 +141,9 @@ class CachedEmbeddingWrapper(Closing):
 
     def __new__(cls, model: Any, *_args: Any, **keywords: Any) -> CachedEmbeddingWrapper:
         """Make a wrapper that searches only if the model does: mteb tells models by their methods."""
+        if "mteb" not in sys.modules and importlib.util.find_spec("mteb") is None:
+            remedy = "pip install 'dejavec[mteb]'"
+            raise MissingPackageError(f"expected the package mteb, found none; {remedy}", remedy=remedy)
         if is_recipe(model):
             searching = Recipe(model, keywords.get("model_meta")).searches
         else:
@@ -167,7 +175,9 @@ class CachedEmbeddingWrapper(Closing):
         allow_network: bool = False,
     ) -> None:
         own = self.__dict__
-        own["cache_path"] = Path(cache_path)
+        given = {name: value for name, value in locals().items() if name not in ("self", "own", "__class__")}
+        own["cache_path"] = local_directory(cache_path, "cache_path")
+        own["_given"] = {**given, "cache_path": str(self.cache_path)}
         if is_recipe(model) or model_meta is not None:
             recipe = Recipe(model, model_meta)
             own["_source"] = LazyModel(recipe, self.cache_path, named=model_name is not None)
@@ -192,7 +202,7 @@ class CachedEmbeddingWrapper(Closing):
         if scope not in get_args(Scope):
             raise ValueError(f"expected scope to be one of {get_args(Scope)}, found {scope!r}")
         own["cache_backend"] = cache_backend
-        own["totals"] = Plan(0, 0, 0, 0, 0)
+        own["totals"] = Counts(0, 0, 0, 0, 0)
         own["_identity"] = ModelIdentity(self._source, model_name)
         options = {"shared": shared, "allow_network": allow_network}
         raises = on_mismatch == "raise"
@@ -202,7 +212,6 @@ class CachedEmbeddingWrapper(Closing):
         own["_siblings"] = Siblings(
             self._places,
             confirming=None if confirm is None and model_name is not None else confirming,
-            shared=shared,
         )
         own["_scope"] = scope
         own["_extra_fields"] = tuple(extra_fields)
@@ -281,6 +290,16 @@ class CachedEmbeddingWrapper(Closing):
         """Release all caches; a later ``encode`` opens them again."""
         self._places.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the model, the path and the settings; whoever is given them opens the caches there."""
+        model = self._source.model if isinstance(self._source, BuiltModel) else self._given["model"]
+        return _rewrapped, (type(self), {**self._given, "model": model})
+
+    def __repr__(self) -> str:
+        if "_identity" not in self.__dict__:
+            return f"<{type(self).__name__}>"
+        return f"CachedEmbeddingWrapper({self._identity.model_name!r}, {str(self.cache_path)!r})"
+
     def __getattr__(self, name: str) -> Any:
         # `_source` is missing only before `__init__`, as while unpickling.
         refused = name.startswith("__") or name in _NOT_FORWARDED or "_source" not in self.__dict__
@@ -324,7 +343,7 @@ class CachedEmbeddingWrapper(Closing):
             raise UncacheableError(f"precision {precision!r} is taken over the whole call")
         floats = {name: value for name, value in arguments.items() if name != "precision"}
         makes_floats = known and (quantise or precision == "float32")
-        look = self._source.look()
+        look = self._source.look() if self._siblings.asks else UNSEEN
         place = self._place(kind, look, floats if makes_floats else arguments)
         if place in self._not_dense:
             raise UncacheableError(NOT_DENSE)
@@ -336,7 +355,7 @@ class CachedEmbeddingWrapper(Closing):
             if error.reason == NOT_DENSE:
                 self._not_dense.add(place)
             raise UncacheableError(error.reason, vectors=None if quantise else error.vectors) from None
-        self.__dict__["totals"] = _sum(self.totals, filled.plan)
+        self.__dict__["totals"] = _sum(self.totals, filled.counts)
         if quantise:
             return quantised(filled.vectors, filled.output, kind, str(precision))
         return from_rows(filled.vectors, filled.output)
@@ -389,7 +408,7 @@ class CachedEmbeddingWrapper(Closing):
         while True:
             with suppress(ClaimLostError), self._siblings.serving(request) as (cache, store, asked):
                 filled = self._fill_from(cache, store, call, keys, arguments["task_metadata"].name)
-                return replace(filled, plan=replace(filled.plan, confirmed=asked))
+                return replace(filled, counts=replace(filled.counts, confirmed=asked))
 
     def _fill_from(
         self, cache: Any, store: VectorStore, call: Callable[[Any], ModelCall], keys: Keys, task: str
@@ -480,5 +499,11 @@ class _SearchingWrapper(CachedEmbeddingWrapper):
         return self._model.search(*args, **kwargs)
 
 
-def _sum(one: Plan, other: Plan) -> Plan:
-    return Plan(*(left + right for left, right in zip(astuple(one), astuple(other), strict=True)))
+def _rewrapped(kind: type[CachedEmbeddingWrapper], given: dict[str, Any]) -> CachedEmbeddingWrapper:
+    wrapper = kind.__new__(kind, given["model"], model_meta=given["model_meta"])
+    CachedEmbeddingWrapper.__init__(wrapper, **given)
+    return wrapper
+
+
+def _sum(one: Counts, other: Counts) -> Counts:
+    return Counts(*(left + right for left, right in zip(astuple(one), astuple(other), strict=True)))

@@ -1,5 +1,6 @@
 //! Files that appear whole or not at all.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -43,18 +44,23 @@ pub fn write(storage: &dyn Storage, path: &Path, pieces: &[&[u8]]) -> Result<()>
     storage.sync_dir(directory).map_err(Error::io("sync the directory", directory))
 }
 
+/// The directory that a path lies in, if that has a name.
+fn above(path: &Path) -> Option<&Path> {
+    path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
+}
+
 /// Makes a directory and its missing parents, each durable in its own parent; `shared` opens them to their group.
 pub fn create_directories(storage: &dyn Storage, path: &Path, shared: bool) -> Result<()> {
     if storage.metadata(path).is_ok_and(|metadata| metadata.is_directory) {
         return Ok(());
     }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    if let Some(parent) = parent {
+    let parent = above(path).unwrap_or(path);
+    if parent != path {
         create_directories(storage, parent, shared)?;
     }
     match storage.mkdir(path) {
         // Another process may have been faster.
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         made => {
             made.map_err(Error::io("make the directory", path))?;
             if shared {
@@ -62,6 +68,29 @@ pub fn create_directories(storage: &dyn Storage, path: &Path, shared: bool) -> R
             }
         }
     }
-    let parent = parent.unwrap_or(Path::new("."));
     storage.sync_dir(parent).map_err(Error::io("sync the directory", parent))
+}
+
+/// Makes the name of a directory durable that somebody else may have made; false if it lies in one that may not be read,
+/// so that it is no concern of ours.
+pub fn sync_name(storage: &dyn Storage, path: &Path) -> Result<bool> {
+    let Some(parent) = above(path) else { return Ok(false) };
+    match storage.sync_dir(parent) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(false),
+        synced => synced.map(|()| true).map_err(Error::io("sync the directory", parent)),
+    }
+}
+
+/// Makes the names of a directory and of all above it durable, up to where another file system begins: whoever made one of
+/// them may have been cut short.
+pub fn sync_names(storage: &dyn Storage, path: &Path) -> Result<()> {
+    let device = |path: &Path| storage.metadata(path).ok().map(|metadata| metadata.id.0);
+    let mut path = path;
+    while let Some(parent) = above(path).filter(|parent| *parent != path && device(parent) == device(path)) {
+        if !sync_name(storage, path)? {
+            break;
+        }
+        path = parent;
+    }
+    Ok(())
 }

@@ -7,15 +7,16 @@ use serde_json::Value;
 
 use crate::atomic;
 use crate::error::{Error, Result};
-use crate::format::commit::{FILE_BYTES, Slot, Slots, fresh_file};
+use crate::format::commit::{EPOCH_OFFSETS, FILE_BYTES, Slot, Slots, fresh_file};
 use crate::format::container::Container;
 use crate::format::dtype::Dtype;
 use crate::format::meta::{MAX_BYTES, Meta, Refusal};
 use crate::format::{Defect, MAX_DIM, VERSION, keys, name};
 use crate::lock::{HeldLock, Patience};
+use crate::mmap::LiveMapping;
 use crate::records::RecordsFile;
 use crate::recovery::{self, Recovered};
-use crate::storage::{Access, Storage, StorageFile};
+use crate::storage::{Access, Metadata, Storage, StorageFile};
 
 /// How often a commit record is read before it is called damaged: a reader may meet a writer in the middle of a write.
 const COMMIT_READS: usize = 100;
@@ -174,11 +175,8 @@ pub fn create(storage: &dyn Storage, directory: &Path, spec: &Spec, patience: Pa
     create_file(storage, &directory.join(name::COMMIT), &fresh_file(&meta.uuid))?;
     // Once `meta.json` has its name, so must all others.
     storage.sync_dir(directory).map_err(Error::io("sync the directory", directory))?;
-    atomic::write(storage, &meta_path, &[&meta_bytes])?;
-    match directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => storage.sync_dir(parent).map_err(Error::io("sync the directory", parent)),
-        None => Ok(()),
-    }
+    atomic::sync_names(storage, directory)?;
+    atomic::write(storage, &meta_path, &[&meta_bytes])
 }
 
 fn check_spec(spec: &Spec) -> Result<Dtype> {
@@ -216,12 +214,22 @@ pub struct CacheFiles {
     pub vectors: RecordsFile,
     commit: Box<dyn StorageFile>,
     commit_path: PathBuf,
+    /// None where it cannot be mapped so that changes are seen.
+    commit_words: Option<LiveMapping>,
+    /// Device and inode of the files above, and what `meta.json` was.
+    identities: [Identity; 3],
+    meta_file: Metadata,
 }
+
+/// Device and inode.
+pub type Identity = (u64, u64);
 
 impl CacheFiles {
     /// Opens the files without looking into them, except `meta.json`.
     pub fn open_unchecked(storage: &dyn Storage, directory: &Path, writable: bool) -> Result<CacheFiles> {
+        let meta_path = directory.join(name::META);
         let meta = read_meta(storage, directory)?;
+        let meta_file = storage.metadata(&meta_path).map_err(Error::io("examine", &meta_path))?;
         let records = |file, header_bytes, record_bytes| {
             RecordsFile::open(storage, directory.join(file), writable, header_bytes, record_bytes)
         };
@@ -230,8 +238,36 @@ impl CacheFiles {
         let vectors = records(container.file_name(), container.header_bytes(), meta.row_bytes())?;
         let commit_path = directory.join(name::COMMIT);
         let access = if writable { Access::Write } else { Access::Read };
-        let commit = storage.open(&commit_path, access).map_err(Error::io("open", &commit_path))?;
-        Ok(CacheFiles { meta, keys, vectors, commit, commit_path })
+        let commit = storage.open(&commit_path, access).map_err(Error::opening(&commit_path, true))?;
+        let commit_identity = commit.metadata().map_err(Error::io("examine", &commit_path))?.id;
+        let is_whole = commit.length().is_ok_and(|len| len >= FILE_BYTES as u64);
+        let commit_words = if is_whole { commit.map_live(FILE_BYTES).ok() } else { None };
+        let identities = [keys.identity()?, vectors.identity()?, commit_identity];
+        Ok(CacheFiles { meta, keys, vectors, commit, commit_path, commit_words, identities, meta_file })
+    }
+
+    /// Device and inode of the key records, the rows and the commit record: they stay while the files are open.
+    pub fn identities(&self) -> [Identity; 3] {
+        self.identities
+    }
+
+    /// Whether the directory still has these files. A directory that was copied, restored or moved has others, of the
+    /// same cache.
+    pub fn are_in(&self, storage: &dyn Storage, directory: &Path) -> Result<bool> {
+        let meta_path = directory.join(name::META);
+        match storage.metadata(&meta_path) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Err(Error::NotFound { path: directory.to_path_buf() });
+            }
+            Err(error) => return Err(Error::io("examine", &meta_path)(error)),
+            Ok(found) if found != self.meta_file => return Ok(false),
+            Ok(_) => {}
+        }
+        let paths = [self.keys.path(), self.vectors.path(), self.commit_path.as_path()];
+        let is_there = |(path, identity): (&&Path, &Identity)| {
+            storage.metadata(path).is_ok_and(|metadata| metadata.id == *identity)
+        };
+        Ok(paths.iter().zip(&self.identities).all(is_there))
     }
 
     /// Opens the files and checks their headers.
@@ -283,9 +319,49 @@ impl CacheFiles {
         Err(refused.at(&self.commit_path))
     }
 
+    /// The commit that counts, read again for a while if one seems lost: a reader may have met a writer.
+    pub fn recover_at_rest(&self) -> Result<Recovered> {
+        let mut recovered = self.recover()?;
+        for _ in 1..COMMIT_READS {
+            if !recovered.roll_forward {
+                break;
+            }
+            std::thread::yield_now();
+            recovered = self.recover()?;
+        }
+        Ok(recovered)
+    }
+
     /// Whole rows that both files hold, committed or not.
     pub fn whole_rows(&self) -> Result<u64> {
         Ok(self.keys.whole_records()?.min(self.vectors.whole_records()?))
+    }
+
+    /// What stands where the slots have their epochs: it changes with each commit. Costs next to nothing where the file can
+    /// be mapped.
+    pub fn epochs(&self) -> Result<[u64; 2]> {
+        let mut words = [0; 2];
+        for (word, offset) in words.iter_mut().zip(EPOCH_OFFSETS) {
+            *word = match self.commit_words.as_ref().and_then(|mapped| mapped.word(offset)) {
+                Some(word) => word,
+                None => {
+                    let mut bytes = [0; 8];
+                    let read = self.commit.read_at(&mut bytes, offset as u64);
+                    read.map_err(Error::io("read", &self.commit_path))?;
+                    u64::from_le_bytes(bytes)
+                }
+            };
+        }
+        Ok(words)
+    }
+
+    /// Refuses a commit record that was cut: what is mapped of it is no longer there.
+    pub fn check_commit_length(&self) -> Result<()> {
+        let len = self.commit.length().map_err(Error::io("examine", &self.commit_path))?;
+        if len < FILE_BYTES as u64 {
+            return Err(Error::corrupt(&self.commit_path, format!("{FILE_BYTES} bytes"), format!("{len} bytes")));
+        }
+        Ok(())
     }
 
     fn read_slots(&self) -> Result<std::result::Result<Slots, Defect>> {
@@ -310,6 +386,14 @@ impl CacheFiles {
         let missing = (FILE_BYTES as u64).saturating_sub(len);
         let zeros = vec![0; usize::try_from(missing).unwrap_or(FILE_BYTES)];
         self.commit.write_at(&zeros, len).map_err(Error::io("write", &self.commit_path))
+    }
+
+    /// Has the system forget what it keeps in memory of the commit record and of the rows from `first` on, as far as it
+    /// can, so that what is read next is what lies on the disk.
+    pub fn forget_pages(&self, first: u64) -> Result<()> {
+        self.commit.forget_pages(0);
+        self.vectors.forget_pages(first)?;
+        self.keys.forget_pages(first)
     }
 
     /// Makes the commit record durable.

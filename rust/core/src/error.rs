@@ -52,6 +52,24 @@ pub enum Error {
         /// What is there.
         found: String,
     },
+    /// A file of the cache is not there.
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// Whether a repair makes it anew from the others.
+        repairable: bool,
+    },
+    /// More rows are damaged than sound, as if a file were another cache's: a repair would lose them all.
+    MostlyDamaged {
+        /// The cache's directory.
+        path: PathBuf,
+        /// Damaged rows.
+        damaged: u64,
+        /// Sound rows.
+        sound: u64,
+        /// Sound rows that a repair would zero too: older ones of the keys that the damaged ones seem to have.
+        older: u64,
+    },
     /// The directory has no `meta.json`.
     NotFound {
         /// The directory.
@@ -76,7 +94,7 @@ pub enum Error {
         found: u64,
     },
     /// Another cache lies in the directory by now, and it holds other vectors.
-    Replaced {
+    OtherCache {
         /// The cache's directory.
         path: PathBuf,
         /// What this handle opened there.
@@ -126,6 +144,11 @@ pub enum Error {
         /// The cache's directory.
         path: PathBuf,
     },
+    /// The directory was moved, replaced or removed while it was open: rows that were not synced went with its files.
+    Replaced {
+        /// The cache's directory.
+        path: PathBuf,
+    },
     /// The handle was closed.
     Closed {
         /// The cache's directory.
@@ -159,6 +182,15 @@ impl Error {
         matches!(self, Error::Unmappable { .. } | Error::OutOfMemory { action: "map", .. })
     }
 
+    /// Wraps a failure to open a file that every whole cache has; for `map_err`.
+    pub(crate) fn opening(path: &Path, repairable: bool) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_path_buf();
+        move |source| match source.kind() {
+            io::ErrorKind::NotFound => Error::Missing { path, repairable },
+            _ => Error::Io { action: "open", path, source },
+        }
+    }
+
     /// A file that breaks its format.
     pub fn corrupt(path: &Path, expected: impl Into<String>, found: impl Into<String>) -> Error {
         Error::Corrupt { path: path.to_path_buf(), expected: expected.into(), found: found.into() }
@@ -172,15 +204,18 @@ impl Error {
             | Error::Unmappable { path, .. }
             | Error::Corrupt { path, .. }
             | Error::CorruptMeta { path, .. }
+            | Error::Missing { path, .. }
+            | Error::MostlyDamaged { path, .. }
             | Error::NotFound { path }
             | Error::Foreign { path, .. }
             | Error::Version { path, .. }
-            | Error::Replaced { path, .. }
+            | Error::OtherCache { path, .. }
             | Error::Mismatch { path, .. }
             | Error::LockTimeout { path, .. }
             | Error::Remote { path }
             | Error::ReadOnly { path }
             | Error::Poisoned { path }
+            | Error::Replaced { path }
             | Error::Closed { path } => Some(path),
             Error::Argument { .. } | Error::Interrupted => None,
         }
@@ -191,7 +226,7 @@ impl Error {
         match self {
             Error::Corrupt { expected, .. }
             | Error::CorruptMeta { expected, .. }
-            | Error::Replaced { expected, .. }
+            | Error::OtherCache { expected, .. }
             | Error::Mismatch { expected, .. }
             | Error::Argument { expected, .. } => Some(expected.clone()),
             Error::Version { expected, .. } => Some(expected.to_string()),
@@ -208,7 +243,7 @@ impl Error {
         match self {
             Error::Corrupt { found, .. }
             | Error::CorruptMeta { found, .. }
-            | Error::Replaced { found, .. }
+            | Error::OtherCache { found, .. }
             | Error::Mismatch { found, .. }
             | Error::Argument { found, .. }
             | Error::Foreign { found, .. } => Some(found.clone()),
@@ -236,19 +271,29 @@ impl Error {
             Error::CorruptMeta { .. } => {
                 "restore it from a copy, or move the directory away and encode again: nothing else tells what it does"
             }
+            Error::Missing { repairable: true, .. } => {
+                "run `dejavec verify --repair` on the cache, which makes it anew from the checksums of the rows"
+            }
+            Error::Missing { repairable: false, .. } => {
+                "restore it from a copy, or move the directory away and encode again: no other file holds what it held"
+            }
+            Error::MostlyDamaged { .. } => {
+                "put the right files back if they are another cache's, or run `dejavec verify --repair --force`"
+            }
             Error::NotFound { .. } => "check the path, or open it for appending and put vectors in",
             Error::Foreign { mteb: true, .. } => "import it with `dejavec import OLD NEW`, or choose another directory",
             Error::Foreign { mteb: false, .. } => "choose an empty or a new directory",
             Error::Version { .. } => "install a newer dejavec",
             Error::Mismatch { .. } => "choose another directory for these vectors",
-            Error::Replaced { .. } => "open the cache again, or another directory",
+            Error::OtherCache { .. } => "open the cache again, or another directory",
             Error::Argument { .. } => "correct the argument",
             Error::LockTimeout { .. } => "wait for that process or raise lock_timeout",
             Error::Remote { .. } => {
-                "keep the cache on a local disk, or pass allow_network=True if no other machine writes it"
+                "keep the cache on a local disk, or pass allow_network=True (--allow-network) if no other machine writes it"
             }
             Error::ReadOnly { .. } => "open the cache with mode=\"a\"",
             Error::Poisoned { .. } | Error::Closed { .. } => "open the cache again",
+            Error::Replaced { .. } => "put these vectors again; sync or close a cache before its directory is moved",
             Error::Interrupted => "run again",
         }
     }
@@ -269,6 +314,16 @@ impl fmt::Display for Error {
             Error::Corrupt { path, expected, found } | Error::CorruptMeta { path, expected, found } => {
                 write!(f, "{} is damaged: expected {expected}, found {found}", path.display())?;
             }
+            Error::Missing { path, .. } => {
+                write!(f, "the cache is incomplete: expected a file at {}, found none", path.display())?;
+            }
+            Error::MostlyDamaged { path, damaged, sound, older } => write!(
+                f,
+                "{}: expected most rows to be sound, found {damaged} damaged and {sound} sound, as if a file were another \
+                 cache's; nothing was changed: a repair would make the damaged rows misses for ever, zero {older} older \
+                 rows of their keys, and write the headers, the commit record and the index anew",
+                path.display()
+            )?,
             Error::NotFound { path } => write!(f, "no cache at {}: expected a meta.json, found none", path.display())?,
             Error::Foreign { path, found, mteb: true } => {
                 write!(f, "{}: expected an empty directory, found {found} of a cache that mteb wrote", path.display())?;
@@ -284,7 +339,7 @@ impl fmt::Display for Error {
             Error::Mismatch { path, what, expected, found } => {
                 write!(f, "{}: expected {what} {expected}, as the cache holds, found {found}", path.display())?;
             }
-            Error::Replaced { path, expected, found } => write!(
+            Error::OtherCache { path, expected, found } => write!(
                 f,
                 "{} holds another cache than when it was opened: expected {expected}, found {found}",
                 path.display()
@@ -305,6 +360,12 @@ impl fmt::Display for Error {
             Error::Poisoned { path } => {
                 write!(f, "an earlier sync of the cache at {} failed, so this handle writes no more", path.display())?;
             }
+            Error::Replaced { path } => write!(
+                f,
+                "the directory {} was moved, replaced or removed while it was open, and vectors that were put and not \
+                 synced went with its files",
+                path.display()
+            )?,
             Error::Closed { path } => write!(f, "the cache at {} was closed", path.display())?,
             Error::Interrupted => write!(f, "interrupted while waiting for the writers' lock")?,
         }
@@ -334,7 +395,7 @@ mod tests {
             Error::Corrupt { path: path(), expected: expected(), found: found() },
             Error::CorruptMeta { path: path(), expected: expected(), found: found() },
             Error::Mismatch { path: path(), what: "dimension", expected: expected(), found: found() },
-            Error::Replaced { path: path(), expected: expected(), found: found() },
+            Error::OtherCache { path: path(), expected: expected(), found: found() },
             Error::Argument { expected: expected(), found: found() },
             Error::Version { path: path(), expected: 1, found: 2 },
             Error::NotFound { path: path() },

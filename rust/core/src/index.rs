@@ -15,6 +15,7 @@ pub use self::snapshot::{remove_all, verify_snapshots, write_snapshot};
 use self::table::Table;
 use crate::checksum;
 use crate::format::Uuid;
+use crate::format::keys::RECORD_BYTES;
 use crate::key::{DEAD, Key};
 use crate::records::Records;
 use crate::storage::Storage;
@@ -97,24 +98,45 @@ pub struct Index {
 impl Index {
     /// The index of all committed rows: the newest snapshot that fits, and a delta for the rest.
     pub fn open(storage: &dyn Storage, directory: &Path, uuid: &Uuid, keys: &Keys) -> Index {
-        Index::over(newest_snapshot(storage, directory, uuid, keys), keys)
+        let mut index = Index::of_snapshot(storage, directory, uuid, keys);
+        index.extend(keys);
+        index
+    }
+
+    /// The index of the rows that the newest snapshot that fits covers; those after it are still to be entered.
+    pub fn of_snapshot(storage: &dyn Storage, directory: &Path, uuid: &Uuid, keys: &Keys) -> Index {
+        let snapshot = newest_snapshot(storage, directory, uuid, keys);
+        let (rows, known) = snapshot.as_ref().map_or((0, 0), |snapshot| (snapshot.header.rows, snapshot.header.keys));
+        let snapshot = snapshot.map(Arc::new);
+        Index { snapshot, delta: Table::default(), rows, replaced: Vec::new(), keys: known, uncounted: Vec::new() }
     }
 
     /// The same over a snapshot of more rows, which somebody may have written since; None if there is none.
     ///
     /// Then the delta is kept as it is: to build it anew takes as long as it is.
     pub fn over_newer(&self, storage: &dyn Storage, directory: &Path, uuid: &Uuid, keys: &Keys) -> Option<Index> {
-        let newest = newest_snapshot(storage, directory, uuid, keys)?;
-        (newest.header.rows > self.snapshot_rows()).then(|| Index::over(Some(newest), keys))
+        let mut newest = Index::of_snapshot(storage, directory, uuid, keys);
+        (newest.snapshot_rows() > self.snapshot_rows()).then(|| {
+            newest.extend(keys);
+            newest
+        })
     }
 
-    fn over(snapshot: Option<Snapshot>, keys: &Keys) -> Index {
-        let (rows, known) = snapshot.as_ref().map_or((0, 0), |snapshot| (snapshot.header.rows, snapshot.header.keys));
-        let snapshot = snapshot.map(Arc::new);
-        let mut index =
-            Index { snapshot, delta: Table::default(), rows, replaced: Vec::new(), keys: known, uncounted: Vec::new() };
-        index.extend(keys);
-        index
+    /// Rows that are entered.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// What [`Index::get`] gives once all rows are entered, found by looking at those that are not, from the last one on:
+    /// for one key that is cheaper than to enter them.
+    pub fn search(&self, key: &Key, keys: &Keys) -> Option<u64> {
+        if *key == DEAD {
+            return None;
+        }
+        let first = usize::try_from(self.rows).unwrap_or(usize::MAX);
+        let records = keys.records.bytes().as_chunks::<RECORD_BYTES>().0.get(first..).unwrap_or_default();
+        let found = records.iter().rposition(|record| record.first_chunk() == Some(key));
+        found.map(|at| self.rows + at as u64).or_else(|| self.get(key, keys))
     }
 
     /// Enters the rows that were committed since.

@@ -60,8 +60,15 @@ impl Wait {
 /// Descriptors of lock files that this process holds, for the child of a fork. A place is free at -1.
 static DESCRIPTORS: [AtomicI32; 256] = [const { AtomicI32::new(-1) }; 256];
 
-/// Forks that this process has begun.
+/// Moments at which this process began a fork or came out of one.
 static FORKS: AtomicU64 = AtomicU64::new(0);
+
+/// Forks that are under way.
+static FORKING: AtomicU64 = AtomicU64::new(0);
+
+/// How long a fork that is under way is waited for, in pauses: it may be this thread's own, about to begin.
+const FORK_PAUSES: u32 = 500;
+const FORK_PAUSE: Duration = Duration::from_micros(200);
 
 /// A held lock; given back when dropped.
 #[derive(Debug)]
@@ -75,11 +82,18 @@ impl HeldLock {
     ///
     /// The descriptor is entered before the lock is taken and removed after it is given back, so a child forked in
     /// between finds every descriptor that could carry the lock. A child forked before the entry has a descriptor that
-    /// it does not know of: that one is never locked, another is opened.
-    fn open(storage: &dyn Storage, path: &Path) -> Result<HeldLock> {
+    /// it does not know of: that one is never locked, another is opened. A fork that is under way may come before the
+    /// entry as well, so it is waited for.
+    fn open(storage: &dyn Storage, path: &Path, access: Access) -> Result<HeldLock> {
         loop {
+            for _ in 0..FORK_PAUSES {
+                if FORKING.load(Ordering::SeqCst) == 0 {
+                    break;
+                }
+                thread::sleep(FORK_PAUSE);
+            }
             let forks = FORKS.load(Ordering::SeqCst);
-            let file = storage.open(path, Access::Lock).map_err(Error::io("open the lock file", path))?;
+            let file = storage.open(path, access).map_err(Error::io("open the lock file", path))?;
             let place = file.descriptor().and_then(|descriptor| {
                 let enter = |place: &&AtomicI32| {
                     place.compare_exchange(-1, descriptor, Ordering::SeqCst, Ordering::SeqCst).is_ok()
@@ -99,15 +113,33 @@ impl HeldLock {
 
     /// Takes the lock if it is free now.
     pub fn try_acquire(storage: &dyn Storage, path: &Path) -> Result<Option<HeldLock>> {
-        let lock = HeldLock::open(storage, path)?;
+        let lock = HeldLock::open(storage, path, Access::Lock)?;
         Ok(lock.try_take(path)?.then_some(lock))
+    }
+
+    /// Waits for the lock of a file that holds data. It is free for whoever holds the lock file, unless somebody deleted
+    /// that one under a writer; so nobody queues for it, and nothing is written into it.
+    pub fn of_data(storage: &dyn Storage, path: &Path, patience: Patience) -> Result<HeldLock> {
+        let start = Instant::now();
+        let lock = HeldLock::open(storage, path, Access::Write)?;
+        while !lock.try_take(path)? {
+            if (patience.interrupted)() {
+                return Err(Error::Interrupted);
+            }
+            if start.elapsed() >= patience.timeout {
+                let seconds = patience.timeout.as_secs_f64();
+                return Err(Error::LockTimeout { path: path.to_path_buf(), holder: None, seconds });
+            }
+            thread::sleep(LONGEST_PAUSE);
+        }
+        Ok(lock)
     }
 
     /// Waits for the lock of the file that has this path when the lock is taken. Who came first is served first.
     pub fn acquire(storage: &dyn Storage, path: &Path, patience: Patience) -> Result<HeldLock> {
         let start = Instant::now();
         let mut wait = Wait::new();
-        let mut lock = HeldLock::open(storage, path)?;
+        let mut lock = HeldLock::open(storage, path, Access::Lock)?;
         let mut turn = Turn::last(&*lock.file);
         loop {
             let is_first = turn.has_come(&*lock.file);
@@ -124,7 +156,7 @@ impl HeldLock {
                     return Ok(lock);
                 }
                 drop(lock);
-                lock = HeldLock::open(storage, path)?;
+                lock = HeldLock::open(storage, path, Access::Lock)?;
                 turn = Turn::last(&*lock.file);
                 continue;
             } else if looks {
@@ -165,7 +197,14 @@ impl Drop for HeldLock {
 
 /// In the parent, before each fork.
 pub fn note_fork() {
+    FORKING.fetch_add(1, Ordering::SeqCst);
     FORKS.fetch_add(1, Ordering::SeqCst);
+}
+
+/// In the parent, after each fork, also after one that failed.
+pub fn note_forked() {
+    FORKS.fetch_add(1, Ordering::SeqCst);
+    let _ = FORKING.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |forking| forking.checked_sub(1));
 }
 
 /// In the child of a fork: closes the lock files that the parent held open.
@@ -173,6 +212,8 @@ pub fn note_fork() {
 /// An inherited descriptor shares the parent's lock: it would keep it held after the parent is killed. It is closed,
 /// never unlocked, since unlocking would take the lock from the parent. The thread that held it does not exist here.
 pub fn close_inherited() {
+    // Forks of other threads are under way in the parent alone.
+    FORKING.store(0, Ordering::SeqCst);
     for place in &DESCRIPTORS {
         let descriptor = place.swap(-1, Ordering::SeqCst);
         if descriptor >= 0 {
@@ -206,6 +247,62 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         check(&DiskStorage, &directory.path().join("LOCK"));
         check(&MemoryStorage::with_root(Path::new("/c")), Path::new("/c/LOCK"));
+    }
+
+    /// A file system in which a fork comes between opening a lock file and entering its descriptor.
+    #[derive(Debug)]
+    struct Forking(std::sync::atomic::AtomicUsize);
+
+    impl Storage for Forking {
+        fn open(&self, path: &Path, access: Access) -> std::io::Result<Box<dyn StorageFile>> {
+            assert_eq!(FORKING.load(Ordering::SeqCst), 0, "a lock file was opened while a fork was under way");
+            let opened = DiskStorage.open(path, access);
+            if self.0.fetch_add(1, Ordering::SeqCst) == 0 {
+                note_fork();
+                note_forked();
+            }
+            opened
+        }
+        fn list(&self, directory: &Path) -> std::io::Result<Vec<(String, bool)>> {
+            DiskStorage.list(directory)
+        }
+        fn metadata(&self, path: &Path) -> std::io::Result<crate::storage::Metadata> {
+            DiskStorage.metadata(path)
+        }
+        fn mkdir(&self, path: &Path) -> std::io::Result<()> {
+            DiskStorage.mkdir(path)
+        }
+        fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+            DiskStorage.rename(from, to)
+        }
+        fn remove(&self, path: &Path) -> std::io::Result<()> {
+            DiskStorage.remove(path)
+        }
+        fn sync_dir(&self, directory: &Path) -> std::io::Result<()> {
+            DiskStorage.sync_dir(directory)
+        }
+    }
+
+    #[test]
+    fn a_descriptor_that_a_child_may_have_without_knowing_is_never_locked() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("LOCK");
+        let storage = Forking(0.into());
+        drop(HeldLock::acquire(&storage, &path, no_patience()).unwrap());
+        assert_eq!(storage.0.load(Ordering::SeqCst), 2, "opened again");
+        // One that is under way is waited for: `open` says so.
+        note_fork();
+        let start = std::sync::Barrier::new(2);
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                start.wait();
+                HeldLock::acquire(&storage, &path, no_patience()).map(drop)
+            });
+            start.wait();
+            (0..10_000).for_each(|_| thread::yield_now());
+            note_forked();
+            waiting.join().unwrap().unwrap();
+        });
     }
 
     #[test]

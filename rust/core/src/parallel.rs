@@ -3,10 +3,11 @@
 //! Scoped threads, started per batch: a pool would be dead in a forked child, and starting two threads costs
 //! microseconds where a batch costs milliseconds.
 
+use std::collections::VecDeque;
 use std::num::NonZero;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 /// How many threads a batch of `items` is worth, at `items_per_thread` at least for each.
@@ -73,19 +74,15 @@ pub fn for_each_made<T: Send, E>(
         work(piece);
         in_memory.fetch_sub(weight, Ordering::Relaxed);
     };
-    let (made, waiting) = mpsc::channel();
-    let waiting = Mutex::new(waiting);
+    let queue = Queue::default();
     let drain = || {
-        loop {
-            // Bound, so that the lock is held while a piece is taken and not while it is worked on.
-            let piece = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(piece) = piece else { break };
+        while let Some(piece) = queue.take_when_there() {
             work(piece);
         }
     };
     thread::scope(|scope| {
-        // Moved in, so that the threads learn of the end whatever ends this.
-        let made = made;
+        // The threads learn of the end whatever ends this.
+        let end = EndOnDrop(&queue);
         let start = |_| thread::Builder::new().spawn_scoped(scope, drain).ok();
         let mut others: Vec<_> = (1..threads_for(items, items_per_thread)).map_while(start).collect();
         let mut outcome = Ok(());
@@ -93,13 +90,10 @@ pub fn for_each_made<T: Send, E>(
             match piece {
                 Ok(piece) => {
                     in_memory.fetch_add(weight(&piece), Ordering::Relaxed);
-                    // The receiver outlives this.
-                    drop(made.send(piece));
+                    queue.put(piece);
                     while in_memory.load(Ordering::Relaxed) > MOST_WAITING {
-                        // Another thread that waits for a piece holds the receiver: then there is nothing to take.
-                        let Some(piece) = waiting.try_lock().ok().and_then(|waiting| waiting.try_recv().ok()) else {
-                            break;
-                        };
+                        // Where none is there, the others are working on what there is.
+                        let Some(piece) = queue.take_now() else { break };
                         let mut piece = Some(piece);
                         detached(&mut || piece.take().into_iter().for_each(&work));
                     }
@@ -110,7 +104,7 @@ pub fn for_each_made<T: Send, E>(
                 }
             }
         }
-        drop(made);
+        drop(end);
         detached(&mut || {
             drain();
             for other in others.drain(..) {
@@ -119,6 +113,61 @@ pub fn for_each_made<T: Send, E>(
         });
         outcome
     })
+}
+
+/// Pieces that are made and wait to be worked on.
+struct Queue<T> {
+    pieces: Mutex<Pieces<T>>,
+    changed: Condvar,
+}
+
+struct Pieces<T> {
+    waiting: VecDeque<T>,
+    are_all_made: bool,
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Queue { pieces: Mutex::new(Pieces { waiting: VecDeque::new(), are_all_made: false }), changed: Condvar::new() }
+    }
+}
+
+impl<T> Queue<T> {
+    fn pieces(&self) -> MutexGuard<'_, Pieces<T>> {
+        self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, piece: T) {
+        self.pieces().waiting.push_back(piece);
+        self.changed.notify_one();
+    }
+
+    fn take_now(&self) -> Option<T> {
+        self.pieces().waiting.pop_front()
+    }
+
+    /// Waits for a piece; None if all are made and none is left.
+    fn take_when_there(&self) -> Option<T> {
+        let mut pieces = self.pieces();
+        loop {
+            match pieces.waiting.pop_front() {
+                None if !pieces.are_all_made => {
+                    pieces = self.changed.wait(pieces).unwrap_or_else(PoisonError::into_inner);
+                }
+                piece => return piece,
+            }
+        }
+    }
+}
+
+/// Tells those who wait for pieces that no more will be made.
+struct EndOnDrop<'a, T>(&'a Queue<T>);
+
+impl<T> Drop for EndOnDrop<'_, T> {
+    fn drop(&mut self) {
+        self.0.pieces().are_all_made = true;
+        self.0.changed.notify_all();
+    }
 }
 
 /// What the threads of a batch find, in any order.

@@ -29,13 +29,18 @@ impl RecordsFile {
         record_bytes: u64,
     ) -> Result<RecordsFile> {
         let access = if writable { Access::Write } else { Access::Read };
-        let file = storage.open(&path, access).map_err(Error::io("open", &path))?;
+        let file = storage.open(&path, access).map_err(Error::opening(&path, false))?;
         Ok(RecordsFile { path, file, header_bytes: header_bytes as u64, record_bytes, mapping: Mutex::new(None) })
     }
 
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Its device and inode.
+    pub fn identity(&self) -> Result<(u64, u64)> {
+        Ok(self.file.metadata().map_err(Error::io("examine", &self.path))?.id)
     }
 
     /// Bytes of a record.
@@ -95,18 +100,35 @@ impl RecordsFile {
         self.file.write_at(bytes, self.offset(row)?).map_err(Error::io("write", &self.path))
     }
 
-    /// Zeroes one record: the row is dead from then on.
-    pub fn erase(&self, row: u64) -> Result<()> {
-        self.write(row, &vec![0; usize::try_from(self.record_bytes).unwrap_or(0)])?;
-        // Where nothing can be mapped, the mapping is a copy.
-        *self.mapping.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Zeroes the records of rows, which ascend: they are dead from then on.
+    pub fn erase(&self, rows: &[u64]) -> Result<()> {
+        let record_bytes = usize::try_from(self.record_bytes).unwrap_or(0);
+        for run in rows.chunk_by(|row, next| row.saturating_add(1) >= *next) {
+            let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+            let count = usize::try_from(last - first + 1).unwrap_or(usize::MAX);
+            self.write(*first, &vec![0; count.saturating_mul(record_bytes)])?;
+        }
+        self.forget_mapping();
         Ok(())
     }
 
-    /// Zeroes what lies behind the first `rows` records: the rest of a group that was never committed.
+    /// Lets go of the mapping: where nothing can be mapped it is a copy, and what is mapped the system does not forget.
+    pub fn forget_mapping(&self) {
+        *self.mapping.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Has the system forget what it keeps in memory of the records from `row` on, as far as it can.
+    pub fn forget_pages(&self, row: u64) -> Result<()> {
+        self.forget_mapping();
+        self.file.forget_pages(self.offset(row)?);
+        Ok(())
+    }
+
+    /// Zeroes what lies behind the first `rows` records: the rest of a group that was never committed. With `again`,
+    /// zeros too: they may be somebody else's and not on the disk.
     ///
     /// Left there, it could later be taken for rows of ours that lost their commit record. Says whether there was any.
-    pub fn clear_behind(&self, rows: u64) -> Result<bool> {
+    pub fn clear_behind(&self, rows: u64, again: bool) -> Result<bool> {
         const PIECE: usize = 1 << 16;
         let (mut offset, end) = (self.offset(rows)?, self.length()?);
         let mut found = false;
@@ -114,7 +136,7 @@ impl RecordsFile {
             let size = usize::try_from(end - offset).unwrap_or(PIECE).min(PIECE);
             let mut piece = vec![0; size];
             self.file.read_at(&mut piece, offset).map_err(Error::io("read", &self.path))?;
-            if piece.iter().any(|&byte| byte != 0) {
+            if again || piece.iter().any(|&byte| byte != 0) {
                 found = true;
                 piece.fill(0);
                 self.file.write_at(&piece, offset).map_err(Error::io("write", &self.path))?;
@@ -129,9 +151,14 @@ impl RecordsFile {
         self.file.sync().map_err(Error::io("sync", &self.path))
     }
 
-    /// The first `rows` records, mapped. The length is checked first, so a cut file is an error here.
+    /// The first `rows` records, mapped. The length is checked first, so a cut file is an error here, unless none are
+    /// asked for.
     pub fn map(&self, rows: u64) -> Result<Records> {
-        self.check_length(rows)?;
+        if rows > 0 {
+            self.check_length(rows)?;
+        } else {
+            return Ok(self.records(Arc::new(Mapping::Memory(Vec::new())), rows));
+        }
         let len = self.offset(rows)?;
         let mut newest = self.mapping.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mapping) = newest.as_ref().filter(|mapping| mapping.len() as u64 >= len) {

@@ -13,10 +13,23 @@ use crate::records::RecordsFile;
 pub struct Recovered {
     /// The commit that counts. Its epoch is that of the newest valid slot if a newer one is lost or not covered.
     pub slot: Slot,
+    /// The slot that it stands in, as it lies in the file.
+    pub in_file: Slot,
     /// Whether committed rows may lie behind it, so that a writer first rolls forward.
     pub roll_forward: bool,
+    /// How many rows the newest valid slot claims, whether they are there or not.
+    pub claimed: u64,
+    /// Whether a newer slot may be lost, which claimed more.
+    pub newer_lost: bool,
     /// The epoch of the next commit. Its parity spares the slot that counts.
     pub next_epoch: u64,
+}
+
+impl Recovered {
+    /// How many rows may have been committed.
+    pub fn reach(&self) -> u64 {
+        if self.newer_lost { u64::MAX } else { self.claimed }
+    }
 }
 
 /// Chooses the commit whose rows the files hold in full; None if not even the durable rows are all there.
@@ -24,61 +37,135 @@ pub struct Recovered {
 /// Without syncs a power loss may keep the slots and lose the rows. Then the older slot counts, if it has all rows that
 /// the newest knows to be durable, else just those. Rows that were durable and are gone are damage, never fewer rows.
 pub fn choose(slots: &Slots, whole_rows: u64) -> Option<Recovered> {
-    let newest = slots.newest;
+    let Slots { newest, older, newer_lost } = *slots;
     let after = newest.epoch.checked_add(1)?;
+    let claimed = newest.rows;
+    let recovered =
+        Recovered { slot: newest, in_file: newest, roll_forward: true, claimed, newer_lost, next_epoch: after };
     if newest.rows <= whole_rows {
-        return Some(Recovered { slot: newest, roll_forward: slots.newer_lost, next_epoch: after });
+        return Some(Recovered { roll_forward: newer_lost, ..recovered });
     }
-    if let Some(older) = slots.older.filter(|older| (newest.synced..=whole_rows).contains(&older.rows)) {
-        return Some(Recovered { slot: older, roll_forward: true, next_epoch: after.checked_add(1)? });
+    if let Some(older) = older.filter(|older| (newest.synced..=whole_rows).contains(&older.rows)) {
+        let slot = Slot { synced: older.synced.max(newest.synced), ..older };
+        return Some(Recovered { slot, in_file: older, next_epoch: after.checked_add(1)?, ..recovered });
     }
     let durable = Slot { rows: newest.synced, ..newest };
-    (newest.synced <= whole_rows).then_some(Recovered { slot: durable, roll_forward: true, next_epoch: after })
+    (newest.synced <= whole_rows).then_some(Recovered { slot: durable, ..recovered })
 }
 
-/// The rows of a range whose checksums do not hold, dead ones left out.
-pub fn lost_rows(range: Range<u64>, keys: &RecordsFile, vectors: &RecordsFile) -> Result<Vec<u64>> {
-    let mut lost = Vec::new();
-    let mut reader = RowReader::new(keys, vectors);
-    for row in range {
-        let record = reader.read(row)?;
-        if record.key != DEAD && !record.holds(row, &reader.vector) {
-            lost.push(row);
+/// How many rows there are if those from `rows` on are taken back up to the last that holds, of the whole ones below
+/// `reach`. One before it that does not hold may have been damaged since it was acknowledged.
+pub fn roll_forward(rows: u64, reach: u64, keys: &RecordsFile, vectors: &RecordsFile) -> Result<u64> {
+    let mut end = keys.whole_records()?.min(vectors.whole_records()?).min(reach);
+    let mut piece = Piece::new(keys, vectors);
+    while end > rows {
+        let first = rows.max(end.saturating_sub(piece.most_rows));
+        piece.read(first..end)?;
+        if let Some(last) = (first..end).rev().find(|&row| piece.is_sound(row)) {
+            return Ok(last + 1);
         }
+        end = first;
+    }
+    Ok(rows)
+}
+
+/// Writes rows and records that somebody else wrote and that may not be on the disk once more, with their own bytes, so
+/// that the next sync of this handle makes them durable or says that it did not. Gives the rows that do not hold.
+///
+/// After a sync that failed the system may show pages that it will never write: they count as clean. `forget` says that
+/// rows which do not hold were never durable: their records are zeroed. Else they are left as they are.
+pub fn write_again(range: Range<u64>, forget: bool, keys: &RecordsFile, vectors: &RecordsFile) -> Result<Vec<u64>> {
+    let mut lost = Vec::new();
+    let mut piece = Piece::new(keys, vectors);
+    let mut first = range.start;
+    while first < range.end {
+        let end = range.end.min(first.saturating_add(piece.most_rows));
+        piece.read(first..end)?;
+        let mut harmed: Vec<u64> = (first..end).filter(|&row| !piece.is_dead(row) && !piece.is_sound(row)).collect();
+        if forget {
+            harmed.iter().for_each(|&row| piece.forget(row));
+        }
+        piece.write_runs(first..end, |piece, row| piece.is_dead(row) || piece.is_sound(row))?;
+        lost.append(&mut harmed);
+        first = end;
+    }
+    if forget && !lost.is_empty() {
+        keys.forget_mapping();
     }
     Ok(lost)
 }
 
-/// How many rows there are if those from `rows` on whose checksums hold are taken back, up to the first that does not.
-pub fn roll_forward(rows: u64, keys: &RecordsFile, vectors: &RecordsFile) -> Result<u64> {
-    let end = keys.whole_records()?.min(vectors.whole_records()?);
-    let mut reader = RowReader::new(keys, vectors);
-    let mut row = rows;
-    while row < end && reader.read(row)?.holds(row, &reader.vector) {
-        row += 1;
-    }
-    Ok(row)
-}
+/// Bytes of rows and records that are looked at together.
+const PIECE_BYTES: u64 = 1 << 20;
 
-/// Reads rows one by one, each with its record.
-struct RowReader<'a> {
+/// Rows that lie one behind the other, read together with their records.
+struct Piece<'a> {
     keys: &'a RecordsFile,
     vectors: &'a RecordsFile,
-    vector: Vec<u8>,
+    most_rows: u64,
+    first: u64,
+    records: Vec<[u8; RECORD_BYTES]>,
+    bytes: Vec<u8>,
 }
 
-impl<'a> RowReader<'a> {
-    fn new(keys: &'a RecordsFile, vectors: &'a RecordsFile) -> RowReader<'a> {
-        let vector = vec![0; usize::try_from(vectors.record_bytes()).unwrap_or(0)];
-        RowReader { keys, vectors, vector }
+impl<'a> Piece<'a> {
+    fn new(keys: &'a RecordsFile, vectors: &'a RecordsFile) -> Piece<'a> {
+        let most_rows = (PIECE_BYTES / keys.record_bytes().saturating_add(vectors.record_bytes()).max(1)).max(1);
+        Piece { keys, vectors, most_rows, first: 0, records: Vec::new(), bytes: Vec::new() }
     }
 
-    /// Reads a row into `vector`; gives its record.
-    fn read(&mut self, row: u64) -> Result<Record> {
-        let mut record = [0; RECORD_BYTES];
-        self.keys.read(row, &mut record)?;
-        self.vectors.read(row, &mut self.vector)?;
-        Ok(Record::from_bytes(&record))
+    fn row_bytes(&self) -> usize {
+        usize::try_from(self.vectors.record_bytes()).unwrap_or(usize::MAX)
+    }
+
+    fn read(&mut self, range: Range<u64>) -> Result<()> {
+        let rows = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        self.first = range.start;
+        self.records.resize(rows, [0; RECORD_BYTES]);
+        self.bytes.resize(rows.saturating_mul(self.row_bytes()), 0);
+        self.keys.read(self.first, self.records.as_flattened_mut())?;
+        self.vectors.read(self.first, &mut self.bytes)
+    }
+
+    fn at(&self, row: u64) -> usize {
+        usize::try_from(row - self.first).unwrap_or(usize::MAX)
+    }
+
+    fn record(&self, row: u64) -> Record {
+        self.records.get(self.at(row)).map_or(Record { key: DEAD, checksum: 0 }, Record::from_bytes)
+    }
+
+    fn is_dead(&self, row: u64) -> bool {
+        self.record(row).key == DEAD
+    }
+
+    fn is_sound(&self, row: u64) -> bool {
+        let (at, size) = (self.at(row), self.row_bytes());
+        let vector = at.checked_mul(size).and_then(|start| self.bytes.get(start..)?.get(..size));
+        vector.is_some_and(|vector| self.record(row).holds(row, vector))
+    }
+
+    fn forget(&mut self, row: u64) {
+        let at = self.at(row);
+        if let Some(record) = self.records.get_mut(at) {
+            *record = [0; RECORD_BYTES];
+        }
+    }
+
+    /// Writes the rows and records of a range that are wanted, those that lie one behind the other together.
+    fn write_runs(&self, range: Range<u64>, is_wanted: impl Fn(&Piece<'_>, u64) -> bool) -> Result<()> {
+        let mut row = range.start;
+        while row < range.end {
+            let end = (row..range.end).find(|&row| !is_wanted(self, row)).unwrap_or(range.end);
+            if end > row {
+                let (from, to, size) = (self.at(row), self.at(end), self.row_bytes());
+                // Rows first: a record without its row is no row.
+                self.vectors.write(row, self.bytes.get(from * size..to * size).unwrap_or_default())?;
+                self.keys.write(row, self.records.get(from..to).unwrap_or_default().as_flattened())?;
+            }
+            row = end + 1;
+        }
+        Ok(())
     }
 }
 
@@ -121,6 +208,13 @@ mod tests {
         assert_eq!(choose(&both, 49), None);
         let synced = slots(slot(5, 50, 50), Some(slot(4, 40, 40)));
         assert_eq!(choose(&synced, 49), None);
+    }
+
+    #[test]
+    fn what_the_newest_commit_calls_durable_is_so_for_an_older_one_that_counts() {
+        let both = slots(slot(5, 50, 30), Some(slot(4, 40, 10)));
+        let recovered = choose(&both, 45).unwrap();
+        assert_eq!((recovered.slot, recovered.in_file, recovered.reach()), (slot(4, 40, 30), slot(4, 40, 10), 50));
     }
 
     #[test]

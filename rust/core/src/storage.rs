@@ -11,7 +11,7 @@ use std::path::Path;
 pub use disk::DiskStorage;
 pub use memory::MemoryStorage;
 
-use crate::mmap::{Mapping, PrivateMapping};
+use crate::mmap::{LiveMapping, Mapping, PrivateMapping};
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,11 +95,19 @@ pub trait StorageFile: Send + Sync + Debug {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Maps the first `len` bytes, which the caller knows to be there.
     fn map(&self, len: usize) -> io::Result<Mapping>;
+    /// Maps the first `len` bytes, which the caller knows to be there, to see how they change. Refused where others may
+    /// change the file behind this machine's page cache.
+    fn map_live(&self, _len: usize) -> io::Result<LiveMapping> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Maps a private copy-on-write range, which the caller knows to be there. Refused where others may change the file
     /// behind this machine's page cache.
     fn map_private(&self, offset: u64, len: usize) -> io::Result<PrivateMapping>;
     /// Makes the file's data and length durable.
     fn sync(&self) -> io::Result<()>;
+    /// Asks the system to forget what it keeps in memory of the file from `offset` on, so that the next read comes from
+    /// the disk. Pages that are mapped, or not yet on disk, stay. Nothing to do where there is no such memory.
+    fn forget_pages(&self, _offset: u64) {}
     /// Takes the file's exclusive lock if it is free; says whether.
     fn try_lock(&self) -> io::Result<bool>;
     /// Gives the lock back.

@@ -1,6 +1,8 @@
 //! One cache, open: look up, append, gather.
 
 mod append;
+mod fresh;
+mod learn;
 mod opened;
 mod snapshot;
 
@@ -157,9 +159,11 @@ impl Store {
         Ok(self.current()?.committed().rows)
     }
 
-    /// Different keys in them.
+    /// Different keys in all that is committed, by others too.
     pub fn keys(&self) -> Result<u64> {
-        Ok(self.current()?.counted()?.index.keys())
+        let open = self.current()?;
+        self.catch_up(&open)?;
+        Ok(open.counted()?.index.keys())
     }
 
     /// Copies the keys of `rows` into `keys`; those of rows that are dead or not committed are zeros.
@@ -174,11 +178,17 @@ impl Store {
         Ok(())
     }
 
-    /// Writes the newest row of each key, or [`partition::NO_ROW`], into `rows`.
+    /// Writes the newest row of each key, or [`partition::NO_ROW`], into `rows`. What others have committed counts.
     pub fn lookup(&self, keys: &[Key], rows: &mut [i64]) -> Result<()> {
         same_length("row numbers", keys.len(), rows.len())?;
         let open = self.current()?;
-        let state = open.state.read().unwrap_or_else(PoisonError::into_inner);
+        if let ([key], [row]) = (keys, &mut *rows) {
+            open.catch_up(&*self.storage, &self.directory)?;
+            *row = open.newest_row(key)?.0.map_or(partition::NO_ROW, |row| row as i64);
+            return Ok(());
+        }
+        self.catch_up(&open)?;
+        let state = open.indexed()?;
         state.lookup(&open.keys(state.committed.rows)?, keys, rows);
         Ok(())
     }
@@ -231,17 +241,17 @@ impl Store {
         vectors::gather_halves(&open.files.vectors, &records, keys, rows, out, verify_mode(verify, committed))
     }
 
-    /// Copies the newest row of one key into `out`; tells whether there is one and it holds.
+    /// Copies the newest row of one key into `out`; tells whether there is one and it holds. What others have committed
+    /// counts, but nothing is asked of the system for that, so that it takes a few nanoseconds.
     ///
     /// [`Store::lookup`] and [`Store::gather`] in one, without what only many keys are worth.
     pub fn read_newest(&self, key: &Key, out: &mut [u8], verify: bool) -> Result<bool> {
         let open = self.current()?;
         same_length("bytes of output", open.row_bytes(), out.len())?;
-        let state = open.state.read().unwrap_or_else(PoisonError::into_inner);
-        let committed = open.keys(state.committed.rows)?;
-        let Some(row) = state.index.get(key, &committed) else { return Ok(false) };
-        let verify = verify_mode(verify, state.committed);
-        vectors::read_one(&open.files.vectors, committed.records(), key, row, out, verify)
+        open.catch_up(&*self.storage, &self.directory)?;
+        let (row, keys, committed) = open.newest_row(key)?;
+        let Some(row) = row else { return Ok(false) };
+        vectors::read_one(&open.files.vectors, keys.records(), key, row, out, verify_mode(verify, committed))
     }
 
     /// Maps the rows of `keys`, from `first` on, for the caller alone; see [`vectors::map`].
@@ -278,40 +288,16 @@ impl Store {
         open.files.vectors.map(open.committed().rows)
     }
 
-    /// Learns what others have committed; gives the row count.
-    ///
-    /// If the directory was replaced by another cache, this handle moves to that one.
-    pub fn refresh(&self) -> Result<u64> {
-        let open = self.reopen_if_replaced()?;
-        let slot = open.files.recover()?.slot;
-        open.adopt(&*self.storage, &self.directory, slot)?;
-        Ok(open.committed().rows)
-    }
-
-    fn reopen_if_replaced(&self) -> Result<Arc<Open>> {
-        let open = self.current()?;
-        if directory::read_meta(&*self.storage, &self.directory)?.uuid == open.files.meta.uuid {
-            return Ok(open);
-        }
-        let fresh = Arc::new(Open::new(&*self.storage, &self.directory)?);
-        let (old, new) = (&open.files.meta, &fresh.files.meta);
-        if !old.holds_the_same_as(new) {
-            let (path, expected, found) = (self.directory.clone(), old.describe(), new.describe());
-            return Err(Error::Replaced { path, expected, found });
-        }
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&fresh));
-        Ok(fresh)
-    }
-
     /// Syncs what is not durable and lets go of the files. Later calls say that the store is closed.
     ///
     /// If this store wrote rows, it leaves a snapshot that covers all but a few.
     pub fn close(&self) -> Result<()> {
         if self.current().is_ok() {
-            if self.writer().unsynced {
+            let is_behind = self.writer().owes_a_sync();
+            if is_behind {
                 self.sync()?;
             }
-            if self.writer().own_epoch.is_some() {
+            if self.writer().appended {
                 self.write_snapshot_if_due(DeltaLimit::CLOSING);
             }
         }

@@ -4,10 +4,16 @@
 mod common;
 
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use common::{Place, get, in_memory, keys, on_disk, options, reader, vector, vectors};
-use dejavec_core::store::Durability;
+use dejavec_core::Error;
+use dejavec_core::format::container::Container;
+use dejavec_core::format::flat::Metric;
+use dejavec_core::lock::{HeldLock, Patience};
+use dejavec_core::store::{Durability, Options};
 
 const WRITERS: u64 = 4;
 const ITEMS: u64 = 2_000;
@@ -84,4 +90,53 @@ fn threads_share_one_store() {
         }
     });
     assert_eq!(store.rows().unwrap(), store.keys().unwrap());
+}
+
+/// Verifies a cache over and over while another handle writes groups, snapshots and headers.
+fn verify_while_written(place: &Place, container: Container) {
+    const GROUP: u64 = 70_000;
+    let writer = place.create_in(container, Durability::Close);
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for group in 0..4 {
+                let items = group * GROUP..(group + 1) * GROUP;
+                writer.append(&keys(items.clone()), &vectors(items, 0), None).unwrap();
+                writer.sync().unwrap();
+            }
+            is_done.store(true, Ordering::Relaxed);
+        });
+        while !is_done.load(Ordering::Relaxed) {
+            let report = dejavec_core::repair::verify(&*place.storage, &place.path).unwrap();
+            assert_eq!((report.damaged, report.problems), (Vec::new(), Vec::new()));
+        }
+    });
+}
+
+#[test]
+fn verify_finds_nothing_in_a_sound_cache_that_is_being_written() {
+    for container in [Container::Npy, Container::Flat(Metric::L2)] {
+        verify_while_written(&in_memory(), container);
+        verify_while_written(&on_disk(), container);
+    }
+}
+
+#[test]
+fn a_writer_whose_lock_file_was_deleted_still_excludes_others() {
+    for place in [in_memory(), on_disk()] {
+        let store = place.create(Durability::Commit);
+        store.put(&keys(0..1), &vectors(0..1, 0)).unwrap();
+        let impatient = Patience { timeout: Duration::ZERO, interrupted: || false };
+        let other = place.open(Options { patience: impatient, ..options(Durability::Commit) }).unwrap();
+        // What a writer holds while its lock file is deleted.
+        let held = HeldLock::of_data(&*place.storage, &place.path.join("commit"), impatient).unwrap();
+        place.storage.remove(&place.path.join("LOCK")).unwrap();
+        let put = other.put(&keys(1..2), &vectors(1..2, 0));
+        assert!(matches!(put, Err(Error::LockTimeout { .. })), "{put:?}");
+        let repaired = dejavec_core::repair::repair(&*place.storage, &place.path, impatient);
+        assert!(matches!(repaired, Err(Error::LockTimeout { .. })), "{repaired:?}");
+        drop(held);
+        other.put(&keys(1..2), &vectors(1..2, 0)).unwrap();
+        assert_eq!(get(&store, &[0, 1]), [Some(vector(0, 0)), Some(vector(1, 0))]);
+    }
 }

@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{Place, in_memory, key, keys, options, reader, vector, vectors};
+use common::{Place, get, in_memory, key, keys, options, reader, vector, vectors};
+use dejavec_core::directory::CacheFiles;
+use dejavec_core::index::{self, Keys};
 use dejavec_core::store::{Durability, Store};
 
 /// Enough rows for a snapshot, some of them replaced.
@@ -45,6 +47,39 @@ fn a_snapshot_and_its_delta_answer_like_the_keys_themselves() {
     let store = place.open(reader()).unwrap();
     assert_eq!(store.statistics().unwrap().snapshot_rows, 0);
     check(&store);
+}
+
+#[test]
+fn a_key_that_is_searched_for_has_the_row_that_the_index_gives_it() {
+    let place = in_memory();
+    let store = place.create(Durability::Close);
+    store.append(&keys(0..300), &vectors(0..300, 0), None).unwrap();
+    store.put(&keys(100..200), &vectors(100..200, 1)).unwrap();
+    store.sync().unwrap();
+    for covered in [0, 250, 350, 400] {
+        for name in place.snapshots() {
+            place.storage.remove(&place.path.join(name)).unwrap();
+        }
+        let files = CacheFiles::open(&*place.storage, &place.path, false).unwrap();
+        let covered = Keys::new(files.keys.map(covered).unwrap(), files.meta.seed);
+        index::write_snapshot(&*place.storage, &place.path, &files.meta.uuid, 1, &covered).unwrap();
+        for item in [0, 99, 100, 199, 200, 299, 300] {
+            // The first read of a handle searches, a batch enters the rows into the index.
+            let (searching, indexed) = (place.open(reader()).unwrap(), place.open(reader()).unwrap());
+            let mut rows = [0; 2];
+            indexed.lookup(&keys([item, 0]), &mut rows).unwrap();
+            let mut row = [0];
+            searching.lookup(&keys([item]), &mut row).unwrap();
+            assert_eq!(row[0], rows[0], "item {item}");
+            let mut alone = [0; common::DIM];
+            let found = searching.read_newest(&key(item), &mut alone, true).unwrap();
+            assert_eq!(found.then_some(alone), get(&indexed, &[item])[0], "item {item}");
+            for _ in 0..5 {
+                searching.lookup(&keys([item]), &mut row).unwrap();
+                assert_eq!(row[0], rows[0], "item {item}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -3,10 +3,13 @@
 
 mod common;
 
+use std::sync::Arc;
+
+use common::simulated::{Image, Simulated};
 use common::{Place, get, in_memory, keys, options, reader, vector, vectors};
 use dejavec_core::Error;
 use dejavec_core::format::commit::{FILE_BYTES, SLOT_STRIDE};
-use dejavec_core::store::Durability;
+use dejavec_core::store::{Durability, Store};
 
 fn filled(groups: u64) -> Place {
     let place = in_memory();
@@ -16,6 +19,15 @@ fn filled(groups: u64) -> Place {
         store.append(&keys(items.clone()), &vectors(items, 0), None).unwrap();
     }
     place
+}
+
+/// The version of each item that a store gives; none for a miss and for a row that does not hold.
+fn found(store: &Store, items: &[u64]) -> Vec<Option<u8>> {
+    let read = |item: &u64| {
+        let mut vector = [0; common::DIM];
+        store.read_newest(&common::key(*item), &mut vector, true).unwrap().then_some(vector[3])
+    };
+    items.iter().map(read).collect()
 }
 
 fn all_there(place: &Place, items: std::ops::Range<u64>) -> bool {
@@ -39,13 +51,77 @@ fn a_torn_newest_commit_gives_the_older_one_to_readers_and_everything_to_the_nex
 }
 
 #[test]
-fn rolling_forward_stops_at_the_first_row_that_does_not_hold() {
+fn rolling_forward_goes_to_the_last_row_that_holds() {
     let place = filled(2);
     place.write("commit", &[0xFF; 64], 0);
     place.write("vectors.npy", &[1, 2, 3], 128 + 15 * 4);
     let writer = place.open(options(Durability::Commit)).unwrap();
     writer.sync().unwrap();
-    assert_eq!(writer.rows().unwrap(), 15);
+    assert_eq!(writer.rows().unwrap(), 20);
+    assert_eq!(found(&writer, &[14, 15, 16, 19]), [Some(0), None, Some(0), Some(0)]);
+    // The last row of all cannot be told from one that was never committed.
+    let place = filled(2);
+    place.write("commit", &[0xFF; 64], 0);
+    place.write("vectors.npy", &[1, 2, 3], 128 + 19 * 4);
+    let writer = place.open(options(Durability::Commit)).unwrap();
+    writer.sync().unwrap();
+    assert_eq!(writer.rows().unwrap(), 19);
+}
+
+/// A cache of ten items, then two groups that replace some; the slot of the last group is lost, and these rows are
+/// damaged.
+fn damaged_behind_a_lost_commit(rows: &[u64]) -> Place {
+    let place = filled(1);
+    let store = place.open(options(Durability::Commit)).unwrap();
+    store.put(&keys(0..10), &vectors(0..10, 1)).unwrap();
+    store.put(&keys(5..8), &vectors(5..8, 2)).unwrap();
+    place.write("commit", &[0; 64], SLOT_STRIDE as u64);
+    for row in rows {
+        place.write("vectors.npy", &[0xEE; 4], 128 + row * 4);
+    }
+    place
+}
+
+#[test]
+fn a_damaged_row_behind_a_lost_commit_costs_no_sound_row_and_brings_no_replaced_one_back() {
+    // Row 21 is the newest of item 6, rows 20 and 22 are those of items 5 and 7, row 19 that of item 9.
+    let expected = [Some(1), Some(2), None, Some(2), Some(1), None];
+    let items = [4, 5, 6, 7, 8, 9];
+    for writer_first in [true, false] {
+        let place = damaged_behind_a_lost_commit(&[19, 21]);
+        if writer_first {
+            let writer = place.open(options(Durability::Commit)).unwrap();
+            writer.append(&keys(900..901), &vectors(900..901, 0), None).unwrap();
+            assert_eq!(found(&writer, &items), expected);
+        }
+        let patience = options(Durability::Commit).patience;
+        let report = dejavec_core::repair::repair(&*place.storage, &place.path, patience).unwrap();
+        assert_eq!(report.damaged, [19, 21]);
+        assert_eq!(found(&place.open(reader()).unwrap(), &items), expected);
+        let report = dejavec_core::repair::verify(&*place.storage, &place.path).unwrap();
+        assert_eq!((report.damaged, report.problems), (Vec::new(), Vec::new()));
+    }
+}
+
+#[test]
+fn a_row_that_was_never_durable_gives_way_to_the_one_that_it_replaced() {
+    for repair in [false, true] {
+        let place = filled(1);
+        let store = place.open(options(Durability::Close)).unwrap();
+        store.put(&keys(0..4), &vectors(0..4, 1)).unwrap();
+        // The power fails: the commit and two of the rows are on the disk.
+        place.write("vectors.npy", &[0; 8], 128 + 11 * 4);
+        drop(store);
+        if repair {
+            let patience = options(Durability::Commit).patience;
+            let report = dejavec_core::repair::repair(&*place.storage, &place.path, patience).unwrap();
+            assert_eq!(report.damaged, [11, 12]);
+        } else {
+            place.open(options(Durability::Commit)).unwrap().sync().unwrap();
+        }
+        let store = place.open(reader()).unwrap();
+        assert_eq!(found(&store, &[0, 1, 2, 3, 4]), [Some(1), Some(0), Some(0), Some(1), Some(0)]);
+    }
 }
 
 #[test]
@@ -66,6 +142,29 @@ fn the_rest_of_a_group_that_was_never_committed_does_not_come_back() {
     next.sync().unwrap();
     assert_eq!(next.rows().unwrap(), 12);
     assert!(all_there(&place, 0..10) && all_there(&place, 50..52));
+}
+
+#[test]
+fn pages_lost_in_the_middle_of_a_group_do_not_bring_back_what_lay_there_before() {
+    // A writer died after writing ten rows of version 9, which replace the first ten, before its commit.
+    let (place, other) = (filled(1), filled(1));
+    other.open(options(Durability::Commit)).unwrap().put(&keys(0..10), &vectors(0..10, 9)).unwrap();
+    let (keys_left, vectors_left) = (other.read("keys.bin"), other.read("vectors.npy"));
+    place.write("keys.bin", &keys_left[64 + 10 * 40..], 64 + 10 * 40);
+    place.write("vectors.npy", &vectors_left[128 + 10 * 4..], 128 + 10 * 4);
+    let before = place.read("vectors.npy");
+    let writer = place.open(options(Durability::Close)).unwrap();
+    writer.append(&keys(50..58), &vectors(50..58, 0), None).unwrap();
+    // The power fails: the commit is torn, and in the middle of the group the disk has what lay there before, of the
+    // records what they were after they were cleared.
+    place.write("commit", &[0xFF; 64], 0);
+    place.write("vectors.npy", &before[128 + 12 * 4..128 + 15 * 4], 128 + 12 * 4);
+    place.write("keys.bin", &[0; 40 * 3], 64 + 12 * 40);
+    let next = place.open(options(Durability::Commit)).unwrap();
+    next.sync().unwrap();
+    assert_eq!(next.rows().unwrap(), 18);
+    assert!(all_there(&place, 0..10) && all_there(&place, 50..52) && all_there(&place, 55..58));
+    assert_eq!(found(&next, &[52, 53, 54]), [None; 3]);
 }
 
 #[test]
@@ -205,4 +304,31 @@ fn an_identity_that_could_not_be_read_back_makes_no_cache() {
     let made = dejavec_core::store::Store::create(storage, &place.path, &spec, options(Durability::Commit));
     assert!(matches!(made, Err(Error::Argument { .. })));
     assert!(place.storage.metadata(&place.path.join("meta.json")).is_err());
+}
+
+#[test]
+fn what_a_killed_writer_left_is_made_sure_in_pieces_between_which_others_write() {
+    let path = std::path::Path::new("/caches/one");
+    let storage = Arc::new(Simulated::of(&Image::default(), std::path::Path::new("/caches")));
+    let spec = dejavec_core::directory::Spec { dim: 65_536, ..common::spec() };
+    let create =
+        |durability| Store::create(Arc::<Simulated>::clone(&storage), path, &spec, options(durability)).unwrap();
+    let vector = |item: u64| vec![item as u8; 65_536];
+    let killed = create(Durability::Close);
+    for items in [0..600, 600..1200_u64] {
+        let vectors: Vec<u8> = items.clone().flat_map(vector).collect();
+        killed.append(&keys(items), &vectors, None).unwrap();
+    }
+    drop(killed);
+    let next = create(Durability::Commit);
+    let before = storage.locks_taken();
+    next.put(&keys([1200]), &vector(1200)).unwrap();
+    // 79 MB, of which 67 are made sure under one hold of the lock; that of the commit record is held as well.
+    assert_eq!(storage.locks_taken() - before, 2 * 2);
+    let statistics = next.statistics().unwrap();
+    assert_eq!((statistics.rows, statistics.synced), (1201, 1201));
+    let mut found = vec![0; 65_536];
+    for item in [0, 599, 600, 1199, 1200] {
+        assert!(next.read_newest(&common::key(item), &mut found, true).unwrap() && found == vector(item));
+    }
 }

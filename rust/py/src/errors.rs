@@ -8,11 +8,13 @@ use pyo3::types::PyDict;
 /// The class in `dejavec.errors` that stands for an error.
 fn class_name(error: &Error) -> &'static str {
     match error {
-        Error::Corrupt { .. } | Error::CorruptMeta { .. } => "CorruptCacheError",
+        Error::Corrupt { .. } | Error::CorruptMeta { .. } | Error::MostlyDamaged { .. } | Error::Missing { .. } => {
+            "CorruptCacheError"
+        }
         Error::NotFound { .. } => "CacheNotFoundError",
         Error::Foreign { .. } => "ForeignDirectoryError",
         Error::Version { .. } => "UnsupportedVersionError",
-        Error::Mismatch { .. } | Error::Replaced { .. } | Error::Argument { .. } => "VectorsError",
+        Error::Mismatch { .. } | Error::OtherCache { .. } | Error::Argument { .. } => "VectorsError",
         Error::LockTimeout { .. } => "LockTimeoutError",
         Error::Remote { .. } => "NetworkFileSystemError",
         Error::ReadOnly { .. } => "ReadOnlyCacheError",

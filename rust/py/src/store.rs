@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use dejavec_core::Result;
 use dejavec_core::atomic;
-use dejavec_core::directory::Spec;
+use dejavec_core::directory::{self, Spec};
 use dejavec_core::format::container::Container;
 use dejavec_core::format::{hex, name};
 use dejavec_core::key;
 use dejavec_core::lock::{self, HeldLock, Patience};
-use dejavec_core::repair::{self, Report};
+use dejavec_core::repair::{self, Consent, Report};
 use dejavec_core::storage::{DiskStorage, Storage};
 use dejavec_core::store::{self, Durability, Options};
 use pyo3::exceptions::PyValueError;
@@ -27,6 +27,7 @@ use crate::strings::utf8;
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Store>()?;
     module.add_function(wrap_pyfunction!(before_fork, module)?)?;
+    module.add_function(wrap_pyfunction!(after_fork_in_parent, module)?)?;
     module.add_function(wrap_pyfunction!(after_fork_in_child, module)?)?;
     module.add_function(wrap_pyfunction!(make_directories, module)?)?;
     module.add_function(wrap_pyfunction!(under_writers_lock, module)?)?;
@@ -37,6 +38,11 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyfunction]
 fn before_fork() {
     lock::note_fork();
+}
+
+#[pyfunction]
+fn after_fork_in_parent() {
+    lock::note_forked();
 }
 
 #[pyfunction]
@@ -54,18 +60,30 @@ fn under_writers_lock<'py>(
     py: Python<'py>,
     path: PathBuf,
     lock_timeout: f64,
+    allow_network: bool,
     function: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (lock, patience) = (path.join(name::LOCK), patience(lock_timeout)?);
-    let _held = detached(py, || HeldLock::acquire(&DiskStorage, &lock, patience))?;
+    let _held = detached(py, || {
+        if !allow_network {
+            directory::refuse_remote(&DiskStorage, &path)?;
+        }
+        HeldLock::acquire(&DiskStorage, &lock, patience)
+    })?;
     function.call0()
 }
 
 #[pyfunction]
-#[pyo3(name = "repair")]
-fn repair_directory(py: Python<'_>, path: PathBuf, lock_timeout: f64) -> PyResult<Bound<'_, PyDict>> {
-    let patience = patience(lock_timeout)?;
-    let report = detached(py, || repair::repair(&DiskStorage, &path, patience))?;
+#[pyo3(name = "repair", signature = (path, lock_timeout, force=false, allow_network=false))]
+fn repair_directory(
+    py: Python<'_>,
+    path: PathBuf,
+    lock_timeout: f64,
+    force: bool,
+    allow_network: bool,
+) -> PyResult<Bound<'_, PyDict>> {
+    let consent = Consent { patience: patience(lock_timeout)?, force, allow_network };
+    let report = detached(py, || repair::repair(&DiskStorage, &path, consent))?;
     report_dict(py, report)
 }
 

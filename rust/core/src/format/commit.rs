@@ -18,6 +18,9 @@ const EPOCH_OFFSET: usize = UUID_OFFSET + 16;
 const ROWS_OFFSET: usize = EPOCH_OFFSET + 8;
 const SYNCED_OFFSET: usize = ROWS_OFFSET + 8;
 
+/// Where the epochs of the slots lie in the file. They change with each commit.
+pub const EPOCH_OFFSETS: [usize; 2] = [EPOCH_OFFSET, SLOT_STRIDE + EPOCH_OFFSET];
+
 /// One commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {

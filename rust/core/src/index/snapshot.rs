@@ -1,6 +1,7 @@
 //! The snapshot file: opened, checked, written, replaced.
 
 use std::cmp::Ordering;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::table::{Probe, Table, has_fingerprint, home, probe, row_of};
@@ -193,13 +194,25 @@ pub fn remove_all(storage: &dyn Storage, directory: &Path) {
 }
 
 /// The names of the snapshots that do not fit the cache or whose blocks are damaged, each with its defect.
-pub fn verify_snapshots(storage: &dyn Storage, directory: &Path, uuid: &Uuid, keys: &Keys) -> Vec<(String, Defect)> {
+///
+/// `committed` gives the records of all committed rows. It is called once the snapshots are listed: whoever writes the cache
+/// meanwhile may make snapshots of rows that were not committed before. One that he removes is no defect.
+pub fn verify_snapshots(
+    storage: &dyn Storage,
+    directory: &Path,
+    uuid: &Uuid,
+    committed: impl FnOnce() -> Result<Keys>,
+) -> Result<Vec<(String, Defect)>> {
     let names = storage.list(directory).unwrap_or_default().into_iter().map(|(name, _)| name);
-    names
-        .filter(|name| parse_name(name).is_some())
-        .filter_map(|name| match Snapshot::open(storage, &directory.join(&name), uuid, keys) {
-            Some(snapshot) => snapshot.verify().err().map(|defect| (name, defect)),
-            None => Some((name, Defect::new("a snapshot of this cache", "another or a damaged one"))),
-        })
-        .collect()
+    let names: Vec<String> = names.filter(|name| parse_name(name).is_some()).collect();
+    let keys = committed()?;
+    let defect = |name: &String| {
+        let path = directory.join(name);
+        match Snapshot::open(storage, &path, uuid, &keys) {
+            Some(snapshot) => snapshot.verify().err(),
+            None if storage.metadata(&path).is_err_and(|error| error.kind() == ErrorKind::NotFound) => None,
+            None => Some(Defect::new("a snapshot of this cache", "another or a damaged one")),
+        }
+    };
+    Ok(names.into_iter().filter_map(|name| defect(&name).map(|defect| (name, defect))).collect())
 }

@@ -15,7 +15,7 @@ use nix::libc::{F_UNLCK, F_WRLCK, SEEK_SET, flock};
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 
 use super::{Access, Metadata, Storage, StorageFile};
-use crate::mmap::{Mapping, PrivateMapping};
+use crate::mmap::{LiveMapping, Mapping, PrivateMapping};
 
 /// Modes of what is shared with a group: new files inherit the directory's group by its set-group-id bit.
 const SHARED_DIRECTORY: u32 = 0o2770;
@@ -121,15 +121,22 @@ impl StorageFile for File {
         Mapping::of_file(self, len)
     }
 
+    fn map_live(&self, len: usize) -> io::Result<LiveMapping> {
+        require_local(self)?;
+        LiveMapping::of_file(self, len)
+    }
+
     fn map_private(&self, offset: u64, len: usize) -> io::Result<PrivateMapping> {
-        if distance(self) != Distance::Local {
-            return Err(io::Error::new(ErrorKind::Unsupported, "not known to be a local file system"));
-        }
+        require_local(self)?;
         PrivateMapping::of_file(self, offset, len)
     }
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn forget_pages(&self, offset: u64) {
+        forget_pages(self, offset);
     }
 
     fn try_lock(&self) -> io::Result<bool> {
@@ -191,6 +198,29 @@ fn bytes(kind: i32, start: u64, length: u64) -> io::Result<flock> {
         l_pid: 0,
     })
 }
+
+/// Refuses a file that others may change behind this machine's page cache.
+fn require_local(file: &File) -> io::Result<()> {
+    match distance(file) {
+        Distance::Local => Ok(()),
+        _ => Err(io::Error::new(ErrorKind::Unsupported, "not known to be a local file system")),
+    }
+}
+
+/// Pages are kept in folios of up to this many bytes, and a folio that lies only partly in a range is not dropped.
+#[cfg(target_os = "linux")]
+const LARGEST_FOLIO: u64 = 2 << 20;
+
+#[cfg(target_os = "linux")]
+fn forget_pages(file: &File, offset: u64) {
+    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+    let offset = i64::try_from(offset / LARGEST_FOLIO * LARGEST_FOLIO).unwrap_or(0);
+    // A length of 0 reaches to the end of the file. Only advice: whoever gives it does not rely on it.
+    let _ = posix_fadvise(file, offset, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn forget_pages(_file: &File, _offset: u64) {}
 
 /// Whether files made in a directory are its group's too.
 fn is_shared(directory: Option<&Path>) -> bool {

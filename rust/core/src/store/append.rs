@@ -1,19 +1,17 @@
 //! Append groups: lock, learn what others committed, write, sync, commit.
 
 use std::borrow::Cow;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError};
 
 use super::opened::Open;
 use super::{Durability, Store, same_length};
-use crate::directory;
+use crate::directory::Identity;
 use crate::error::{Error, Result};
+use crate::format::MAX_ROWS;
 use crate::format::commit::Slot;
 use crate::format::keys::{RECORD_BYTES, Record};
-use crate::format::{MAX_ROWS, name};
 use crate::index::DeltaLimit;
 use crate::key::{DEAD, Key};
-use crate::lock::HeldLock;
-use crate::recovery::{self, Recovered};
 use crate::{parallel, partition, vectors};
 
 /// Rows a piece of parallel checksums holds, and the fewest that are worth a second thread.
@@ -23,12 +21,37 @@ const RECORDS_PER_THREAD: usize = 512;
 /// What only the writing thread of this handle touches.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
-    /// The commit that this handle wrote last.
-    pub(super) own_epoch: Option<u64>,
+    /// Whether a sync failed: what is on disk is then unknown, and a retry may lie.
+    pub(super) poisoned: bool,
+    /// The files that all below is about.
+    pub(super) files: Option<[Identity; 3]>,
+    /// The commit that this handle wrote last, or wrote again as it found it.
+    pub(super) own: Option<Slot>,
+    /// Whether this handle made the names of the directory and of its files durable.
+    pub(super) names_are_durable: bool,
+    /// Whether what lies behind the committed rows is what this handle left there.
+    pub(super) tail_is_ours: bool,
+    /// Whether this handle appended rows.
+    pub(super) appended: bool,
     /// Whether something is committed but not synced.
     pub(super) unsynced: bool,
-    /// Whether a sync failed: what is on disk is then unknown, and a retry may lie.
-    poisoned: bool,
+    /// Whether other files came in the place of some that this handle had written and not synced, and nobody was told.
+    pub(super) lost: bool,
+}
+
+impl Writer {
+    /// Whether the handle was asked to store something that it did not make durable.
+    pub(super) fn owes_a_sync(&self) -> bool {
+        self.unsynced || self.lost
+    }
+
+    /// Forgets what was known of other files than these.
+    pub(super) fn is_about(&mut self, files: [Identity; 3]) {
+        if self.files.is_some_and(|known| known != files) {
+            *self = Writer { poisoned: self.poisoned, lost: self.owes_a_sync(), ..Writer::default() };
+        }
+        self.files = Some(files);
+    }
 }
 
 impl Store {
@@ -42,11 +65,12 @@ impl Store {
             same_length("rows seen", keys.len(), seen.len())?;
         }
         let appended = self.write_group(|open| {
-            let state = open.state.read().unwrap_or_else(PoisonError::into_inner);
+            let state = open.indexed()?;
             let mut newest = vec![partition::NO_ROW; keys.len()];
             state.lookup(&open.keys(state.committed.rows)?, keys, &mut newest);
             let is_wanted = |position: &usize| {
-                newest[*position] == partition::NO_ROW || seen.is_some_and(|seen| seen[*position] == newest[*position])
+                // An older one than was seen is no other's: the one that was seen did not survive.
+                newest[*position] == partition::NO_ROW || seen.is_some_and(|seen| seen[*position] >= newest[*position])
             };
             let positions: Vec<usize> = (0..keys.len()).filter(is_wanted).collect();
             Ok(Group::new(keys, vectors, row_bytes, positions))
@@ -58,25 +82,26 @@ impl Store {
     /// Appends the vectors that are not stored byte for byte already; the last of equal keys wins.
     pub fn put(&self, keys: &[Key], vectors: &[u8]) -> Result<usize> {
         let row_bytes = self.check_rows(keys, vectors)?;
-        // What others stored since counts as seen: else this put would be dropped in favour of theirs.
-        self.refresh()?;
         let vector = |position: usize| &vectors[position * row_bytes..(position + 1) * row_bytes];
-        let mut rows = vec![partition::NO_ROW; keys.len()];
-        self.lookup(keys, &mut rows)?;
-        let open = self.current()?;
-        let records = open.files.keys.map_or_copy(open.committed().rows)?;
-        let source = vectors::Source::of(&open.files.vectors, &records)?;
-        let mut positions = Vec::new();
-        for position in partition::last_of_each_key(keys) {
-            let row = u64::try_from(rows[position]).ok();
-            let is_stored = row.map_or(Ok(false), |row| source.has(&keys[position], row, vector(position)))?;
-            if !is_stored {
-                positions.push(position);
+        // Under the lock, once what others stored is sure: what is called stored here is acknowledged.
+        let appended = self.write_group(|open| {
+            let state = open.indexed()?;
+            let committed = open.keys(state.committed.rows)?;
+            let mut rows = vec![partition::NO_ROW; keys.len()];
+            state.lookup(&committed, keys, &mut rows);
+            let source = vectors::Source::of(&open.files.vectors, committed.records())?;
+            let mut positions = Vec::new();
+            for position in partition::last_of_each_key(keys) {
+                let row = u64::try_from(rows[position]).ok();
+                let is_stored = row.map_or(Ok(false), |row| source.has(&keys[position], row, vector(position)))?;
+                if !is_stored {
+                    positions.push(position);
+                }
             }
-        }
-        let group = Group::new(keys, vectors, row_bytes, positions.clone());
-        let seen: Vec<i64> = positions.iter().map(|&position| rows[position]).collect();
-        self.append(&group.keys, &group.vectors, Some(&seen))
+            Ok(Group::new(keys, vectors, row_bytes, positions))
+        })?;
+        self.write_snapshot_if_due(DeltaLimit::APPENDING);
+        Ok(appended)
     }
 
     fn check_rows(&self, keys: &[Key], vectors: &[u8]) -> Result<usize> {
@@ -88,17 +113,9 @@ impl Store {
         }
     }
 
-    /// Makes every committed row durable, whoever wrote it.
+    /// Makes every committed row durable, whoever wrote it. [`Error::Replaced`] says that this was done, and that rows
+    /// of this handle went with files that the directory no longer has.
     pub fn sync(&self) -> Result<()> {
-        let open = self.current()?;
-        if self.options.writable && !open.is_writable {
-            // Of a handle that has not written nothing is written here either, unless there is something to write.
-            let Recovered { slot, roll_forward, .. } = open.files.recover()?;
-            if slot.synced == slot.rows && !roll_forward && open.files.check_vectors_header().is_ok() {
-                open.files.sync()?;
-                return open.adopt(&*self.storage, &self.directory, slot);
-            }
-        }
         let (_lock, mut writer, open, recovered) = self.begin_group()?;
         self.sync_all(&open, &mut writer)?;
         let Slot { rows, synced, .. } = open.committed();
@@ -106,9 +123,10 @@ impl Store {
             self.commit(&open, &mut writer, Slot { epoch: recovered.next_epoch, rows, synced: rows }, true)?;
         }
         writer.unsynced = false;
+        let lost = std::mem::take(&mut writer.lost);
         drop((writer, _lock));
         self.write_snapshot_if_due(DeltaLimit::APPENDING);
-        Ok(())
+        if lost { Err(Error::Replaced { path: self.directory.clone() }) } else { Ok(()) }
     }
 
     pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -116,58 +134,15 @@ impl Store {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the lock that keeps threads apart as it does processes. No mutex is held meanwhile: whoever waits for
-    /// one could neither give up in time nor be interrupted.
-    fn lock(&self) -> Result<HeldLock> {
-        if !self.options.writable {
-            return Err(Error::ReadOnly { path: self.directory.clone() });
-        }
-        if let Ok(writer) = self.writer.try_lock() {
-            self.check_not_poisoned(&writer)?;
-        }
-        if !self.options.allow_network {
-            directory::refuse_remote(&*self.storage, &self.directory)?;
-        }
-        HeldLock::acquire(&*self.storage, &self.directory.join(name::LOCK), self.options.patience)
-    }
-
-    fn check_not_poisoned(&self, writer: &Writer) -> Result<()> {
-        if writer.poisoned { Err(Error::Poisoned { path: self.directory.clone() }) } else { Ok(()) }
-    }
-
-    /// The cache that is at the path now, its files open for writing.
-    fn open_for_writing(&self) -> Result<Arc<Open>> {
-        let open = self.reopen_if_replaced()?;
-        if open.is_writable {
-            return Ok(open);
-        }
-        let open = Arc::new(open.for_writing(&*self.storage, &self.directory)?);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&open));
-        Ok(open)
-    }
-
-    /// Takes the lock and learns what others committed.
-    fn begin_group(&self) -> Result<(HeldLock, MutexGuard<'_, Writer>, Arc<Open>, Recovered)> {
-        let lock = self.lock()?;
-        let mut writer = self.writer();
-        self.check_not_poisoned(&writer)?;
-        let open = self.open_for_writing()?;
-        let recovered = self.learn(&open, &mut writer)?;
-        Ok((lock, writer, open, recovered))
-    }
-
     /// One append group: lock, learn what others committed, choose the rows, write, sync, commit, unlock.
     fn write_group<'a>(&self, choose: impl FnOnce(&Open) -> Result<Group<'a>>) -> Result<usize> {
+        // Before the lock is held: entering many rows into the index takes long.
+        drop(self.current()?.indexed()?);
         let (_lock, mut writer, open, recovered) = self.begin_group()?;
         let group = choose(&open)?;
         let durable = self.options.durability == Durability::Commit;
         if group.keys.is_empty() {
-            if durable {
-                // Whoever committed these rows may not have synced them.
-                self.sync_all(&open, &mut writer)?;
-            }
-            let Slot { rows, synced, .. } = open.committed();
-            writer.unsynced |= !durable && synced < rows;
+            // All that is committed was made sure when the group began.
             return Ok(0);
         }
         let committed = open.committed();
@@ -178,11 +153,12 @@ impl Store {
                 found: format!("{rows}"),
             });
         }
-        if open.files.keys.clear_behind(committed.rows)? {
+        if open.files.keys.clear_behind(committed.rows, !writer.tail_is_ours)? {
             // Before anything is written: a power loss may keep the commit and lose the rows, and then must not find
             // others that hold in their place.
             poisoning(&mut writer.poisoned, || open.files.keys.sync())?;
         }
+        writer.tail_is_ours = true;
         open.files.vectors.write(committed.rows, &group.vectors)?;
         open.files.keys.write(committed.rows, &group.records(committed.rows))?;
         if durable {
@@ -193,44 +169,20 @@ impl Store {
         Ok(group.keys.len())
     }
 
-    fn sync_all(&self, open: &Open, writer: &mut Writer) -> Result<()> {
+    pub(super) fn sync_all(&self, open: &Open, writer: &mut Writer) -> Result<()> {
         poisoning(&mut writer.poisoned, || open.files.sync_rows())?;
         poisoning(&mut writer.poisoned, || open.files.sync_commit())
     }
 
-    /// Under the lock: what is committed, with lost commits rolled forward, and safe to be built upon.
-    fn learn(&self, open: &Open, writer: &mut Writer) -> Result<Recovered> {
-        let files = &open.files;
-        let recovered = files.recover()?;
-        let own = writer.own_epoch == Some(recovered.slot.epoch) && !recovered.roll_forward;
-        if !own {
-            open.forget_lost_rows(&*self.storage, &self.directory, recovered.slot)?;
-            if files.check_vectors_header().is_err() {
-                files.write_vectors_header(recovered.slot.synced)?;
-            }
-        }
-        open.adopt(&*self.storage, &self.directory, recovered.slot)?;
-        if !own && self.options.durability == Durability::Commit {
-            // The slot that is overwritten next may be the only durable one.
-            self.sync_all(open, writer)?;
-        }
-        if !recovered.roll_forward {
-            return Ok(recovered);
-        }
-        let known = open.committed().rows;
-        let rows = recovery::roll_forward(known, &files.keys, &files.vectors)?;
-        poisoning(&mut writer.poisoned, || files.sync_rows())?;
-        self.commit(open, writer, Slot { epoch: recovered.next_epoch, rows, synced: rows }, true)?;
-        files.recover()
-    }
-
     /// Writes the commit record of rows that are written (and synced up to `slot.synced`), and takes note of them.
-    fn commit(&self, open: &Open, writer: &mut Writer, slot: Slot, durable: bool) -> Result<()> {
+    pub(super) fn commit(&self, open: &Open, writer: &mut Writer, slot: Slot, durable: bool) -> Result<()> {
         poisoning(&mut writer.poisoned, || open.files.write_slot(slot))?;
         if durable {
             poisoning(&mut writer.poisoned, || open.files.sync_commit())?;
         }
-        writer.own_epoch = Some(slot.epoch);
+        writer.own = Some(slot);
+        writer.appended = true;
+        open.note_examined(slot.rows);
         writer.unsynced |= slot.synced < slot.rows;
         if slot.synced > 0 {
             // For other programs only; the next group writes it again.
@@ -283,7 +235,7 @@ impl<'a> Group<'a> {
 }
 
 /// Runs a step whose failure leaves the disk in an unknown state.
-fn poisoning<T>(poisoned: &mut bool, step: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn poisoning<T>(poisoned: &mut bool, step: impl FnOnce() -> Result<T>) -> Result<T> {
     let done = step();
     *poisoned |= done.is_err();
     done

@@ -1,7 +1,9 @@
 //! The files of a cache and what is known of their contents.
 
+use std::ops::Range;
 use std::path::Path;
-use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::directory::CacheFiles;
 use crate::error::Result;
@@ -23,14 +25,24 @@ pub struct Open {
     /// Whether the files are open for writing.
     pub is_writable: bool,
     pub state: RwLock<State>,
+    /// The epochs in the commit record when it was looked at last and nothing was left to learn.
+    looked_at: [AtomicU64; 2],
+    /// How many keys were searched for among rows that are not in the index yet.
+    searches: AtomicU64,
 }
+
+/// So many keys are searched for; then a handle is in use, and the rows are entered into the index.
+const MOST_SEARCHES: u64 = 4;
+
+/// No epoch: a commit of this number could not be followed.
+const NEVER: u64 = u64::MAX;
 
 /// What changes as rows are committed.
 #[derive(Debug, Clone)]
 pub struct State {
     pub committed: Slot,
     pub index: Index,
-    /// Rows below this, and durable ones, are known to hold.
+    /// Rows below this are as sure as what this handle writes: it wrote them, or wrote them again.
     pub examined: u64,
 }
 
@@ -61,8 +73,13 @@ impl Open {
         hollow::refuse(&files.keys, committed.rows)?;
         let keys = Keys::new(files.keys.map_or_copy(committed.rows)?, files.meta.seed);
         files.vectors.check_length(committed.rows)?;
-        let index = Index::open(storage, directory, &files.meta.uuid, &keys);
-        Ok(Open { files, is_writable, state: RwLock::new(State { committed, index, examined: 0 }) })
+        let index = Index::of_snapshot(storage, directory, &files.meta.uuid, &keys);
+        Ok(Open::with(files, State { committed, index, examined: 0 }, is_writable))
+    }
+
+    fn with(files: CacheFiles, state: State, is_writable: bool) -> Open {
+        let looked_at = [const { AtomicU64::new(NEVER) }; 2];
+        Open { files, is_writable, state: RwLock::new(state), looked_at, searches: AtomicU64::new(0) }
     }
 
     /// The same cache, its files open for writing.
@@ -75,17 +92,69 @@ impl Open {
             return Open::over(files, storage, directory, true);
         }
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(Open { files, is_writable: true, state: RwLock::new(state) })
+        Ok(Open::with(files, state, true))
+    }
+
+    /// Learns what others have committed, if the epochs say that there is something.
+    #[inline]
+    pub fn catch_up(&self, storage: &dyn Storage, directory: &Path) -> Result<()> {
+        let epochs = self.files.epochs()?;
+        let looked_at = [0, 1].map(|slot| self.looked_at[slot].load(Ordering::Relaxed));
+        if epochs == looked_at { Ok(()) } else { self.look_again(storage, directory, epochs) }
+    }
+
+    #[cold]
+    fn look_again(&self, storage: &dyn Storage, directory: &Path, epochs: [u64; 2]) -> Result<()> {
+        let recovered = self.files.recover()?;
+        self.adopt(storage, directory, recovered.slot)?;
+        // Else a commit is half written or damaged, and the next read looks again.
+        if epochs.contains(&recovered.in_file.epoch) && epochs.iter().all(|epoch| *epoch <= recovered.in_file.epoch) {
+            for (looked_at, epoch) in self.looked_at.iter().zip(epochs) {
+                looked_at.store(epoch, Ordering::Relaxed);
+            }
+        }
+        Ok(())
     }
 
     pub fn committed(&self) -> Slot {
         self.state.read().unwrap_or_else(PoisonError::into_inner).committed
     }
 
+    /// The state, with all committed rows in its index. Whoever opens a cache does not wait for that.
+    pub fn indexed(&self) -> Result<RwLockReadGuard<'_, State>> {
+        loop {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            if state.index.rows() >= state.committed.rows {
+                return Ok(state);
+            }
+            drop(state);
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            let keys = self.keys(state.committed.rows)?;
+            state.index.extend(&keys);
+        }
+    }
+
+    /// The newest row of one key, with the records that it was found in and the commit that they belong to.
+    pub fn newest_row(&self, key: &Key) -> Result<(Option<u64>, Keys, Slot)> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let keys = self.keys(state.committed.rows)?;
+        if state.index.rows() >= state.committed.rows {
+            return Ok((state.index.get(key, &keys), keys, state.committed));
+        }
+        if self.searches.fetch_add(1, Ordering::Relaxed) < MOST_SEARCHES {
+            return Ok((state.index.search(key, &keys), keys, state.committed));
+        }
+        drop(state);
+        let state = self.indexed()?;
+        let keys = self.keys(state.committed.rows)?;
+        Ok((state.index.get(key, &keys), keys, state.committed))
+    }
+
     /// The state, with its index counted, and locked: rows that others enter meanwhile would not be.
     pub fn counted(&self) -> Result<RwLockWriteGuard<'_, State>> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let keys = self.keys(state.committed.rows)?;
+        state.index.extend(&keys);
         state.index.count(&keys);
         Ok(state)
     }
@@ -99,20 +168,27 @@ impl Open {
         Ok(Keys::new(self.files.keys.map_or_copy(rows)?, self.files.meta.seed))
     }
 
-    /// Zeroes the records of committed rows that were never synced and that a power loss took: nobody was told that
-    /// they are durable, and they would hide older rows of their keys that are.
-    pub fn forget_lost_rows(&self, storage: &dyn Storage, directory: &Path, slot: Slot) -> Result<()> {
-        let examined = self.state.read().unwrap_or_else(PoisonError::into_inner).examined;
-        let lost = recovery::lost_rows(slot.synced.max(examined)..slot.rows, &self.files.keys, &self.files.vectors)?;
-        for row in &lost {
-            self.files.keys.erase(*row)?;
-        }
+    /// The first row of which this handle does not know that it lies on the disk, or will after its next sync.
+    pub fn examined(&self) -> u64 {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).examined
+    }
+
+    /// Takes note that the rows below this are as sure as what this handle writes.
+    pub fn note_examined(&self, rows: u64) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.examined = slot.rows;
-        if !lost.is_empty() {
+        state.examined = state.examined.max(rows);
+    }
+
+    /// Makes sure of rows that somebody else wrote, as [`recovery::write_again`] says.
+    pub fn examine(&self, storage: &dyn Storage, directory: &Path, rows: Range<u64>, forget: bool) -> Result<()> {
+        let end = rows.end;
+        let lost = recovery::write_again(rows, forget, &self.files.keys, &self.files.vectors)?;
+        if forget && !lost.is_empty() {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             let keys = self.keys(state.committed.rows)?;
             state.index = Index::open(storage, directory, &self.files.meta.uuid, &keys);
         }
+        self.note_examined(end);
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use dejavec_core::checksum;
@@ -28,13 +29,29 @@ pub enum Operation {
     Sync {
         file: u64,
     },
-    /// A sync that failed: the system may have dropped the pages, and a later sync does not write them.
+    /// A sync that failed: of the unsynced writes it wrote those that `kept` says, by turns; the system calls the pages
+    /// of the others clean, so that no later sync writes them.
     FailedSync {
         file: u64,
+        kept: Turns,
     },
     SyncDirectory {
         path: PathBuf,
     },
+}
+
+/// Which of several unsynced writes a failed sync wrote: those whose bit is set, the bits taken by turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turns(pub u8);
+
+impl Turns {
+    const COUNT: usize = 3;
+    pub const ALL: [Turns; 1 << Turns::COUNT] =
+        [Turns(0), Turns(1), Turns(2), Turns(3), Turns(4), Turns(5), Turns(6), Turns(7)];
+
+    fn keeps(self, at: usize) -> bool {
+        self.0 >> (at % Turns::COUNT) & 1 == 1
+    }
 }
 
 /// Which operation fails, and how.
@@ -44,8 +61,10 @@ pub enum Fault {
     Error(i32),
     /// A write, after half of its bytes.
     ShortWrite,
-    /// A sync of a file or directory.
+    /// A sync of a file or directory; of what a file's sync should have written, nothing is written.
     Sync,
+    /// A sync of a file or directory, after some of the writes.
+    SyncAfter(Turns),
 }
 
 #[derive(Debug)]
@@ -69,6 +88,15 @@ enum Kind {
 struct Inner {
     journal: Vec<Operation>,
     injection: Option<Injection>,
+    /// How many syncs of each file failed. A handle is told once, unless it was opened after somebody was told.
+    failures: BTreeMap<u64, usize>,
+    /// How many bytes of a file each handle maps: the system keeps these pages, whatever it is asked.
+    mapped: BTreeMap<(u64, usize), usize>,
+    handles: usize,
+    /// Pages that the system forgot because it was asked to.
+    pages_forgotten: usize,
+    locks_taken: usize,
+    is_remote: bool,
 }
 
 impl Inner {
@@ -78,7 +106,7 @@ impl Inner {
         let concerned = match injection.fault {
             Fault::Error(_) => true,
             Fault::ShortWrite => kind == Kind::Write,
-            Fault::Sync => kind == Kind::Sync,
+            Fault::Sync | Fault::SyncAfter(_) => kind == Kind::Sync,
         };
         if !concerned {
             return None;
@@ -110,7 +138,10 @@ struct SimulatedFile {
     number: u64,
     /// What lies in a lock file is for people, so that writes to it are no change.
     is_lock: bool,
-    inner: Arc<Mutex<Inner>>,
+    system: Simulated,
+    handle: usize,
+    /// Failed syncs of the file that this handle was told of, or that somebody was told of before it was opened.
+    told: AtomicUsize,
 }
 
 fn error(fault: Fault) -> io::Error {
@@ -119,7 +150,7 @@ fn error(fault: Fault) -> io::Error {
     io::Error::from_raw_os_error(match fault {
         Fault::Error(number) => number,
         Fault::ShortWrite => ENOSPC,
-        Fault::Sync => EIO,
+        Fault::Sync | Fault::SyncAfter(_) => EIO,
     })
 }
 
@@ -163,6 +194,55 @@ impl Simulated {
         moments.image(&all)
     }
 
+    fn moments(&self, journal: &[Operation]) -> Moments<'_> {
+        Moments {
+            journal: journal.to_vec().into(),
+            at: 0,
+            durable: self.durable.clone(),
+            pending: Vec::new(),
+            storage: std::marker::PhantomData,
+        }
+    }
+
+    /// The system drops the pages of all files, as it may when memory is short.
+    pub fn evict(&self) {
+        for (path, name) in self.settled().names {
+            if let Name::File(_) = name {
+                self.forget_pages(&*self.live.open(&path, Access::Write).unwrap(), 0);
+            }
+        }
+    }
+
+    /// Drops the pages of a file from `offset` on that nobody maps: they are read from the disk again, with what is not
+    /// yet written on top. The disk has nothing of what a failed sync did not write.
+    fn forget_pages(&self, live: &dyn StorageFile, offset: u64) {
+        let mut inner = self.inner.lock().unwrap();
+        let Ok(Metadata { len, id: (_, number), .. }) = live.metadata() else { return };
+        let mapped = inner.mapped.iter().filter(|((file, _), _)| *file == number).map(|(_, len)| *len).max();
+        let kept = mapped.unwrap_or(0).next_multiple_of(PAGE).max(offset as usize / PAGE * PAGE);
+        let (mut moments, len) = (self.moments(&inner.journal), len as usize);
+        while moments.advance() {}
+        let mut bytes = moments.on_disk_once_written(number);
+        bytes.resize(len, 0);
+        if kept < len && live.write_at(&bytes[kept..], kept as u64).is_ok() {
+            inner.pages_forgotten += (len - kept).div_ceil(PAGE);
+        }
+    }
+
+    /// How many pages the system was made to forget.
+    pub fn pages_forgotten(&self) -> usize {
+        self.inner.lock().unwrap().pages_forgotten
+    }
+
+    /// From now on it lies on another machine.
+    pub fn move_away(&self) {
+        self.inner.lock().unwrap().is_remote = true;
+    }
+
+    pub fn locks_taken(&self) -> usize {
+        self.inner.lock().unwrap().locks_taken
+    }
+
     pub fn journal_len(&self) -> usize {
         self.inner.lock().unwrap().journal.len()
     }
@@ -186,7 +266,11 @@ impl Storage for Simulated {
             self.note(Change::Name { path: path.to_path_buf(), file: number });
         }
         let is_lock = access == Access::Lock;
-        Ok(Box::new(SimulatedFile { live, number, is_lock, inner: Arc::clone(&self.inner) }))
+        let mut inner = self.inner.lock().unwrap();
+        inner.handles += 1;
+        let (handle, told) = (inner.handles, inner.failures.get(&number).copied().unwrap_or(0));
+        drop(inner);
+        Ok(Box::new(SimulatedFile { live, number, is_lock, system: self.clone(), handle, told: told.into() }))
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<(String, bool)>> {
@@ -204,6 +288,11 @@ impl Storage for Simulated {
         self.live.mkdir(path)?;
         self.note(Change::Directory { path: path.to_path_buf() });
         Ok(())
+    }
+
+    fn is_remote(&self, _directory: &Path) -> io::Result<bool> {
+        step(&self.inner, Kind::Other)?;
+        Ok(self.inner.lock().unwrap().is_remote)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -229,19 +318,33 @@ impl Storage for Simulated {
     }
 }
 
+impl SimulatedFile {
+    fn note_mapped(&self, len: usize) {
+        let mut inner = self.system.inner.lock().unwrap();
+        let mapped = inner.mapped.entry((self.number, self.handle)).or_default();
+        *mapped = (*mapped).max(len);
+    }
+}
+
+impl Drop for SimulatedFile {
+    fn drop(&mut self) {
+        self.system.inner.lock().unwrap().mapped.remove(&(self.number, self.handle));
+    }
+}
+
 impl StorageFile for SimulatedFile {
     fn metadata(&self) -> io::Result<Metadata> {
-        step(&self.inner, Kind::Other)?;
+        step(&self.system.inner, Kind::Other)?;
         self.live.metadata()
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        step(&self.inner, Kind::Other)?;
+        step(&self.system.inner, Kind::Other)?;
         self.live.read_at(buffer, offset)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let mut inner = self.inner.lock().unwrap();
+        let mut inner = self.system.inner.lock().unwrap();
         let failed = inner.fails(Kind::Write);
         let bytes = match failed {
             None => bytes,
@@ -257,28 +360,44 @@ impl StorageFile for SimulatedFile {
     }
 
     fn map(&self, len: usize) -> io::Result<Mapping> {
-        step(&self.inner, Kind::Other)?;
+        step(&self.system.inner, Kind::Other)?;
+        self.note_mapped(len);
         self.live.map(len)
     }
 
     fn map_private(&self, offset: u64, len: usize) -> io::Result<PrivateMapping> {
-        step(&self.inner, Kind::Other)?;
+        step(&self.system.inner, Kind::Other)?;
+        self.note_mapped(offset as usize + len);
         self.live.map_private(offset, len)
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut inner = self.inner.lock().unwrap();
+        let mut inner = self.system.inner.lock().unwrap();
+        let file = self.number;
         let failed = inner.fails(Kind::Sync);
-        inner.journal.push(match failed {
-            None => Operation::Sync { file: self.number },
-            Some(_) => Operation::FailedSync { file: self.number },
-        });
-        failed.map_or(Ok(()), |fault| Err(error(fault)))
+        if let Some(fault) = failed {
+            let kept = if let Fault::SyncAfter(kept) = fault { kept } else { Turns(0) };
+            inner.journal.push(Operation::FailedSync { file, kept });
+            *inner.failures.entry(file).or_default() += 1;
+        } else {
+            inner.journal.push(Operation::Sync { file });
+        }
+        let failures = inner.failures.get(&file).copied().unwrap_or(0);
+        if failures > self.told.swap(failures, Ordering::Relaxed) {
+            return Err(error(Fault::Sync));
+        }
+        Ok(())
+    }
+
+    fn forget_pages(&self, offset: u64) {
+        self.system.forget_pages(&*self.live, offset);
     }
 
     fn try_lock(&self) -> io::Result<bool> {
-        step(&self.inner, Kind::Other)?;
-        self.live.try_lock()
+        step(&self.system.inner, Kind::Other)?;
+        let taken = self.live.try_lock()?;
+        self.system.inner.lock().unwrap().locks_taken += usize::from(taken);
+        Ok(taken)
     }
 
     fn unlock(&self) -> io::Result<()> {
@@ -359,6 +478,7 @@ pub enum Kept {
 }
 
 const SECTOR: usize = 512;
+const PAGE: usize = 4096;
 
 /// More unsynced changes than this are no longer left out in every combination.
 const EXHAUSTIVE: usize = 10;
@@ -368,21 +488,14 @@ pub struct Moments<'a> {
     journal: VecDeque<Operation>,
     at: usize,
     durable: Image,
-    /// Changes that are not durable, and whether a failed sync made the system forget them.
-    pending: Vec<(Change, bool)>,
+    /// Changes that are not durable.
+    pending: Vec<Change>,
     storage: std::marker::PhantomData<&'a Simulated>,
 }
 
 impl<'a> Moments<'a> {
     pub fn of(storage: &'a Simulated) -> Moments<'a> {
-        let journal = storage.inner.lock().unwrap().journal.clone().into();
-        Moments {
-            journal,
-            at: 0,
-            durable: storage.durable.clone(),
-            pending: Vec::new(),
-            storage: std::marker::PhantomData,
-        }
+        storage.moments(&storage.inner.lock().unwrap().journal)
     }
 
     /// How many operations lie behind.
@@ -395,14 +508,18 @@ impl<'a> Moments<'a> {
         let Some(operation) = self.journal.pop_front() else { return false };
         self.at += 1;
         match operation {
-            Operation::Change(change) => self.pending.push((change, false)),
+            Operation::Change(change) => self.pending.push(change),
             Operation::Sync { file: synced } => {
                 self.settle(|change| matches!(change, Change::Write { file, .. } if *file == synced));
             }
-            Operation::FailedSync { file: failed } => {
-                for (change, forgotten) in &mut self.pending {
-                    *forgotten |= matches!(change, Change::Write { file, .. } if *file == failed);
-                }
+            Operation::FailedSync { file: failed, kept } => {
+                let is_of_it = |change: &Change| matches!(change, Change::Write { file, .. } if *file == failed);
+                let mut writes = 0;
+                self.settle(|change| {
+                    writes += usize::from(is_of_it(change));
+                    is_of_it(change) && kept.keeps(writes - 1)
+                });
+                self.pending.retain(|change| !is_of_it(change));
             }
             Operation::SyncDirectory { path: directory } => self.settle(|change| match change {
                 Change::Directory { path } | Change::Name { path, .. } | Change::Removal { path } => {
@@ -415,10 +532,10 @@ impl<'a> Moments<'a> {
         true
     }
 
-    fn settle(&mut self, is_synced: impl Fn(&Change) -> bool) {
+    fn settle(&mut self, mut is_synced: impl FnMut(&Change) -> bool) {
         let (durable, pending) = (&mut self.durable, &mut self.pending);
-        pending.retain(|(change, forgotten)| {
-            let settles = is_synced(change) && !forgotten;
+        pending.retain(|change| {
+            let settles = is_synced(change);
             if settles {
                 durable.apply(change, Kept::Whole);
             }
@@ -426,9 +543,21 @@ impl<'a> Moments<'a> {
         });
     }
 
+    /// What the disk has of a file once all is written that the system knows to be unwritten.
+    fn on_disk_once_written(&self, number: u64) -> Vec<u8> {
+        let mut image = Image::default();
+        image.files.extend(self.durable.files.get(&number).map(|bytes| (number, Arc::clone(bytes))));
+        for change in &self.pending {
+            if matches!(change, Change::Write { file, .. } if *file == number) {
+                image.apply(change, Kept::Whole);
+            }
+        }
+        image.files.remove(&number).map_or_else(Vec::new, Arc::unwrap_or_clone)
+    }
+
     fn image(&self, kept: &[Kept]) -> Image {
         let mut image = self.durable.clone();
-        for ((change, _), kept) in self.pending.iter().zip(kept) {
+        for (change, kept) in self.pending.iter().zip(kept) {
             image.apply(change, *kept);
         }
         image
@@ -469,7 +598,7 @@ impl<'a> Moments<'a> {
                 (0..count).map(|i| if subset >> i & 1 == 1 { Kept::Whole } else { Kept::Nothing }).collect();
             images.push((self.image(&kept), false));
         }
-        let mut pieces: Vec<Vec<Kept>> = self.pending.iter().map(|(change, _)| Moments::pieces(change)).collect();
+        let mut pieces: Vec<Vec<Kept>> = self.pending.iter().map(Moments::pieces).collect();
         for (i, piece) in pieces.iter().enumerate().flat_map(|(i, pieces)| pieces.iter().map(move |piece| (i, *piece)))
         {
             for others in [Kept::Nothing, Kept::Whole] {
@@ -479,7 +608,7 @@ impl<'a> Moments<'a> {
             }
         }
         // Within a sector one write is torn at a time: disks promise that none is.
-        for (pieces, (change, _)) in pieces.iter_mut().zip(&self.pending) {
+        for (pieces, change) in pieces.iter_mut().zip(&self.pending) {
             if let Change::Write { offset, .. } = change {
                 pieces.retain(|piece| match piece {
                     Kept::Start(cut) | Kept::End(cut) => (offset + cut).is_multiple_of(SECTOR),

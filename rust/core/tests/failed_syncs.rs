@@ -1,0 +1,337 @@
+//! What was acknowledged after a failed sync survives a power loss: whoever goes on does not believe the system's memory,
+//! where the lost pages look as good as those on the disk.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use common::simulated::{Fault, Image, Injection, Moments, Random, Simulated, Turns};
+use common::{DIM, keys, options, reader, spec, vector, vectors};
+use dejavec_core::storage::{Access, Storage};
+use dejavec_core::store::Durability::{self, Close, Commit};
+use dejavec_core::store::Store;
+
+const ROOT: &str = "/caches";
+const CACHE: &str = "/caches/one";
+
+/// Items in any test, and the newest version of any.
+const ITEMS: u64 = 14;
+const NEWEST: u8 = 2;
+
+/// Which reader holds mappings of the files, so that the system keeps their pages.
+#[derive(Debug, Clone, Copy)]
+enum Reader {
+    None,
+    /// Opened before the call whose sync fails.
+    Before,
+    /// Opened after it.
+    After,
+}
+
+/// Who goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// A handle that is opened afterwards, as the message says.
+    Reopened,
+    /// The same, after the process of the first was killed.
+    AfterKill,
+    /// One that was open all the time.
+    Other,
+}
+
+/// When the system, short of memory, drops the pages that nobody maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Evicted {
+    Never,
+    BeforeTheNextIsOpened,
+    /// And has read what is committed.
+    AfterTheNextIsOpened,
+}
+
+/// What is done then: puts of items in a version; none of them is a sync.
+const CALLS: [&[(std::ops::Range<u64>, u8)]; 5] =
+    [&[(3..9, 1)], &[(3..9, 1), (9..11, 1)], &[(9..11, 1)], &[(4..7, 2)], &[]];
+
+/// One way through.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    durability: [Durability; 2],
+    /// Syncs that succeed before the one that fails.
+    after: usize,
+    /// What the failed one wrote.
+    kept: Turns,
+    reader: Reader,
+    next: Next,
+    evicted: Evicted,
+    calls: &'static [(std::ops::Range<u64>, u8)],
+}
+
+type Versions = BTreeMap<u64, u8>;
+
+#[derive(Debug, Default)]
+struct Tally {
+    runs: u64,
+    images: u64,
+    pages_forgotten: usize,
+    seen: HashSet<(u64, Vec<(u64, u8)>)>,
+}
+
+fn open(storage: &Arc<Simulated>, durability: Durability) -> Store {
+    let storage: Arc<dyn Storage> = Arc::<Simulated>::clone(storage);
+    Store::create(storage, Path::new(CACHE), &spec(), options(durability)).unwrap()
+}
+
+/// The version of each item that a store gives; none for a miss and for a row that does not hold.
+fn found(store: &Store) -> Versions {
+    let keys = keys(0..ITEMS);
+    let mut rows = vec![0; keys.len()];
+    store.lookup(&keys, &mut rows).unwrap();
+    let mut out = vec![0; keys.len() * DIM];
+    let failed = store.gather(&keys, &rows, &mut out, true).unwrap();
+    let mut found = Versions::new();
+    for (item, vector_found) in (0..ITEMS).zip(out.as_chunks::<DIM>().0) {
+        let position = item as usize;
+        if rows[position] >= 0 && !failed.contains(&position) {
+            let version = (0..=NEWEST).find(|version| *vector_found == vector(item, *version));
+            found.insert(item, version.expect("a vector that nobody stored"));
+        }
+    }
+    found
+}
+
+/// Makes the calls through a handle; gives what it acknowledged after each that it did, or none if one failed.
+fn go_on(store: &Store, case: &Case, acknowledged: &Versions, mut end: impl FnMut(&Versions)) -> Option<Versions> {
+    let mut acknowledged = acknowledged.clone();
+    let mut waiting = Versions::new();
+    for (items, version) in case.calls {
+        store.put(&keys(items.clone()), &vectors(items.clone(), *version)).ok()?;
+        waiting.extend(items.clone().map(|item| (item, *version)));
+        if case.durability[1] == Commit {
+            acknowledged.append(&mut waiting);
+        }
+        end(&acknowledged);
+    }
+    if case.calls.is_empty() {
+        store.sync().ok()?;
+        // Whoever wrote it.
+        acknowledged.extend(found(store));
+        end(&acknowledged);
+    } else if case.durability[1] == Close {
+        store.close().ok()?;
+        acknowledged.append(&mut waiting);
+        end(&acknowledged);
+    }
+    Some(acknowledged)
+}
+
+/// The newest version of an item that was ever given to a handle.
+fn newest(case: &Case, item: u64) -> u8 {
+    let put = case.calls.iter().filter(|(items, _)| items.contains(&item)).map(|(_, version)| *version).max();
+    put.unwrap_or(0).max(u8::from((3..9).contains(&item) || item >= 12))
+}
+
+/// Runs one case; false if no sync was left to fail.
+fn run(case: &Case, tally: &mut Tally) -> bool {
+    let storage = Arc::new(Simulated::of(&Image::default(), Path::new(ROOT)));
+    let first = open(&storage, case.durability[0]);
+    first.put(&keys(0..5), &vectors(0..5, 0)).unwrap();
+    first.sync().unwrap();
+    let mut acknowledged: Versions = (0..5).map(|item| (item, 0)).collect();
+    let read = || {
+        let store = Store::open(Arc::<Simulated>::clone(&storage), Path::new(CACHE), reader()).unwrap();
+        found(&store);
+        store
+    };
+    let before = matches!(case.reader, Reader::Before).then(read);
+    let other = (case.next == Next::Other).then(|| {
+        let other = open(&storage, case.durability[1]);
+        found(&other);
+        other
+    });
+    let injection = Injection { fault: Fault::SyncAfter(case.kept), after: case.after, for_ever: false, fired: 0 };
+    storage.inject(Some(injection));
+    let items = 3..9;
+    let mut done = first.put(&keys(items.clone()), &vectors(items.clone(), 1)).map(drop);
+    if case.durability[0] == Close {
+        // Both slots are then on their way, and the rows of two groups.
+        done = done.and_then(|()| first.put(&keys(12..14), &vectors(12..14, 1)).map(drop)).and_then(|()| first.sync());
+    }
+    if storage.inject(None).unwrap().fired == 0 {
+        return false;
+    }
+    tally.runs += 1;
+    if done.is_ok() {
+        acknowledged.extend(items.map(|item| (item, 1)));
+    }
+    let after = matches!(case.reader, Reader::After).then(read);
+    let first = (case.next != Next::AfterKill).then_some(first);
+    let mut ends = vec![(storage.journal_len(), acknowledged.clone())];
+    let mut end = |acknowledged: &Versions| ends.push((storage.journal_len(), acknowledged.clone()));
+    // Whoever was open all the time sees what was committed before it is gone.
+    other.as_ref().map(found);
+    if case.evicted == Evicted::BeforeTheNextIsOpened {
+        storage.evict();
+    }
+    let went_on = other.as_ref().is_some_and(|other| go_on(other, case, &acknowledged, &mut end).is_some());
+    if !went_on {
+        // Who was open all the time was told of the failure at its own sync, and is opened again as well.
+        let next = open(&storage, case.durability[1]);
+        if case.evicted == Evicted::AfterTheNextIsOpened {
+            found(&next);
+            storage.evict();
+        }
+        go_on(&next, case, &acknowledged, &mut end).expect("nothing fails any more");
+    }
+    tally.pages_forgotten += storage.pages_forgotten();
+    let mut moments = Moments::of(&storage);
+    loop {
+        let at = moments.at();
+        if at >= ends[0].0 {
+            let known = ends.iter().rev().find(|(end, _)| *end <= at).map(|(_, acknowledged)| acknowledged).unwrap();
+            for (image, torn) in moments.images(&mut Random(at as u64), 1) {
+                check(case, &image, known, torn, tally);
+            }
+        }
+        if !moments.advance() {
+            break;
+        }
+    }
+    drop((before, after, first, other));
+    true
+}
+
+/// What a power loss left: what was acknowledged is there, nothing else is wrong, and the cache takes more.
+fn check(case: &Case, image: &Image, acknowledged: &Versions, torn: bool, tally: &mut Tally) {
+    if !tally.seen.insert((image.fingerprint(), acknowledged.iter().map(|(item, version)| (*item, *version)).collect()))
+    {
+        return;
+    }
+    tally.images += 1;
+    let strict = case.durability == [Commit; 2];
+    let storage = Arc::new(Simulated::of(image, Path::new(ROOT)));
+    // Without syncs a commit that is torn within a sector, which disks promise not to do, leaves rows of which nobody
+    // knows whether they were durable: those that do not hold hide older rows of their keys.
+    let lost = |found: &Versions, may_hide: bool| -> Vec<u64> {
+        let is_lost = |item, version| match found.get(&item) {
+            Some(found) => *found < version,
+            None => !may_hide || version == newest(case, item),
+        };
+        let lost = acknowledged.iter().filter(|(item, version)| is_lost(**item, **version));
+        lost.map(|(item, _)| *item).collect()
+    };
+    let store = Store::open(Arc::<Simulated>::clone(&storage), Path::new(CACHE), reader()).unwrap();
+    // Without syncs, rows that are lost may hide older ones of their keys, and both slots may be on their way, until the
+    // next writer recovers.
+    let found_by_a_reader = found(&store);
+    assert!(
+        !strict || lost(&found_by_a_reader, false).is_empty(),
+        "{case:?}: a reader misses {:?}",
+        lost(&found_by_a_reader, false)
+    );
+    drop(store);
+    let store = open(&storage, case.durability[1]);
+    store.sync().unwrap();
+    let recovered = found(&store);
+    let lost = lost(&recovered, torn && !strict);
+    assert!(lost.is_empty(), "{case:?}, torn {torn}: lost {lost:?} of {acknowledged:?}");
+    store.put(&keys(11..12), &vectors(11..12, 0)).unwrap();
+    drop(store);
+    let report = dejavec_core::repair::verify(&*storage, Path::new(CACHE)).unwrap();
+    assert_eq!(report.problems, Vec::<String>::new());
+    assert!(report.damaged.is_empty() || !strict, "{case:?}: {report:?}");
+    let mut again = found(&open(&storage, case.durability[1]));
+    assert!(again.remove(&11).is_some());
+    assert_eq!(again, recovered);
+}
+
+/// The bytes of a file of the cache from `offset` on.
+fn bytes_from(storage: &dyn Storage, file: &str, offset: u64) -> Vec<u8> {
+    let file = storage.open(&Path::new(CACHE).join(file), Access::Read).unwrap();
+    let mut bytes = vec![0; (file.length().unwrap() - offset) as usize];
+    file.read_at(&mut bytes, offset).unwrap();
+    bytes
+}
+
+fn write(storage: &dyn Storage, file: &str, bytes: &[u8], offset: u64) {
+    let file = storage.open(&Path::new(CACHE).join(file), Access::Write).unwrap();
+    file.write_at(bytes, offset).unwrap();
+    file.sync().unwrap();
+}
+
+#[test]
+fn zeros_behind_the_rows_that_only_the_system_has_in_memory_are_written_again() {
+    const RECORDS: u64 = 64 + 5 * 40;
+    const ROWS: u64 = 128 + 5 * DIM as u64;
+    let [storage, died] = [0; 2].map(|_| {
+        let storage = Arc::new(Simulated::of(&Image::default(), Path::new(ROOT)));
+        open(&storage, Commit).put(&keys(0..5), &vectors(0..5, 0)).unwrap();
+        storage
+    });
+    // A writer dies when its rows are on the disk and its commit is not.
+    open(&died, Commit).put(&keys(0..5), &vectors(0..5, 1)).unwrap();
+    write(&*storage, "vectors.npy", &bytes_from(&*died, "vectors.npy", ROWS), ROWS);
+    write(&*storage, "keys.bin", &bytes_from(&*died, "keys.bin", RECORDS), RECORDS);
+    // The next one zeroes their records, and the sync of that fails.
+    let zeroes = (0..20).any(|after| {
+        let fault = Fault::SyncAfter(Turns(0));
+        storage.inject(Some(Injection { fault, after, for_ever: false, fired: 0 }));
+        let failed = open(&storage, Commit).put(&keys(11..12), &vectors(11..12, 0)).is_err();
+        storage.inject(None);
+        failed && bytes_from(&*storage, "keys.bin", RECORDS).iter().all(|byte| *byte == 0)
+    });
+    assert!(zeroes);
+    // The one after that acknowledges, the power fails, and the commit record is damaged.
+    open(&storage, Commit).put(&keys(2..4), &vectors(2..4, 2)).unwrap();
+    let mut moments = Moments::of(&storage);
+    while moments.advance() {}
+    let left = Arc::new(Simulated::of(&moments.images(&mut Random(1), 0)[0].0, Path::new(ROOT)));
+    write(&*left, "commit", &[0xFF; 64], 0);
+    let writer = open(&left, Commit);
+    writer.sync().unwrap();
+    assert_eq!(writer.rows().unwrap(), 7);
+    assert_eq!([1, 2, 3, 4].map(|item| found(&writer)[&item]), [0, 2, 2, 0]);
+}
+
+fn every_case(durability: [Durability; 2]) {
+    let mut tally = Tally::default();
+    // All of it takes minutes: see docs/reliability.md.
+    let whole = std::env::var("DEJAVEC_CRASH_CALLS").is_ok();
+    let turns = if whole { &Turns::ALL[..] } else { &[Turns(0), Turns(2)] };
+    for &kept in turns {
+        let readers = [Reader::None, Reader::After, Reader::Before];
+        for reader in readers.into_iter().take(if whole { 3 } else { 2 }) {
+            for next in [Next::Reopened, Next::AfterKill, Next::Other] {
+                for calls in CALLS.into_iter().take(if whole { CALLS.len() } else { 3 }) {
+                    for evicted in [Evicted::Never, Evicted::BeforeTheNextIsOpened, Evicted::AfterTheNextIsOpened] {
+                        let mut case = Case { durability, after: 0, kept, reader, next, evicted, calls };
+                        while run(&case, &mut tally) {
+                            case.after += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    let Tally { runs, images, pages_forgotten, .. } = tally;
+    println!("{images} crash images after {runs} failed syncs, {pages_forgotten} pages forgotten: {durability:?}");
+    assert!(pages_forgotten > 0);
+}
+
+macro_rules! suites {
+    ($($name:ident: $first:expr, $second:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            every_case([$first, $second]);
+        }
+    )*};
+}
+
+suites! {
+    what_is_acknowledged_after_a_failed_sync_survives: Commit, Commit;
+    what_sync_acknowledges_after_a_failed_sync_survives: Close, Close;
+    what_is_acknowledged_after_a_failed_sync_of_a_writer_that_does_not_sync_groups_survives: Close, Commit;
+    what_sync_acknowledges_after_a_failed_sync_of_a_writer_that_syncs_groups_survives: Commit, Close;
+}
