@@ -66,7 +66,7 @@ def test_a_failure_at_ninety_percent_loses_ten_seconds_and_a_batch_at_most(
     clock = Clock()
     model = SlowModel(toy, clock, seconds_each, breaks_after=count * 9 // 10)
     texts = [f"text {number}" for number in range(count)]
-    cache = EmbeddingCache(tmp_path / "cache", durability="close")
+    cache = EmbeddingCache(tmp_path / "cache", model="m@1", durability="close")
     with pytest.raises(RuntimeError, match="the model broke"):
         fill_texts(cache, texts, model, clock)
     lost = model.done - len(cache)
@@ -90,13 +90,13 @@ def test_a_fast_model_gets_chunks_of_chunk_rows_after_a_few_calls(
     tmp_path: Path, model: Any, bits_equal: Any
 ) -> None:
     texts = [f"text {number}" for number in range(9_000)]
-    cache = EmbeddingCache(tmp_path / "cache", durability="close", chunk_rows=4_000)
+    cache = EmbeddingCache(tmp_path / "cache", model="m@1", durability="close", chunk_rows=4_000)
     assert bits_equal(cache.encode(texts, model), model.vectors(texts))
     assert [len(call) for call in model.calls] == [32, 256, 2_048, 4_000, 2_664]
 
 
 def test_without_chunk_seconds_only_chunk_rows_count(tmp_path: Path, model: Any) -> None:
-    cache = EmbeddingCache(tmp_path / "cache", chunk_rows=4_000, chunk_seconds=None)
+    cache = EmbeddingCache(tmp_path / "cache", model="m@1", chunk_rows=4_000, chunk_seconds=None)
     cache.encode([f"text {number}" for number in range(9_000)], model)
     assert [len(call) for call in model.calls] == [4_000, 4_000, 1_000]
 
@@ -104,29 +104,29 @@ def test_without_chunk_seconds_only_chunk_rows_count(tmp_path: Path, model: Any)
 @pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
 def test_chunk_seconds_that_are_no_time_are_refused(tmp_path: Path, seconds: float) -> None:
     with pytest.raises(ValueError, match="chunk_seconds above 0 or None"):
-        EmbeddingCache(tmp_path / "cache", chunk_seconds=seconds)
+        EmbeddingCache(tmp_path / "cache", model="m@1", chunk_seconds=seconds)
 
 
 class TestBatchSize:
     def test_the_function_gets_one_batch_at_a_time(self, tmp_path: Path, model: Any, bits_equal: Any) -> None:
         texts = [f"text {number}" for number in range(70)]
-        cache = EmbeddingCache(tmp_path / "cache")
+        cache = EmbeddingCache(tmp_path / "cache", model="m@1")
         assert bits_equal(cache.encode(texts, model, batch_size=16), model.vectors(texts))
         assert [len(call) for call in model.calls] == [16, 16, 16, 16, 6]
 
     def test_all_batches_before_a_failure_are_kept(self, tmp_path: Path, toy: Any) -> None:
         texts = [f"text {number}" for number in range(70)]
-        cache = EmbeddingCache(tmp_path / "cache")
+        cache = EmbeddingCache(tmp_path / "cache", model="m@1")
         with pytest.raises(RuntimeError, match="the model broke"):
             cache.encode(texts, toy(fail_at=3), batch_size=16)
         assert cache.get(texts)[0].tolist() == [True] * 48 + [False] * 22
 
     def test_batches_are_committed_when_the_time_has_come(self, tmp_path: Path, model: Any) -> None:
-        cache = EmbeddingCache(tmp_path / "cache", chunk_seconds=1e-9)
+        cache = EmbeddingCache(tmp_path / "cache", model="m@1", chunk_seconds=1e-9)
         kept = []
 
         def watching(texts: list[str]) -> Any:
-            kept.append(len(EmbeddingCache(cache.path)))
+            kept.append(len(EmbeddingCache(cache.path, model="m@1")))
             return model(texts)
 
         cache.encode(list("abcdefg"), watching, batch_size=2)
@@ -135,7 +135,7 @@ class TestBatchSize:
     @pytest.mark.parametrize("size", [0, -1, 2.5, "8", True])
     def test_a_batch_size_that_is_none_is_refused(self, tmp_path: Path, model: Any, size: Any) -> None:
         with pytest.raises((ValueError, TypeError), match="batch_size"):
-            EmbeddingCache(tmp_path / "cache").encode(["a"], model, batch_size=size)
+            EmbeddingCache(tmp_path / "cache", model="m@1").encode(["a"], model, batch_size=size)
         assert model.calls == []
 
 
@@ -154,19 +154,19 @@ class TestGenerators:
                 else:
                     yield from rows.tolist() if kind == "lists" else rows
 
-        cache = EmbeddingCache(tmp_path / "cache")
+        cache = EmbeddingCache(tmp_path / "cache", model="m@1")
         for _ in range(2):
             assert np.array_equal(np.asarray(cache.encode(texts, yielding)), model.vectors(texts))
         assert model.encoded == texts
 
     def test_each_block_is_committed_as_it_comes(self, tmp_path: Path, model: Any) -> None:
-        cache = EmbeddingCache(tmp_path / "cache")
+        cache = EmbeddingCache(tmp_path / "cache", model="m@1")
         kept = []
 
         def yielding(given: list[str]) -> Iterator[Any]:
             for start in range(0, len(given), 3):
                 yield model(given[start : start + 3])
-                kept.append(len(EmbeddingCache(cache.path)))
+                kept.append(len(EmbeddingCache(cache.path, model="m@1")))
 
         cache.encode(list("abcdefgh"), yielding)
         assert kept == [3, 6, 8]
@@ -176,7 +176,7 @@ class TestGenerators:
             yield from model(given[:5])
             raise ConnectionError("429")
 
-        cache = EmbeddingCache(tmp_path / "cache")
+        cache = EmbeddingCache(tmp_path / "cache", model="m@1")
         with pytest.raises(ConnectionError, match="429"):
             cache.encode(list("abcdefgh"), yielding)
         assert cache.get(list("abcdefgh"))[0].tolist() == [True] * 5 + [False] * 3
@@ -186,7 +186,7 @@ class TestGenerators:
         def yielding(given: list[str]) -> Iterator[Any]:
             yield from np.ones((yielded, 2), np.float32)
 
-        cache = EmbeddingCache(tmp_path / "cache")
+        cache = EmbeddingCache(tmp_path / "cache", model="m@1")
         with pytest.raises(VectorsError, match=f"expected 3 rows, found {yielded}"):
             cache.encode(list("abc"), yielding)
 
@@ -200,7 +200,7 @@ class TestGenerators:
                 buffer[:] = model.vectors([text])[0]
                 yield buffer
 
-        found = EmbeddingCache(tmp_path / "cache").encode(list("abcde"), yielding)
+        found = EmbeddingCache(tmp_path / "cache", model="m@1").encode(list("abcde"), yielding)
         assert bits_equal(found, model.vectors(list("abcde")))
 
     def test_blocks_of_different_dimensions_are_an_error(self, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ class TestGenerators:
             yield np.ones((1, 3), np.float32)
 
         with pytest.raises(VectorsError, match="dimension 2, found 3"):
-            EmbeddingCache(tmp_path / "cache").encode(["a", "b"], yielding)
+            EmbeddingCache(tmp_path / "cache", model="m@1").encode(["a", "b"], yielding)
 
     def test_a_generator_gets_one_batch_at_a_time_too(
         self, tmp_path: Path, model: Any, bits_equal: Any
@@ -217,7 +217,7 @@ class TestGenerators:
         def yielding(given: list[str]) -> Iterator[Any]:
             yield from model(given)
 
-        found = EmbeddingCache(tmp_path / "cache").encode(list("abcde"), yielding, batch_size=2)
+        found = EmbeddingCache(tmp_path / "cache", model="m@1").encode(list("abcde"), yielding, batch_size=2)
         assert bits_equal(found, model.vectors(list("abcde")))
         assert model.calls == [["a", "b"], ["c", "d"], ["e"]]
 
@@ -230,13 +230,13 @@ def test_what_took_its_time_survives_the_end_of_the_process(tmp_path: Path, end:
             if len(calls) == 3:
                 {end}
             return model(texts)
-        cache = EmbeddingCache(path, chunk_seconds=1e-9)
+        cache = EmbeddingCache(path, model='m@1', chunk_seconds=1e-9)
         cache.encode([f"text {{number}}" for number in range(200)], dying)
         """,
         tmp_path / "cache",
         expect=-9 if "SIGKILL" in end else -2,
     )
-    assert len(EmbeddingCache(tmp_path / "cache")) == 32 + 1 + 1
+    assert len(EmbeddingCache(tmp_path / "cache", model="m@1")) == 32 + 1 + 1
 
 
 def test_the_warning_of_vectors_that_are_not_finite_names_each_of_many_chunks_once(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_the_warning_of_vectors_that_are_not_finite_names_each_of_many_chunks_on
         return np.array([[np.nan if text == "bad" else 1.0] for text in texts], np.float32)
 
     texts = ["a", "bad", "c", "d"]
-    cache = EmbeddingCache(tmp_path / "cache", chunk_rows=1)
+    cache = EmbeddingCache(tmp_path / "cache", model="m@1", chunk_rows=1)
     with pytest.warns(DejavecWarning, match=re.escape("item 1 ('bad')")) as warned:
         cache.encode(texts, model)
     assert len(warned) == 1

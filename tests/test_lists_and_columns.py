@@ -49,14 +49,14 @@ class TestLists:
         def model(texts: list[str]) -> list[list[float]]:
             return [[0, 0] if not text else [0.1, 0.2] for text in texts]
 
-        cache = EmbeddingCache(tmp_path / "c")
+        cache = EmbeddingCache(tmp_path / "c", model="m@1")
         for texts in {"integers": [[""], ["x"]], "floats": [["x"], [""]], "together": [["", "x"]]}[first]:
             cache.encode(texts, model)
         assert cache.dtype == np.float64
         assert cache.encode(["", "x"], model) == [[0.0, 0.0], [0.1, 0.2]]
 
     def test_integers_take_a_float32_caches_dtype_too(self, tmp_path: Path, recwarn: Any) -> None:
-        cache = EmbeddingCache(tmp_path / "c")
+        cache = EmbeddingCache(tmp_path / "c", model="m@1")
         cache.put(["x"], np.ones((1, 2), np.float32))
         found = cache.encode(["", "x"], lambda texts: [[0, 0] for _ in texts])
         assert found.dtype == np.float32
@@ -64,7 +64,7 @@ class TestLists:
         assert "" in cache
 
     def test_lists_that_float32_does_not_hold_are_returned_and_not_stored(self, tmp_path: Path) -> None:
-        cache = EmbeddingCache(tmp_path / "c")
+        cache = EmbeddingCache(tmp_path / "c", model="m@1")
         cache.put(["x"], np.ones((1, 2), np.float32))
         with pytest.warns(DejavecWarning, match=r"item 0 \('a'\), item 2 .*dtype=\"float32\"") as warned:
             found = cache.encode([*TEXTS, "x", "a"], lists)
@@ -77,7 +77,7 @@ class TestLists:
 
     @pytest.mark.parametrize("turn", ["cold", "warm"])
     def test_dtype_float32_rounds_on_the_first_run_too(self, tmp_path: Path, turn: str) -> None:
-        cache = EmbeddingCache(tmp_path / "c", dtype="float32")
+        cache = EmbeddingCache(tmp_path / "c", model="m@1", dtype="float32")
         if turn == "warm":
             cache.encode(["a", "b"], lists)
         found = cache.encode(["a", "b"], lists)
@@ -87,7 +87,7 @@ class TestLists:
         assert cache.get(["d"])[1] == np.array([[0.1, 0.2]], np.float32).tolist()
 
     def test_a_bfloat16_cache_takes_only_what_it_holds(self, tmp_path: Path) -> None:
-        cache = EmbeddingCache(tmp_path / "c")
+        cache = EmbeddingCache(tmp_path / "c", model="m@1")
         cache.put(["x"], torch.ones((1, 2), dtype=torch.bfloat16))
         with pytest.warns(DejavecWarning, match="bfloat16 holds exactly"):
             found = cache.encode(["a", "b"], lists)
@@ -101,29 +101,29 @@ class TestLists:
     ) -> None:
         made = np.array([[0.5, 0.25]])
         forms = {"numpy": made, "torch": torch.from_numpy(made), "list": made.tolist()}
-        EmbeddingCache(tmp_path / "c").put(["a"], forms[first])
-        cache = EmbeddingCache(tmp_path / "c", output=wanted)
+        EmbeddingCache(tmp_path / "c", model="m@1").put(["a"], forms[first])
+        cache = EmbeddingCache(tmp_path / "c", model="m@1", output=wanted)
         expected = type(forms[wanted or first])
         for found in (cache.encode(["a"], lists), cache.get(["a"])[1]):
             assert type(found) is expected
             assert np.asarray(found).tolist() == made.tolist()
 
     def test_bfloat16_as_numpy_is_float32(self, tmp_path: Path) -> None:
-        cache = EmbeddingCache(tmp_path / "c", output="numpy")
+        cache = EmbeddingCache(tmp_path / "c", model="m@1", output="numpy")
         cache.put(["a"], torch.tensor([[0.5, 3.0]], dtype=torch.bfloat16))
         assert cache.get(["a"])[1].dtype == np.float32
 
     @pytest.mark.parametrize("settings", [{"output": "pandas"}, {"dtype": "float16"}])
     def test_other_kinds_are_refused(self, tmp_path: Path, settings: Any) -> None:
         with pytest.raises(ValueError, match=next(iter(settings))):
-            EmbeddingCache(tmp_path / "c", **settings)
+            EmbeddingCache(tmp_path / "c", model="m@1", **settings)
 
     def test_without_torch_numpy_comes_back_with_one_warning(self, tmp_path: Path) -> None:
-        EmbeddingCache(tmp_path / "c").put(["a"], torch.ones((1, 2)))
+        EmbeddingCache(tmp_path / "c", model="m@1").put(["a"], torch.ones((1, 2)))
         run(
             """
             sys.modules["torch"] = None
-            cache = EmbeddingCache(path)
+            cache = EmbeddingCache(path, model='m@1')
             with warnings.catch_warnings(record=True) as warned:
                 warnings.simplefilter("always")
                 for _ in range(2):
@@ -168,7 +168,7 @@ def test_columns_of_vectors(tmp_path: Path, form: str, call: str) -> None:
         backend.add(["a", "b"], FORMS[form]())
         found = np.stack([backend.get_vector("a"), backend.get_vector("b")])  # type: ignore[list-item]
     else:
-        cache = EmbeddingCache(tmp_path / "c")
+        cache = EmbeddingCache(tmp_path / "c", model="m@1")
         if call == "put":
             assert cache.put(["a", "b"], FORMS[form]()) == 2
         else:
@@ -198,12 +198,12 @@ class TestOneBadRow:
         def model(given: list[str]) -> Any:
             return [bad if text == "7" else [1.0, float(text)] for text in given]
 
-        cache = EmbeddingCache(tmp_path / "c")
+        cache = EmbeddingCache(tmp_path / "c", model="m@1")
         with pytest.raises(VectorsError, match=r"of 2 numbers for item 7 \('7'\), " + message):
             cache.encode(texts, model)
         assert np.flatnonzero(~cache.get(texts)[0]).tolist() == [7]
         with pytest.raises(VectorsError, match=message + ".* at position 7"):
-            EmbeddingCache(tmp_path / "other").put(texts, model(texts))
+            EmbeddingCache(tmp_path / "other", model="m@1").put(texts, model(texts))
 
     @pytest.mark.parametrize("by", ["batches", "blocks"])
     def test_it_does_so_where_vectors_come_in_pieces(self, tmp_path: Path, by: str) -> None:
@@ -216,7 +216,7 @@ class TestOneBadRow:
             for start in range(0, len(given), 5):
                 yield model(given[start : start + 5])
 
-        cache = EmbeddingCache(tmp_path / "c")
+        cache = EmbeddingCache(tmp_path / "c", model="m@1")
         function, batch_size = (model, 5) if by == "batches" else (blocks, None)
         with pytest.raises(VectorsError, match=r"for item 7 \('7'\), found None"):
             cache.encode(texts, function, batch_size=batch_size)
@@ -229,7 +229,7 @@ class TestOneBadRow:
             pl.Series([[1.0, 2.0], None, [3.0, 4.0]]),
         ):
             with pytest.raises(VectorsError, match="found None at position 1"):
-                EmbeddingCache(tmp_path / "c").put(TEXTS, column)
+                EmbeddingCache(tmp_path / "c", model="m@1").put(TEXTS, column)
 
 
 class TestTexts:
@@ -288,7 +288,7 @@ class TestArguments:
         cache.add(["a", "b"], VECTORS)
         for k in (np.int64(1), np.uint8(1)):
             assert cache.search(VECTORS[:1], k)[1].tolist() == [[0]]
-        numbered = EmbeddingCache(tmp_path / "c", chunk_rows=np.int32(5))  # type: ignore[arg-type]
+        numbered = EmbeddingCache(tmp_path / "c", model="m@1", chunk_rows=np.int32(5))  # type: ignore[arg-type]
         numbered.encode(TEXTS, lists, batch_size=np.int64(2))  # type: ignore[arg-type]
         assert len(numbered) == 3
 
@@ -309,7 +309,7 @@ class TestArguments:
             call(tmp_path / "c")
 
     def test_an_empty_cache_is_true(self, tmp_path: Path) -> None:
-        cache = EmbeddingCache(tmp_path / "c")
+        cache = EmbeddingCache(tmp_path / "c", model="m@1")
         assert cache
         assert len(cache) == 0
 
@@ -319,10 +319,10 @@ class TestArguments:
 
         model = bare_minilm()
         with pytest.raises(ValueError, match=re.escape(f"precision='{precision}'")):
-            EmbeddingCache(tmp_path / "c").encode(
+            EmbeddingCache(tmp_path / "c", model="m@1").encode(
                 ["a", "b"], functools.partial(model.encode, precision=precision)
             )
-        found = EmbeddingCache(tmp_path / "c").encode(
+        found = EmbeddingCache(tmp_path / "c", model="m@1").encode(
             ["a", "b"], functools.partial(model.encode, precision="binary")
         )
         assert found.dtype == np.int8

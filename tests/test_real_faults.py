@@ -182,6 +182,61 @@ def test_a_full_file_system_costs_no_vector_and_takes_them_when_there_is_room(
     run(FULL, place / "cache", filler)
 
 
+FAILS_FOR_A_WHILE = """
+    from pathlib import Path
+    ballast, first, second = arguments
+    place = Path(path).parent
+    texts = [f"text {number}" for number in range(2_000)]
+    cache = EmbeddingCache(path, model="toy@1", durability=first)
+    cache.put(["before"], vectors(["before"]))
+    cache.sync()
+    for _ in range(1_500):  # So that each block of the journal has its room.
+        for change in (lambda: (place / "file").touch(), lambda: (place / "file").unlink()):
+            change()
+            directory = os.open(place, os.O_RDONLY)
+            os.fsync(directory)
+            os.close(directory)
+    with open(ballast, "wb") as file:
+        try:
+            while True:
+                file.write(bytes(1 << 16))
+                file.flush()
+        except OSError:
+            pass
+    try:
+        cache.put(texts, vectors(texts))
+        cache.sync()
+    except DejavecError:
+        print("failed")
+    os.unlink(ballast)
+    cache = EmbeddingCache(path, model="toy@1", durability=second)
+    cache.put(texts, vectors(texts))
+    cache.close()
+"""
+
+
+@pytest.mark.parametrize("second", ["commit", "close"])
+@pytest.mark.parametrize("first", ["commit", "close"])
+def test_what_is_acknowledged_after_a_sync_that_failed_is_there_after_a_remount(
+    tmp_path: Path, mount: Any, first: str, second: str
+) -> None:
+    below = mount("-t", "tmpfs", "-o", "size=40m", source="tmpfs")
+    image = below / "image"
+    with image.open("wb") as file:
+        file.truncate(200 << 20)
+    options = ["-J", "size=4", "-E", "lazy_itable_init=0,nodiscard", "-m", "0"]
+    subprocess.run(["mkfs.ext4", "-q", *options, str(image)], check=True)
+    place = mount("-o", "loop", source=str(image))
+    assert run(FAILS_FOR_A_WHILE, place / "cache", below / "ballast", first, second).split() == ["failed"]
+    subprocess.run(["umount", str(place)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(place)], check=True)
+    texts = [f"text {number}" for number in range(2_000)]
+    with EmbeddingCache(place / "cache", mode="r") as cache:
+        found, held = cache.get(texts)
+        assert found.all()
+        assert held.tobytes() == vectors(texts).tobytes()
+
+
 def test_a_read_only_file_system_is_read_and_completes_a_run(tmp_path: Path, mount: Any) -> None:
     place = mount("-t", "tmpfs", "-o", "size=4m", source="tmpfs")
     texts = [f"text {number}" for number in range(20)]

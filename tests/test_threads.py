@@ -83,7 +83,9 @@ def test_calls_with_other_batch_sizes_do_not_change_the_chunks_of_a_call_under_w
     others = [[f"{size} {number}" for number in range(5)] for size in other_sizes]
     pauses = [(threading.Event(), threading.Event()) for _ in others]
     model = Paused(list(pauses))
-    wrapper = CachedEmbeddingWrapper(model, tmp_path, backend, chunk_rows=16, model_name="m@1")
+    wrapper = CachedEmbeddingWrapper(
+        model, tmp_path, backend, chunk_rows=16, chunk_seconds=None, model_name="m@1"
+    )
 
     def first() -> Any:
         model.first = threading.get_ident()

@@ -321,7 +321,8 @@ class Store:
         """Make every committed row durable, whoever wrote it.
 
         Raises:
-            StorageError: it failed; or the directory was replaced, and rows that were not synced went with it.
+            StorageError: it failed; or the directory was replaced, and rows that were not synced went with
+                it.
         """
 
     def stats(self) -> dict[str, int]:

@@ -283,10 +283,10 @@ class EmbeddingCache(KeyedCache):
         return self._check.serving(function, keys, texts, encode)
 
     def read_text(self, text: str) -> NDArray[Any] | None:
-        """Return the vector (dim,) of one text as :attr:`output` has it, but NumPy's; None if it is not held.
+        """Return the vector (dim,) of one text as :attr:`output` has it, but NumPy's; None if there is none.
 
-        What other processes stored meanwhile counts, unless the directory was replaced: :meth:`refresh` notices
-        that. bfloat16, which NumPy lacks, is float32.
+        What other processes stored meanwhile counts, unless the directory was replaced, which :meth:`refresh`
+        notices. bfloat16, which NumPy lacks, is float32.
 
         Raises:
             CorruptCacheError: the files do not hold what was committed.

@@ -250,8 +250,8 @@ class KeyedCache(Closing):
     def refresh(self) -> int:
         """Learn what other processes have stored; return the number of rows.
 
-        ``encode``, ``get``, ``in``, ``len`` and ``read_text`` do so by themselves. ``vectors``, ``keys``, ``newest``,
-        ``search`` and ``stats`` go by what this object knows.
+        ``encode``, ``get``, ``in``, ``len`` and ``read_text`` do so by themselves. ``vectors``, ``keys``,
+        ``newest``, ``search`` and ``stats`` go by what this object knows.
 
         Raises:
             CacheNotFoundError: the directory is gone, and ``mode="r"``.

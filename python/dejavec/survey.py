@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import datetime
+import dis
 import enum
 import functools
 import hashlib
@@ -280,7 +281,7 @@ class _Walk:
 
     def _visit_globals(self, path: str, function: types.FunctionType, depth: int) -> None:
         """Note the globals that a function names; of a module of no library, its members that are named."""
-        names = sorted(set(_names_in(function.__code__)))
+        names, members = _names_in(function.__code__)
         for name in names:
             if is_secret(name) or name not in function.__globals__:
                 continue
@@ -288,7 +289,7 @@ class _Walk:
             if isinstance(value, types.ModuleType):
                 if is_library(value.__name__):
                     continue
-                for member in names:
+                for member in members:
                     if member in vars(value) and not is_secret(member):
                         self._visit_named(f"{path}.global {name}.{member}", vars(value)[member], depth)
             else:
@@ -418,11 +419,20 @@ def _name_of(named: Any) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _names_in(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
+@functools.lru_cache(maxsize=4096)
+def _names_in(code: types.CodeType) -> tuple[list[str], list[str]]:
+    """Return the names of globals that code reads, and all other names in it, such as those of attributes."""
+    read: set[str] = set()
+    others: set[str] = set(code.co_names)
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            read.add(step.argval)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _names_in(constant)
+            inner, more = _names_in(constant)
+            read.update(inner)
+            others.update(more)
+    return sorted(read), sorted(others)
 
 
 def _functions_of(member: Any) -> Iterator[types.FunctionType]:

@@ -7,13 +7,11 @@ import hashlib
 import inspect
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from dejavec.errors import DejavecWarning
 from dejavec.fingerprint import class_code, sha256_of
 from dejavec.json_file import read_record, update_record
 from dejavec.mteb.encoders import as_encoder, searches
@@ -22,6 +20,7 @@ from dejavec.mteb.model_record import look_from, profile_from, record_of
 from dejavec.mteb.similarity import Similarity
 from dejavec.observed import Look
 from dejavec.secret_names import without_secrets
+from dejavec.warn import warn
 
 MODELS_FILE = "models.json"
 _SEEN = frozenset({"description", "visible"})
@@ -263,20 +262,14 @@ class LazyModel:
         before = record if stored is None else stored
         names = [name for name in record if name in counts and record[name] != before.get(name)]
         if names:
-            warnings.warn(
+            warn(
                 f"{self._path}: expected the model {self._recipe.meta.name} as it was recorded there, found "
-                f"another {', '.join(names)}; what it is now counts",
-                DejavecWarning,
-                stacklevel=2,
+                f"another {', '.join(names)}; what it is now counts"
             )
         try:
             update_record(self._path, key, record)
         except OSError as error:
-            warnings.warn(
-                f"{self._path}: cannot be written, so the next run builds the model again: {error}",
-                DejavecWarning,
-                stacklevel=2,
-            )
+            warn(f"{self._path}: cannot be written, so the next run builds the model again: {error}")
 
 
 def is_recipe(model: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import astuple, replace
@@ -123,6 +124,7 @@ class CachedEmbeddingWrapper(Closing):
     cache_path: Path
     cache_backend: type[CacheBackendProtocol] | type[NumpyCache]
     _given: dict[str, Any]
+    _counting: threading.Lock
     totals: Counts
     """What all calls so far have found, added up."""
     _source: BuiltModel | LazyModel
@@ -203,6 +205,7 @@ class CachedEmbeddingWrapper(Closing):
             raise ValueError(f"expected scope to be one of {get_args(Scope)}, found {scope!r}")
         own["cache_backend"] = cache_backend
         own["totals"] = Counts(0, 0, 0, 0, 0)
+        own["_counting"] = threading.Lock()
         own["_identity"] = ModelIdentity(self._source, model_name)
         options = {"shared": shared, "allow_network": allow_network}
         raises = on_mismatch == "raise"
@@ -355,7 +358,8 @@ class CachedEmbeddingWrapper(Closing):
             if error.reason == NOT_DENSE:
                 self._not_dense.add(place)
             raise UncacheableError(error.reason, vectors=None if quantise else error.vectors) from None
-        self.__dict__["totals"] = _sum(self.totals, filled.counts)
+        with self._counting:
+            self.__dict__["totals"] = _sum(self.totals, filled.counts)
         if quantise:
             return quantised(filled.vectors, filled.output, kind, str(precision))
         return from_rows(filled.vectors, filled.output)

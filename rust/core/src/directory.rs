@@ -388,12 +388,16 @@ impl CacheFiles {
         self.commit.write_at(&zeros, len).map_err(Error::io("write", &self.commit_path))
     }
 
-    /// Has the system forget what it keeps in memory of the commit record and of the rows from `first` on, as far as it
-    /// can, so that what is read next is what lies on the disk.
-    pub fn forget_pages(&self, first: u64) -> Result<()> {
-        self.commit.forget_pages(0);
-        self.vectors.forget_pages(first)?;
-        self.keys.forget_pages(first)
+    /// Writes a slot once more, as it lies there, having had the system forget its page.
+    pub fn write_slot_again(&self, slot: Slot) -> Result<()> {
+        self.commit.forget_pages(0, None);
+        self.write_slot(slot)
+    }
+
+    /// Has the system forget what it keeps in memory of what lies behind the first `rows` rows.
+    pub fn forget_pages_behind(&self, rows: u64) -> Result<()> {
+        self.vectors.forget_pages_behind(rows)?;
+        self.keys.forget_pages_behind(rows)
     }
 
     /// Makes the commit record durable.

@@ -1,12 +1,13 @@
 //! A file of a header and records of one size, which only grows: `keys.bin` and the rows file are two of them.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::mmap::{Mapping, PrivateMapping};
 use crate::prefetch;
-use crate::storage::{self, Access, Storage, StorageFile};
+use crate::storage::{self, Access, LARGEST_FOLIO, Storage, StorageFile};
 
 /// An open file of records.
 #[derive(Debug)]
@@ -117,11 +118,30 @@ impl RecordsFile {
         *self.mapping.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Has the system forget what it keeps in memory of the records from `row` on, as far as it can.
-    pub fn forget_pages(&self, row: u64) -> Result<()> {
+    /// Has the system forget what it keeps in memory of some records and of what shares a page with them, as far as it can.
+    pub fn forget_pages(&self, rows: Range<u64>) -> Result<()> {
         self.forget_mapping();
-        self.file.forget_pages(self.offset(row)?);
+        self.file.forget_pages(self.offset(rows.start)?, Some(self.offset(rows.end)?));
         Ok(())
+    }
+
+    /// Has the system forget what it keeps in memory of what lies behind the first `rows` records, if there is anything.
+    pub fn forget_pages_behind(&self, rows: u64) -> Result<()> {
+        let start = self.offset(rows)?;
+        if self.length()? > start {
+            self.forget_mapping();
+            self.file.forget_pages(start, None);
+        }
+        Ok(())
+    }
+
+    /// What may share a page with the last of the first `rows` records, behind it.
+    pub fn read_behind(&self, rows: u64) -> Result<Vec<u8>> {
+        let (start, len) = (self.offset(rows)?, self.length()?);
+        let end = start.checked_next_multiple_of(LARGEST_FOLIO).unwrap_or(len).min(len);
+        let mut bytes = vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or(0)];
+        self.read(rows, &mut bytes)?;
+        Ok(bytes)
     }
 
     /// Zeroes what lies behind the first `rows` records: the rest of a group that was never committed. With `again`,

@@ -72,7 +72,9 @@ pub fn roll_forward(rows: u64, reach: u64, keys: &RecordsFile, vectors: &Records
 /// Writes rows and records that somebody else wrote and that may not be on the disk once more, with their own bytes, so
 /// that the next sync of this handle makes them durable or says that it did not. Gives the rows that do not hold.
 ///
-/// After a sync that failed the system may show pages that it will never write: they count as clean. `forget` says that
+/// After a sync that failed the system may show pages that it will never write: they count as clean. Nor are they always
+/// written if their bytes are written again: ext4 then does not enter them as written. So the system is first made to
+/// forget them, once their bytes are here. `forget` says that
 /// rows which do not hold were never durable: their records are zeroed. Else they are left as they are.
 pub fn write_again(range: Range<u64>, forget: bool, keys: &RecordsFile, vectors: &RecordsFile) -> Result<Vec<u64>> {
     let mut lost = Vec::new();
@@ -85,7 +87,13 @@ pub fn write_again(range: Range<u64>, forget: bool, keys: &RecordsFile, vectors:
         if forget {
             harmed.iter().for_each(|&row| piece.forget(row));
         }
+        let behind = [keys.read_behind(end)?, vectors.read_behind(end)?];
+        keys.forget_pages(first..end)?;
+        vectors.forget_pages(first..end)?;
         piece.write_runs(first..end, |piece, row| piece.is_dead(row) || piece.is_sound(row))?;
+        for (file, bytes) in [keys, vectors].into_iter().zip(behind) {
+            file.write(end, &bytes)?;
+        }
         lost.append(&mut harmed);
         first = end;
     }
@@ -96,7 +104,7 @@ pub fn write_again(range: Range<u64>, forget: bool, keys: &RecordsFile, vectors:
 }
 
 /// Bytes of rows and records that are looked at together.
-const PIECE_BYTES: u64 = 1 << 20;
+const PIECE_BYTES: u64 = 8 << 20;
 
 /// Rows that lie one behind the other, read together with their records.
 struct Piece<'a> {

@@ -13,6 +13,9 @@ pub use memory::MemoryStorage;
 
 use crate::mmap::{LiveMapping, Mapping, PrivateMapping};
 
+/// The system keeps pages in folios of up to this many bytes, and forgets one only as a whole.
+pub const LARGEST_FOLIO: u64 = 2 << 20;
+
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -105,9 +108,10 @@ pub trait StorageFile: Send + Sync + Debug {
     fn map_private(&self, offset: u64, len: usize) -> io::Result<PrivateMapping>;
     /// Makes the file's data and length durable.
     fn sync(&self) -> io::Result<()>;
-    /// Asks the system to forget what it keeps in memory of the file from `offset` on, so that the next read comes from
-    /// the disk. Pages that are mapped, or not yet on disk, stay. Nothing to do where there is no such memory.
-    fn forget_pages(&self, _offset: u64) {}
+    /// Asks the system to forget what it keeps in memory of a range of the file, and of what shares a page with it; the end
+    /// None is that of the file. Pages that are mapped, or not yet written, stay. Nothing to do where there is no such
+    /// memory.
+    fn forget_pages(&self, _start: u64, _end: Option<u64>) {}
     /// Takes the file's exclusive lock if it is free; says whether.
     fn try_lock(&self) -> io::Result<bool>;
     /// Gives the lock back.

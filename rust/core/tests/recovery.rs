@@ -323,8 +323,8 @@ fn what_a_killed_writer_left_is_made_sure_in_pieces_between_which_others_write()
     let next = create(Durability::Commit);
     let before = storage.locks_taken();
     next.put(&keys([1200]), &vector(1200)).unwrap();
-    // 79 MB, of which 67 are made sure under one hold of the lock; that of the commit record is held as well.
-    assert_eq!(storage.locks_taken() - before, 2 * 2);
+    // 79 MB, of which 17 are made sure under one hold of the lock; that of the commit record is held as well.
+    assert_eq!(storage.locks_taken() - before, 5 * 2);
     let statistics = next.statistics().unwrap();
     assert_eq!((statistics.rows, statistics.synced), (1201, 1201));
     let mut found = vec![0; 65_536];

@@ -14,6 +14,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc::{F_UNLCK, F_WRLCK, SEEK_SET, flock};
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 
+#[cfg(target_os = "linux")]
+use super::LARGEST_FOLIO;
 use super::{Access, Metadata, Storage, StorageFile};
 use crate::mmap::{LiveMapping, Mapping, PrivateMapping};
 
@@ -135,8 +137,8 @@ impl StorageFile for File {
         self.sync_data()
     }
 
-    fn forget_pages(&self, offset: u64) {
-        forget_pages(self, offset);
+    fn forget_pages(&self, start: u64, end: Option<u64>) {
+        forget_pages(self, start, end);
     }
 
     fn try_lock(&self) -> io::Result<bool> {
@@ -207,20 +209,20 @@ fn require_local(file: &File) -> io::Result<()> {
     }
 }
 
-/// Pages are kept in folios of up to this many bytes, and a folio that lies only partly in a range is not dropped.
 #[cfg(target_os = "linux")]
-const LARGEST_FOLIO: u64 = 2 << 20;
-
-#[cfg(target_os = "linux")]
-fn forget_pages(file: &File, offset: u64) {
+fn forget_pages(file: &File, start: u64, end: Option<u64>) {
     use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-    let offset = i64::try_from(offset / LARGEST_FOLIO * LARGEST_FOLIO).unwrap_or(0);
-    // A length of 0 reaches to the end of the file. Only advice: whoever gives it does not rely on it.
-    let _ = posix_fadvise(file, offset, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    let start = start / LARGEST_FOLIO * LARGEST_FOLIO;
+    // A length of 0 reaches to the end of the file.
+    let len = end.map_or(0, |end| end.next_multiple_of(LARGEST_FOLIO) - start);
+    if let (Ok(start), Ok(len)) = (i64::try_from(start), i64::try_from(len)) {
+        // Only advice: whoever gives it can do without.
+        let _ = posix_fadvise(file, start, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn forget_pages(_file: &File, _offset: u64) {}
+fn forget_pages(_file: &File, _start: u64, _end: Option<u64>) {}
 
 /// Whether files made in a directory are its group's too.
 fn is_shared(directory: Option<&Path>) -> bool {

@@ -14,8 +14,8 @@ use crate::format::name;
 use crate::lock::HeldLock;
 use crate::recovery::{self, Recovered};
 
-/// Bytes of rows and records that are made sure under one hold of the lock: some hundredths of a second.
-const EXAMINED_BYTES: u64 = 64 << 20;
+/// Bytes of rows and records that are made sure under one hold of the lock: a few hundredths of a second.
+const EXAMINED_BYTES: u64 = 16 << 20;
 
 /// What a writer holds: the writers' lock, and that of the commit record, which excludes others even if somebody deleted
 /// the file of the first.
@@ -105,9 +105,8 @@ impl Store {
     /// Under the lock: what is committed, with lost commits rolled forward, and safe to be built upon.
     ///
     /// What another handle committed may be in the system's memory alone, in pages that a failed sync made clean: that
-    /// handle may have died before it told anybody. So all that is not known to be durable and holds is written again, and
-    /// synced; then the system is asked to forget its pages, so that what is read next comes from the disk. Asked before,
-    /// it would throw away rows that can be saved, and it keeps what is mapped in any case.
+    /// handle may have died before it told anybody. So all that is not known to be durable and holds is read, the system is
+    /// asked to forget its pages, and they are written again and synced. Nothing is believed before.
     ///
     /// None if a piece of this was done and there is more.
     fn learn(&self, open: &Open, writer: &mut Writer) -> Result<Option<Recovered>> {
@@ -143,6 +142,8 @@ impl Store {
         // have called rows durable that were damaged since: they are kept, and hide older rows of their keys.
         open.examine(&*self.storage, &self.directory, first..claimed, true)?;
         open.examine(&*self.storage, &self.directory, claimed..rows, false)?;
+        // What is written there next must not be written over what a failed sync left.
+        files.forget_pages_behind(rows)?;
         if files.check_vectors_header().is_err() {
             files.write_vectors_header(synced)?;
         }
@@ -150,13 +151,10 @@ impl Store {
         if durable {
             poisoning(&mut writer.poisoned, || files.sync_rows())?;
         }
-        poisoning(&mut writer.poisoned, || files.write_slot(recovered.in_file))?;
+        poisoning(&mut writer.poisoned, || files.write_slot_again(recovered.in_file))?;
         if durable {
             // The slot that is overwritten next may be the only durable one.
             poisoning(&mut writer.poisoned, || files.sync_commit())?;
-            if first < rows {
-                files.forget_pages(first)?;
-            }
         }
         writer.unsynced |= !durable;
         open.adopt(&*self.storage, &self.directory, recovered.slot)?;

@@ -325,6 +325,9 @@ impl History {
             Err(error) => panic!("a reader is refused: {error}"),
         };
         let before = committed_bytes(&*storage, self.container, read);
+        // Behind a commit without syncs that is torn within a sector nobody knows what was durable: a row that does not
+        // hold, before others that do, hides older ones of its key.
+        let may_hide = torn && !self.is_strict();
         // A writer recovers.
         let create = || {
             let options = options(self.durability[0]);
@@ -346,7 +349,7 @@ impl History {
             let is_acknowledged = (*row as usize) < known.acknowledged && self.rows[*row as usize].is_some();
             assert!(!is_acknowledged && !self.is_strict(), "row {row} of {known:?} is damaged");
         }
-        self.check_vectors(&store, known.acknowledged, recovered, Some(recovered), false);
+        self.check_vectors(&store, known.acknowledged, recovered, Some(recovered), may_hide);
         // Recovering again changes nothing.
         drop(store);
         let once = committed_bytes(&*storage, self.container, u64::MAX);
@@ -358,7 +361,7 @@ impl History {
         store.append(&keys(items.clone()), &vectors, None).unwrap();
         let found = read_all(&store, &items.collect::<Vec<_>>());
         assert_eq!(found.concat(), vectors);
-        self.check_vectors(&store, known.acknowledged, recovered, Some(recovered), false);
+        self.check_vectors(&store, known.acknowledged, recovered, Some(recovered), may_hide);
         let after = committed_bytes(&*storage, self.container, read);
         assert!(before[1] == after[1], "the vectors of a reader were changed");
         let records = before[0].as_chunks().0.iter().zip(after[0].as_chunks().0);

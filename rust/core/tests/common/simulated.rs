@@ -208,24 +208,25 @@ impl Simulated {
     pub fn evict(&self) {
         for (path, name) in self.settled().names {
             if let Name::File(_) = name {
-                self.forget_pages(&*self.live.open(&path, Access::Write).unwrap(), 0);
+                self.forget_pages(&*self.live.open(&path, Access::Write).unwrap(), 0, None);
             }
         }
     }
 
-    /// Drops the pages of a file from `offset` on that nobody maps: they are read from the disk again, with what is not
-    /// yet written on top. The disk has nothing of what a failed sync did not write.
-    fn forget_pages(&self, live: &dyn StorageFile, offset: u64) {
+    /// Drops the pages of a range that nobody maps: they are read from the disk again, with what is not yet written on top.
+    /// The disk has nothing of what a failed sync did not write.
+    fn forget_pages(&self, live: &dyn StorageFile, start: u64, end: Option<u64>) {
         let mut inner = self.inner.lock().unwrap();
         let Ok(Metadata { len, id: (_, number), .. }) = live.metadata() else { return };
         let mapped = inner.mapped.iter().filter(|((file, _), _)| *file == number).map(|(_, len)| *len).max();
-        let kept = mapped.unwrap_or(0).next_multiple_of(PAGE).max(offset as usize / PAGE * PAGE);
+        let from = mapped.unwrap_or(0).next_multiple_of(PAGE).max(start as usize / PAGE * PAGE);
         let (mut moments, len) = (self.moments(&inner.journal), len as usize);
+        let to = end.map_or(len, |end| (end as usize).next_multiple_of(PAGE).min(len));
         while moments.advance() {}
         let mut bytes = moments.on_disk_once_written(number);
         bytes.resize(len, 0);
-        if kept < len && live.write_at(&bytes[kept..], kept as u64).is_ok() {
-            inner.pages_forgotten += (len - kept).div_ceil(PAGE);
+        if from < to && live.write_at(&bytes[from..to], from as u64).is_ok() {
+            inner.pages_forgotten += (to - from).div_ceil(PAGE);
         }
     }
 
@@ -389,8 +390,8 @@ impl StorageFile for SimulatedFile {
         Ok(())
     }
 
-    fn forget_pages(&self, offset: u64) {
-        self.system.forget_pages(&*self.live, offset);
+    fn forget_pages(&self, start: u64, end: Option<u64>) {
+        self.system.forget_pages(&*self.live, start, end);
     }
 
     fn try_lock(&self) -> io::Result<bool> {
