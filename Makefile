@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONHOME PYTHONPATH CONDA_PREFIX
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-versions test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements build fuzz sanitize clean
+.PHONY: help demo test test-versions test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements readers build fuzz sanitize clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -35,7 +35,7 @@ test: test-core test-python ## all tests: the Rust core's, then the package's
 test-core:
 	cargo test --package dejavec-core
 
-test-python: build
+test-python: build readers
 	$(OFFLINE) $(BIN)/python -m pytest $(ARGS)
 
 lint: lint-rust lint-python ## formatting, clippy, rustdoc, ruff, mypy, and the stub against the extension
@@ -76,6 +76,9 @@ test-versions: build ## evaluate under older versions of mteb and sentence-trans
 requirements: $(STAMPS)/venv ## write requirements.txt anew from requirements.in
 	$(UV) pip compile --universal --python-version 3.11 requirements.in -o requirements.txt
 	$(UV) pip compile --universal --python-version 3.11 benches/requirements.in -o benches/requirements.txt
+	$(UV) pip compile --universal --python-version 3.11 tests/readers/requirements.in -o tests/readers/requirements.txt
+
+readers: $(STAMPS)/readers ## other programs that read our files, in an environment of their own, for a test
 
 build: $(STAMPS)/extension ## .venv with every package and the release extension
 
@@ -104,6 +107,11 @@ $(STAMPS)/venv:
 
 $(STAMPS)/packages: requirements.txt $(STAMPS)/venv
 	$(UV) pip install --requirements requirements.txt
+	@touch $@
+
+$(STAMPS)/readers: tests/readers/requirements.txt | $(STAMPS)/venv
+	$(UV) venv --allow-existing --python $(BIN)/python $(VENV)/readers
+	$(UV) pip install --python $(VENV)/readers/bin/python --requirements tests/readers/requirements.txt
 	@touch $@
 
 $(STAMPS)/atheris: | $(STAMPS)/packages

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benches import floors
-from benches.cases import faiss_file
+from benches.cases import faiss_file, scripts
 from benches.runner import Outcome
 
 Value = Callable[["Figures"], float]
@@ -146,6 +146,16 @@ TARGETS: tuple[Target, ...] = (
         0.65,
         _SOME,
         _parts_of("hashing", "dejavec, all cores", "dejavec, one core"),
+    ),
+    *(
+        _at_most(
+            f"keys of a list, {script}",
+            "English of as many bytes",
+            2,
+            _SOME,
+            _parts_of("scripts", script, scripts.ENGLISH),
+        )
+        for script in (scripts.CHINESE, scripts.ARABIC, scripts.EMOJI)
     ),
     _at_most("cold overhead", "write + fsync floor", 1.5, _SOME, _parts_of("cold", _LIST, _WRITE)),
     _faster("cold", "cold overhead", _LIST, _MTEB, 10),

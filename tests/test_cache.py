@@ -401,9 +401,10 @@ def test_a_cache_of_another_dtype_in_the_same_place_is_not_mixed(
     shutil.rmtree(path)
     other = EmbeddingCache(path, model="toy@1")
     other.put(["q"], narrow.vectors(["q"]))
-    for cache in (early, replaced):
+    # Of the first the vectors are at fault, of the second the directory.
+    for cache, expected, found in ((early, "bfloat16", "float32"), (replaced, "float32", "bfloat16")):
         store = partial(cache.encode if through_encode else cache.put, ["x"])
-        with pytest.raises(dejavec.VectorsError, match=r"dtype\W+bfloat16.*float32"):
+        with pytest.raises(dejavec.VectorsError, match=rf"expected.*{expected}.*found.*\W{found}"):
             store(wide if through_encode else wide.vectors(["x"]))
     other.refresh()
     assert len(other) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,46 @@ def test_mteb_s_own_wrapper_scores_the_same_with_it(tmp_path: Path) -> None:
         wrapper.close()
     (path,) = tmp_path.rglob("vectors.faiss")
     assert faiss.read_index(str(path)).ntotal > 0
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_every_float16_comes_back_from_rows_of_float32_bit_for_bit(tmp_path: Path, library: str) -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    vectors = every[np.isfinite(every)].reshape(-1, 31)
+    texts = [f"text {i}" for i in range(len(vectors))]
+    held: Any = torch.from_numpy(vectors) if library == "torch" else vectors
+    with EmbeddingCache(tmp_path, model="m@1", container="faiss-ip") as cache:
+        cold = cache.encode(texts, lambda some: held[[int(text[5:]) for text in some]])
+        order = np.random.default_rng(0).permutation(len(texts))
+        warm = cache.encode([texts[i] for i in order], refuse)
+        found, got = cache.get([texts[7], "another", texts[8]])
+    for vectors_read, expected in ((cold, held), (warm, held[order])):
+        assert vectors_read.dtype == expected.dtype
+        assert bits(vectors_read) == bits(expected)
+    assert found.tolist() == [True, False, True]
+    assert bits(got[[0, 2]]) == bits(held[[7, 8]])
+
+
+def test_a_damaged_row_of_float32_is_encoded_again_for_float16(
+    tmp_path: Path, flip_bit: Callable[[Path, int], None]
+) -> None:
+    vectors = np.arange(12, dtype=np.float16).reshape(3, 4)
+    with EmbeddingCache(tmp_path, model="m@1", container="faiss-l2") as cache:
+        cache.put(["a", "b", "c"], vectors)
+        flip_bit(tmp_path / "vectors.faiss", 45 + 16)
+        asked: list[str] = []
+
+        def again(some: list[str]) -> np.ndarray:
+            asked.extend(some)
+            return vectors[1:2]
+
+        assert bits(cache.encode(["a", "b", "c"], again)) == bits(vectors)
+    assert asked == ["b"]
+
+
+def bits(vectors: Any) -> bytes:
+    return bytes(np.asarray(vectors).tobytes())
+
+
+def refuse(texts: list[str]) -> Any:
+    raise AssertionError(f"encoded {texts}")

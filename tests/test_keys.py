@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -15,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dejavec import EmbeddingCache
 from dejavec.errors import ItemError
 from dejavec.keys import (
     dataset_keys,
@@ -101,6 +104,27 @@ def test_each_of_many_texts_has_its_key_in_its_place() -> None:
     ends = ["", "ü" * 300, "\ud800", "long " * 400]
     texts = [f"{i} {ends[i % len(ends)]}" for i in range(5_000)]
     assert np.array_equal(text_keys(texts), digests(texts))
+
+
+SCRIPTS = {
+    "Chinese": "\u65e5\u672c\u8a9e\u3002",
+    "Arabic": "\u0643\u0644\u0645\u0629 ",
+    "emoji": "\U0001f600\U0001f680",
+    "German": "gr\u00f6\u00dfer ",
+    "all of them": "a\u00f6\u0643\u65e5\U0001f600\ud800",
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_hashing_leaves_no_second_copy_in_a_text_of_any_script(script: str, tmp_path: Path) -> None:
+    texts = [f"{i}" + SCRIPTS[script] * (i % 60) for i in range(3_000)]
+    before = [sys.getsizeof(text) for text in texts]
+    assert np.array_equal(text_keys(texts), digests(texts))
+    cache = EmbeddingCache(tmp_path, model="m@1")
+    cache.put(texts[:2], np.ones((2, 3), np.float32))
+    assert cache.read_text(texts[1]) is not None
+    # A string that was asked for its UTF-8 keeps it, and is larger then.
+    assert [sys.getsizeof(text) for text in texts] == before
 
 
 def test_a_text_of_ten_megabytes_has_a_key() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from processes import run, vectors
 
 from dejavec import EmbeddingCache
+from dejavec.keys import text_keys
 
 TEXTS = [f"text {number}" for number in range(600)]
 
@@ -36,6 +39,39 @@ def test_eight_processes_that_fill_one_cache_store_each_text_once_and_none_starv
         report = cache.verify()
     # A row for each text, even if several processes encoded it.
     assert report == {"rows": 2_000, "keys": 2_000, "dead": 0, "replaced": 0, "damaged": [], "problems": []}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="waiters stand in a queue on Linux alone")
+def test_threads_and_processes_that_wait_are_served_in_the_order_in_which_they_came(tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    cache = EmbeddingCache(path, model="toy@1")
+    cache.put(["first"], vectors(["first"]))
+    inode = (path / "LOCK").stat().st_ino
+    script = """
+    with EmbeddingCache(path, model="toy@1") as cache:
+        cache.put(arguments, vectors(arguments))
+    """
+    waiters = [f"waiter {number}" for number in range(6)]
+    with (path / "LOCK").open("r+b") as lock, ThreadPoolExecutor(len(waiters)) as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = []
+        for number, text in enumerate(waiters):
+            if number % 2:
+                done.append(pool.submit(cache.put, [text], vectors([text])))
+            else:
+                done.append(pool.submit(run, script, path, text))
+            while places_in_the_queue(inode) <= number:
+                assert not done[-1].done(), done[-1].result()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        for waiter in done:
+            waiter.result()
+    assert cache.keys().tobytes() == text_keys(["first", *waiters]).tobytes()
+
+
+def places_in_the_queue(inode: int) -> int:
+    """How many locks of bytes the system knows of a file."""
+    locks = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    return sum("OFDLCK" in line and f":{inode} " in line for line in locks)
 
 
 def test_sixteen_threads_read_and_write_one_cache(tmp_path: Path) -> None:

@@ -431,6 +431,31 @@ def test_a_cache_that_is_made_anew_under_an_open_writer_takes_its_rows(tmp_path:
     first.close()
 
 
+def test_where_the_rows_cannot_be_mapped_vectors_are_read_and_stored(tmp_path: Path) -> None:
+    script = """
+    import resource
+    cache = EmbeddingCache(path, model="toy@1", durability="close")
+    texts = [f"text {i}" for i in range(50_000)]
+    wide = np.ones((len(texts), 1024), np.float32) * np.arange(len(texts), dtype=np.float32)[:, None]
+    cache.put(texts, wide)
+    cache.close()
+    cache = EmbeddingCache(path, model="toy@1")
+    size = int(open("/proc/self/statm").read().split()[0]) * 4096
+    # Less than the 200 MB of the rows.
+    resource.setrlimit(resource.RLIMIT_AS, (size + (120 << 20), resource.RLIM_INFINITY))
+    assert cache.get(["text 7"])[1].tolist() == [[7.0] * 1024]
+    assert cache.put(["text 8", "new"], np.full((2, 1024), 8, np.float32)) == 1
+    assert cache.get(["new"])[1].tolist() == [[8.0] * 1024]
+    try:
+        cache.vectors
+    except DejavecError as error:
+        print(error)
+    """
+    message = run(script, tmp_path / "cache")
+    assert "out of memory" in message
+    assert "vectors.npy" in message
+
+
 def move_and_link(path: Path, elsewhere: Path) -> None:
     shutil.move(path, elsewhere)
     path.symlink_to(elsewhere)

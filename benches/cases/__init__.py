@@ -9,6 +9,7 @@ from benches.cases.fill import ColdFill, Duplicates, SomeMissing
 from benches.cases.get import SingleGet, WarmGet
 from benches.cases.identity import Identity
 from benches.cases.large import Append, LookUp, Open
+from benches.cases.scripts import Scripts
 from benches.cases.warm import WarmEncode, WarmShuffled, WarmTitled
 
 __all__ = ["BY_NAME", "Case", "Measured", "Place"]
@@ -31,6 +32,7 @@ BY_NAME: dict[str, Case] = {
         FaissOpen(),
         FaissBuild(),
         Hashing(),
+        Scripts(),
         Readers(),
         Identity(),
     )

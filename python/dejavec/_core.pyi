@@ -276,6 +276,17 @@ class Store:
             ``out`` there is undefined.
         """
 
+    def gather_halves(
+        self, keys: NDArray[np.uint8], rows: NDArray[np.int64], out: NDArray[np.float16], verify: bool
+    ) -> list[int]:
+        """Do what ``gather`` does for a store of float32, and round each number to the nearest float16.
+
+        ``out`` is C-contiguous, (n, dim).
+
+        Raises:
+            VectorsError: the store has another dtype.
+        """
+
     def map_rows(self, keys: NDArray[np.uint8], first: int, verify: bool) -> tuple[Rows, list[int]] | None:
         """Map the rows of ``keys``, which lie one behind the other from row ``first`` on, for the caller.
 

@@ -154,7 +154,7 @@ class Run:
             dtype = self._in_memory[0].dtype if self._in_memory else np.float32
             vectors: Rows = np.zeros((len(keys), self._dim or 0), dtype)
         else:
-            vectors, damaged = self._store.gather(keys, rows)
+            vectors, damaged = self._store.gather(keys, rows, as_returned=True)
             lost[damaged] = True
         if self._in_memory:
             slot = np.where(source < 0, -1, self._slot[source])

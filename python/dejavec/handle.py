@@ -182,28 +182,32 @@ class Handle:
         return store
 
     def create(self, dim: int, dtype: str, output: Output) -> _core.Store:
-        """Return the open store, made for vectors of this dimension and dtype if there is none."""
-        with self._opening:
-            while (store := self.store()) is None:
-                path = self.path
-                try:
-                    _core.Store.create(
-                        str(path),
-                        dim,
-                        dtype,
-                        canonical_json(self._identity),
-                        output.to_json(),
-                        self.container,
-                        self._durability,
-                        self._lock_timeout,
-                        self._shared,
-                        self._allow_network,
-                    )
-                except VectorsError:
-                    # Another process may have made a cache of other vectors a moment ago; opening it tells.
-                    if self.store() is None and self.path == path:
-                        raise
-            return store
+        """Return the open store, made for vectors of this dimension and dtype if there is none.
+
+        Raises:
+            LockTimeoutError: another writer held the lock for longer than ``lock_timeout``.
+        """
+        # Without the lock of those that open: whoever waits for it could not give up after `lock_timeout`.
+        while (store := self.store()) is None:
+            path = self.path
+            try:
+                _core.Store.create(
+                    str(path),
+                    dim,
+                    dtype,
+                    canonical_json(self._identity),
+                    output.to_json(),
+                    self.container,
+                    self._durability,
+                    self._lock_timeout,
+                    self._shared,
+                    self._allow_network,
+                )
+            except VectorsError:
+                # Another process may have made a cache of other vectors a moment ago; opening it tells.
+                if self.store() is None and self.path == path:
+                    raise
+        return store
 
     def close(self) -> None:
         """Close the store, if it was not closed before."""

@@ -366,7 +366,12 @@ class KeyedCache(Closing):
         return rows
 
     def gather(
-        self, keys: Keys, rows: NDArray[np.int64], out: NDArray[Any] | None = None
+        self,
+        keys: Keys,
+        rows: NDArray[np.int64],
+        out: NDArray[Any] | None = None,
+        *,
+        as_returned: bool = False,
     ) -> tuple[Rows, list[int]]:
         """Read the rows that :meth:`lookup` gave for keys.
 
@@ -374,6 +379,8 @@ class KeyedCache(Closing):
             keys: (n, 32).
             rows: row numbers (n,); -1 reads as zeros.
             out: where to put the vectors: C-contiguous, (n, dim), of the stored dtype.
+            as_returned: whether the vectors may be float16 already where the model returned that, and the
+                container holds float32. Else they are of the stored dtype.
 
         Returns:
             The vectors (n, dim), ``out`` or the caller's own, not copied if they are many and lie in one run;
@@ -393,6 +400,9 @@ class KeyedCache(Closing):
         shape, dtype = (len(rows), store.dim), np.dtype(store.dtype)
         if out is not None:
             return out, store.gather(keys, rows, out, self._verify)
+        if as_returned and store.dtype == "<f4" and Output.from_json(store.output).dtype == "float16":
+            halves = np.empty(shape, np.float16)
+            return halves, store.gather_halves(keys, rows, halves, self._verify)
         many = len(rows) * store.dim * dtype.itemsize >= _MAPPED_BYTES
         if many and rows[0] >= 0 and (np.diff(rows) == 1).all():
             mapped = store.map_rows(keys, int(rows[0]), self._verify)
@@ -434,11 +444,11 @@ class KeyedCache(Closing):
             ) from error
 
     def read(self, keys: Keys, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Rows]:
-        """Do what :meth:`get` does, for keys; the vectors are NumPy's, of the stored dtype."""
+        """Do what :meth:`get` does, for keys; the vectors are NumPy's, as :func:`from_rows` takes them."""
         if len(keys) > 1:
             self.refresh()  # One key sees what others stored too, but not that the directory was replaced.
         rows = self.lookup(keys)
-        vectors, damaged = self.gather(keys, rows, out)
+        vectors, damaged = self.gather(keys, rows, out, as_returned=True)
         found = rows >= 0
         found[damaged] = False
         vectors[damaged] = 0

@@ -44,8 +44,13 @@ class VectorStore(Protocol):
     def lookup(self, keys: Keys) -> NDArray[np.int64]:
         """Return each key's newest row or -1."""
 
-    def gather(self, keys: Keys, rows: NDArray[np.int64]) -> tuple[Rows, list[int]]:
-        """Return the vectors (n, dim) of rows, and the positions of those that are damaged."""
+    def gather(
+        self, keys: Keys, rows: NDArray[np.int64], *, as_returned: bool = False
+    ) -> tuple[Rows, list[int]]:
+        """Return the vectors (n, dim) of rows, and the positions of those that are damaged.
+
+        They are of the stored dtype, or may be of that which the model returned if ``as_returned``.
+        """
 
     def append(self, keys: Keys, rows: Rows, output: Output, seen: NDArray[np.int64] | None) -> int:
         """Store rows for different keys, whose rows were ``seen`` before; return how many."""

@@ -293,8 +293,11 @@ class ForeignCall:
         """Do what ``EmbeddingCache.lookup`` does; a row is 0 where the backend has one."""
         return np.array([-1 if self._get(key.tobytes()) is None else 0 for key in keys], np.int64)
 
-    def gather(self, keys: Keys, rows: NDArray[np.int64]) -> tuple[Rows, list[int]]:
+    def gather(
+        self, keys: Keys, rows: NDArray[np.int64], *, as_returned: bool = False
+    ) -> tuple[Rows, list[int]]:
         """Return the vectors (n, dim) of keys, and the positions of those that the backend has not."""
+        del as_returned
         vectors = np.zeros((len(keys), self.dim or 0), self.dtype or np.float32)
         lost = []
         for position in np.flatnonzero(rows >= 0).tolist():

@@ -270,17 +270,9 @@ impl CacheFiles {
         Ok(paths.iter().zip(&self.identities).all(is_there))
     }
 
-    /// Opens the files and checks their headers. For appending they are opened for writing where that is allowed.
+    /// Opens the files and checks their headers.
     pub fn open(storage: &dyn Storage, directory: &Path, writable: bool) -> Result<CacheFiles> {
-        let files = match CacheFiles::open_unchecked(storage, directory, writable) {
-            Err(Error::Io { source, .. })
-                if writable && matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) =>
-            {
-                // What is cached can still be read; an append will say what is wrong.
-                CacheFiles::open_unchecked(storage, directory, false)?
-            }
-            opened => opened?,
-        };
+        let files = CacheFiles::open_unchecked(storage, directory, writable)?;
         files.check_keys_header().map_err(|defect| defect.at(files.keys.path()))?;
         let Meta { container, dtype, dim, .. } = files.meta;
         let header = files.vectors.read_header()?;
@@ -411,6 +403,12 @@ impl CacheFiles {
     /// Makes the commit record durable.
     pub fn sync_commit(&self) -> Result<()> {
         self.commit.sync().map_err(Error::io("sync", &self.commit_path))
+    }
+
+    /// Makes all three files durable.
+    pub fn sync(&self) -> Result<()> {
+        self.sync_rows()?;
+        self.sync_commit()
     }
 
     /// Makes the rows durable.

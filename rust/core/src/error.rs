@@ -20,6 +20,20 @@ pub enum Error {
         /// The system's own answer.
         source: io::Error,
     },
+    /// The system had no memory, or no room in the address space, for an operation.
+    OutOfMemory {
+        /// What was tried, as a verb phrase.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+    },
+    /// A file lies where files cannot be mapped into memory.
+    Unmappable {
+        /// The file.
+        path: PathBuf,
+        /// The system's own answer.
+        source: io::Error,
+    },
     /// A file does not hold what the format demands. `verify --repair` is the way out.
     Corrupt {
         /// The file.
@@ -78,6 +92,15 @@ pub enum Error {
         expected: u64,
         /// The version in the file.
         found: u64,
+    },
+    /// Another cache lies in the directory by now, and it holds other vectors.
+    OtherCache {
+        /// The cache's directory.
+        path: PathBuf,
+        /// What this handle opened there.
+        expected: String,
+        /// What lies there now.
+        found: String,
     },
     /// Dimension or dtype differ from what the cache holds.
     Mismatch {
@@ -139,7 +162,24 @@ impl Error {
     /// Wraps a failed operation on `path`; for `map_err`.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         let path = path.to_path_buf();
-        move |source| Error::Io { action, path, source }
+        move |source| match source.kind() {
+            io::ErrorKind::OutOfMemory => Error::OutOfMemory { action, path },
+            _ => Error::Io { action, path, source },
+        }
+    }
+
+    /// Wraps a failed mapping of the file at `path`; for `map_err`.
+    pub fn mapping(path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_path_buf();
+        move |source| match source.kind() {
+            io::ErrorKind::OutOfMemory => Error::OutOfMemory { action: "map", path },
+            _ => Error::Unmappable { path, source },
+        }
+    }
+
+    /// Whether a file could not be mapped, so that it has to be read.
+    pub fn is_of_mapping(&self) -> bool {
+        matches!(self, Error::Unmappable { .. } | Error::OutOfMemory { action: "map", .. })
     }
 
     /// Wraps a failure to open a file that every whole cache has; for `map_err`.
@@ -160,6 +200,8 @@ impl Error {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Error::Io { path, .. }
+            | Error::OutOfMemory { path, .. }
+            | Error::Unmappable { path, .. }
             | Error::Corrupt { path, .. }
             | Error::CorruptMeta { path, .. }
             | Error::Missing { path, .. }
@@ -167,6 +209,7 @@ impl Error {
             | Error::NotFound { path }
             | Error::Foreign { path, .. }
             | Error::Version { path, .. }
+            | Error::OtherCache { path, .. }
             | Error::Mismatch { path, .. }
             | Error::LockTimeout { path, .. }
             | Error::Remote { path }
@@ -178,28 +221,36 @@ impl Error {
         }
     }
 
-    /// What was expected, where that can be said in a word.
+    /// What the thing at fault should have been, where that can be said in a word.
     pub fn expected(&self) -> Option<String> {
         match self {
             Error::Corrupt { expected, .. }
             | Error::CorruptMeta { expected, .. }
+            | Error::OtherCache { expected, .. }
             | Error::Mismatch { expected, .. }
             | Error::Argument { expected, .. } => Some(expected.clone()),
             Error::Version { expected, .. } => Some(expected.to_string()),
+            Error::NotFound { .. } => Some("a meta.json".into()),
+            Error::Foreign { .. } => Some("an empty directory".into()),
+            Error::Remote { .. } => Some("a local file system to write to".into()),
+            Error::Unmappable { .. } => Some("a file that can be mapped into memory".into()),
             _ => None,
         }
     }
 
-    /// What was found instead.
+    /// What the file holds, or the caller gave, instead.
     pub fn found(&self) -> Option<String> {
         match self {
             Error::Corrupt { found, .. }
             | Error::CorruptMeta { found, .. }
+            | Error::OtherCache { found, .. }
             | Error::Mismatch { found, .. }
             | Error::Argument { found, .. }
             | Error::Foreign { found, .. } => Some(found.clone()),
             Error::Version { found, .. } => Some(found.to_string()),
-            Error::Io { source, .. } => Some(source.to_string()),
+            Error::NotFound { .. } => Some("none".into()),
+            Error::Remote { .. } => Some("a network file system".into()),
+            Error::Io { source, .. } | Error::Unmappable { source, .. } => Some(source.to_string()),
             _ => None,
         }
     }
@@ -208,6 +259,12 @@ impl Error {
     pub fn remedy(&self) -> &'static str {
         match self {
             Error::Io { .. } => "free space or mend the permissions, then run again: what was committed is kept",
+            Error::OutOfMemory { .. } => {
+                "free memory, or raise the limits on it (ulimit -v, vm.max_map_count); what was committed is kept"
+            }
+            Error::Unmappable { .. } => {
+                "ask for vectors by their texts, or keep the cache on a file system whose files can be mapped"
+            }
             Error::Corrupt { .. } => {
                 "run `dejavec verify --repair` on the cache; rows that cannot be saved become misses"
             }
@@ -228,6 +285,7 @@ impl Error {
             Error::Foreign { mteb: false, .. } => "choose an empty or a new directory",
             Error::Version { .. } => "install a newer dejavec",
             Error::Mismatch { .. } => "choose another directory for these vectors",
+            Error::OtherCache { .. } => "open the cache again, or another directory",
             Error::Argument { .. } => "correct the argument",
             Error::LockTimeout { .. } => "wait for that process or raise lock_timeout",
             Error::Remote { .. } => {
@@ -245,6 +303,14 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Io { action, path, source } => write!(f, "could not {action} at {}: {source}", path.display())?,
+            Error::OutOfMemory { action, path } => {
+                write!(f, "could not {action} at {}: out of memory", path.display())?
+            }
+            Error::Unmappable { path, source } => write!(
+                f,
+                "expected a file that can be mapped into memory, found {} where that fails: {source}",
+                path.display()
+            )?,
             Error::Corrupt { path, expected, found } | Error::CorruptMeta { path, expected, found } => {
                 write!(f, "{} is damaged: expected {expected}, found {found}", path.display())?;
             }
@@ -260,19 +326,24 @@ impl fmt::Display for Error {
             )?,
             Error::NotFound { path } => write!(f, "no cache at {}: expected a meta.json, found none", path.display())?,
             Error::Foreign { path, found, mteb: true } => {
-                write!(f, "{} holds a cache written by mteb itself (found {found})", path.display())?;
+                write!(f, "{}: expected an empty directory, found {found} of a cache that mteb wrote", path.display())?;
             }
             Error::Foreign { path, found, mteb: false } => {
                 write!(f, "no cache can be made in {}: expected an empty directory, found {found}", path.display())?
             }
             Error::Version { path, expected, found } => write!(
                 f,
-                "{} has format version {found}; this dejavec reads versions up to {expected}",
+                "{}: expected a format version up to {expected}, which this dejavec reads, found {found}",
                 path.display()
             )?,
             Error::Mismatch { path, what, expected, found } => {
-                write!(f, "the cache at {} holds {what} {expected}, but {found} was given", path.display())?;
+                write!(f, "{}: expected {what} {expected}, as the cache holds, found {found}", path.display())?;
             }
+            Error::OtherCache { path, expected, found } => write!(
+                f,
+                "{} holds another cache than when it was opened: expected {expected}, found {found}",
+                path.display()
+            )?,
             Error::Argument { expected, found } => write!(f, "expected {expected}, found {found}")?,
             Error::LockTimeout { path, holder, seconds } => {
                 write!(f, "the writers' lock {} was not free within {seconds} s", path.display())?;
@@ -305,8 +376,40 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Io { source, .. } => Some(source),
+            Error::Io { source, .. } | Error::Unmappable { source, .. } => Some(source),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expected_comes_before_found_in_the_sentence_and_both_are_the_attributes() {
+        let path = || PathBuf::from("/caches/one");
+        let (expected, found) = (|| "three".to_owned(), || "four".to_owned());
+        let source = || io::Error::from(io::ErrorKind::Unsupported);
+        for error in [
+            Error::Corrupt { path: path(), expected: expected(), found: found() },
+            Error::CorruptMeta { path: path(), expected: expected(), found: found() },
+            Error::Mismatch { path: path(), what: "dimension", expected: expected(), found: found() },
+            Error::OtherCache { path: path(), expected: expected(), found: found() },
+            Error::Argument { expected: expected(), found: found() },
+            Error::Version { path: path(), expected: 1, found: 2 },
+            Error::NotFound { path: path() },
+            Error::Foreign { path: path(), found: found(), mteb: true },
+            Error::Foreign { path: path(), found: found(), mteb: false },
+            Error::Remote { path: path() },
+            Error::Unmappable { path: path(), source: source() },
+        ] {
+            let sentence = error.to_string();
+            let place = |word: &str| sentence.find(word).unwrap_or_else(|| panic!("no {word:?} in {sentence:?}"));
+            let (expected, found) = (error.expected().unwrap(), error.found().unwrap());
+            assert!(place("expected") < place(&expected) && place(&expected) < place("found"), "{sentence}");
+            assert!(sentence[place("found")..].contains(&found), "{sentence}");
+            assert!(sentence.ends_with(error.remedy()), "{sentence}");
         }
     }
 }

@@ -50,7 +50,7 @@ pub type Uuid = [u8; 16];
 pub struct Defect {
     /// What the format demands.
     pub expected: String,
-    /// What the bytes say.
+    /// What the bytes are.
     pub found: String,
 }
 
@@ -106,7 +106,7 @@ fn check_header(bytes: &[u8], length: usize, magic: &[u8; 8], what: &str) -> Res
     }
     let (stored, computed) = (u64_at(bytes, length - 8), crate::checksum::block(&bytes[..length - 8]));
     if stored != computed {
-        return Err(Defect::new(format!("{what} with checksum {computed:016x}"), format!("{stored:016x}")));
+        return Err(Defect::new(format!("{what} with checksum {stored:016x}, as it says"), format!("{computed:016x}")));
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod snapshot;
 mod table;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use self::snapshot::{Snapshot, newest_snapshot};
 pub use self::snapshot::{remove_all, verify_snapshots, write_snapshot};
@@ -20,7 +21,7 @@ use crate::records::Records;
 use crate::storage::Storage;
 
 /// How long a delta may become before a new snapshot is worth writing.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeltaLimit {
     /// This many rows are always fine.
     rows: u64,
@@ -33,6 +34,11 @@ impl DeltaLimit {
     pub const APPENDING: DeltaLimit = DeltaLimit { rows: 65_536, part: 8 };
     /// When the writer closes: whoever opens the cache has to enter the delta into a table of his own first.
     pub const CLOSING: DeltaLimit = DeltaLimit { rows: 8192, part: 64 };
+
+    /// The longest delta after a snapshot of so many rows.
+    pub fn after(self, rows: u64) -> u64 {
+        self.rows.max(rows / self.part)
+    }
 }
 
 /// Keys whose slots and records are read ahead.
@@ -75,9 +81,9 @@ impl Keys {
 }
 
 /// The index of one open cache.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Index {
-    snapshot: Option<Snapshot>,
+    snapshot: Option<Arc<Snapshot>>,
     delta: Table,
     /// Rows that the snapshot and the delta cover together.
     rows: u64,
@@ -101,7 +107,19 @@ impl Index {
     pub fn of_snapshot(storage: &dyn Storage, directory: &Path, uuid: &Uuid, keys: &Keys) -> Index {
         let snapshot = newest_snapshot(storage, directory, uuid, keys);
         let (rows, known) = snapshot.as_ref().map_or((0, 0), |snapshot| (snapshot.header.rows, snapshot.header.keys));
+        let snapshot = snapshot.map(Arc::new);
         Index { snapshot, delta: Table::default(), rows, replaced: Vec::new(), keys: known, uncounted: Vec::new() }
+    }
+
+    /// The same over a snapshot of more rows, which somebody may have written since; None if there is none.
+    ///
+    /// Then the delta is kept as it is: to build it anew takes as long as it is.
+    pub fn over_newer(&self, storage: &dyn Storage, directory: &Path, uuid: &Uuid, keys: &Keys) -> Option<Index> {
+        let mut newest = Index::of_snapshot(storage, directory, uuid, keys);
+        (newest.snapshot_rows() > self.snapshot_rows()).then(|| {
+            newest.extend(keys);
+            newest
+        })
     }
 
     /// Rows that are entered.
@@ -173,7 +191,7 @@ impl Index {
     /// The rows that no key has any more: replaced by a later one of their key, or dead. Each once, in no order. As of
     /// the last [`Index::count`].
     pub fn replaced(&self) -> impl Iterator<Item = u64> {
-        let snapshot = self.snapshot.iter().flat_map(Snapshot::replaced);
+        let snapshot = self.snapshot.iter().flat_map(|snapshot| snapshot.replaced());
         snapshot.chain(self.replaced.iter().copied())
     }
 
@@ -194,7 +212,7 @@ impl Index {
 
     /// Whether a snapshot of the first `rows` rows would shorten a delta that is longer than this.
     pub fn wants_snapshot(&self, rows: u64, limit: DeltaLimit) -> bool {
-        rows.saturating_sub(self.snapshot_rows()) > limit.rows.max(self.snapshot_rows() / limit.part)
+        rows.saturating_sub(self.snapshot_rows()) > limit.after(self.snapshot_rows())
     }
 }
 

@@ -1,10 +1,10 @@
 //! Items to keys: SHA-256 of what a model reads.
 
-use std::borrow::Cow;
-use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::parallel;
 use crate::sha256;
+use crate::text::Texts;
 
 /// The key of an item: a full SHA-256 digest.
 pub type Key = sha256::Digest;
@@ -36,22 +36,44 @@ pub fn of_texts<'a>(text: impl Fn(usize) -> &'a [u8] + Sync, keys: &mut [Key]) {
     });
 }
 
+/// Bytes of code points from which on a piece takes no further text.
+const PIECE_BYTES: usize = 128 << 10;
+
 /// Writes the keys of texts that only this thread can reach into `keys`, on all cores.
 ///
-/// `fetch(range)` gives the texts of a range, as many, and is called in order; the first that fails ends it. `rest` does
-/// what is left to do when all are fetched.
+/// `fetch(position, texts)` adds a text to others, and is called in order; the first that fails ends it. `detached` runs
+/// what this thread has to work on itself; see [`parallel::for_each_made`].
 pub fn of_fetched<'a, E>(
-    mut fetch: impl FnMut(Range<usize>) -> Result<Vec<Cow<'a, [u8]>>, E>,
-    keys: &mut [Key],
-    rest: impl FnOnce(&mut (dyn FnMut() + Send)),
+    mut fetch: impl FnMut(usize, &mut Texts<'a>) -> Result<(), E>,
+    mut keys: &mut [Key],
+    detached: impl FnMut(&mut (dyn FnMut() + Send)),
 ) -> Result<(), E> {
     let items = keys.len();
-    let pieces = keys.chunks_mut(PIECE).enumerate().map(|(i, keys)| {
-        let first = i * PIECE;
-        fetch(first..first + keys.len()).map(|texts| (texts, keys))
+    let mut next = 0;
+    // Of pieces that are done, for others: the first touch of a page takes longer than to copy into it.
+    let memory = Mutex::new(Vec::new());
+    let pieces = std::iter::from_fn(|| {
+        let most = keys.len().min(PIECE);
+        let mut texts = Texts::with_capacity(most, locked(&memory).pop().unwrap_or_default());
+        while texts.len() < most && texts.copied_bytes() < PIECE_BYTES {
+            if let Err(error) = fetch(next, &mut texts) {
+                return Some(Err(error));
+            }
+            next += 1;
+        }
+        let targets = keys.split_off_mut(..texts.len()).filter(|targets| !targets.is_empty())?;
+        Some(Ok((texts, targets)))
     });
-    let digest = |(texts, keys): (Vec<Cow<'a, [u8]>>, &mut [Key])| sha256::digest_all(|i| &texts[i], keys);
-    parallel::for_each_made(pieces, items, TEXTS_PER_THREAD, digest, rest)
+    let digest = |(texts, targets): (Texts<'a>, &mut [Key])| {
+        texts.with_utf8(|texts| sha256::digest_all(|at| texts.get(at), targets));
+        locked(&memory).push(texts.into_memory());
+    };
+    let weight = |(texts, _): &(Texts<'a>, &mut [Key])| texts.copied_bytes();
+    parallel::for_each_made(pieces, items, TEXTS_PER_THREAD, weight, digest, detached)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One field of a batch of items.
@@ -135,6 +157,29 @@ mod tests {
         let mut keys = vec![DEAD; texts.len()];
         of_texts(|i| &texts[i], &mut keys);
         assert!(texts.iter().zip(&keys).all(|(text, key)| *key == reference(text)));
+    }
+
+    #[test]
+    fn keys_of_code_points_are_those_of_their_utf8_however_long_the_texts() {
+        let texts: Vec<String> = (0..3000_usize).map(|i| "日本a😀".repeat(i * 31 % 700 + i % 2)).collect();
+        let mut keys = vec![DEAD; texts.len()];
+        let fetch = |at: usize, fetched: &mut Texts<'_>| {
+            let code_points: Vec<u32> = texts[at].chars().map(u32::from).collect();
+            fetched.push_code_points(code_points.len()).copy_from_slice(&code_points);
+            Ok::<(), ()>(())
+        };
+        of_fetched(fetch, &mut keys, |detached| detached()).unwrap();
+        assert!(texts.iter().zip(&keys).all(|(text, key)| *key == reference(text.as_bytes())));
+    }
+
+    #[test]
+    fn a_text_that_cannot_be_fetched_ends_it_with_its_error() {
+        let mut keys = vec![DEAD; 2000];
+        let fetch = |at: usize, texts: &mut Texts<'static>| {
+            texts.push_utf8(b"text");
+            if at == 1234 { Err(at) } else { Ok(()) }
+        };
+        assert_eq!(of_fetched(fetch, &mut keys, |detached| detached()), Err(1234));
     }
 
     #[test]

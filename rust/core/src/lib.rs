@@ -3,7 +3,7 @@
 //! Data takes one way: items become [`key`]s; a [`store::Store`] looks them up in its [`index`], the batch falls into
 //! hits and misses in [`partition`], new rows are appended in groups and committed, and [`vectors`] gathers rows back.
 //! Every structure on disk is built and parsed in [`mod@format`]; every file is reached through [`storage`]; only [`mmap`],
-//! [`sha256`] and [`prefetch`] have `unsafe`. `docs/format.md` draws the files, `docs/design.md` gives the reasons.
+//! [`sha256`], [`text`], [`half`] and [`prefetch`] have `unsafe`. `docs/format.md` draws the files, `docs/design.md` gives the reasons.
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("a cache is mapped whole, so a 64-bit machine is needed");
@@ -14,6 +14,8 @@ pub mod directory;
 pub mod error;
 pub mod fingerprint;
 pub mod format;
+pub mod half;
+pub mod hollow;
 pub mod index;
 pub mod key;
 pub mod lock;
@@ -27,6 +29,7 @@ pub mod repair;
 pub mod sha256;
 pub mod storage;
 pub mod store;
+pub mod text;
 pub mod vectors;
 
 pub use error::{Error, Result};

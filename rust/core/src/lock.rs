@@ -1,10 +1,13 @@
 //! The lock files: one writer at a time, across processes, and what a forked child does with them.
 
+mod queue;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use self::queue::Turn;
 use crate::error::{Error, Result};
 use crate::storage::{Access, Storage, StorageFile};
 
@@ -17,8 +20,42 @@ pub struct Patience {
     pub interrupted: fn() -> bool,
 }
 
-const FIRST_PAUSE: Duration = Duration::from_micros(200);
-const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+const FIRST_PAUSE: Duration = Duration::from_micros(100);
+/// Between two looks of the first in the queue, and of the others.
+const LONGEST_PAUSE_OF_FIRST: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+/// Between two questions whether to break off, for which Python's global lock is taken.
+const INTERRUPT_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How often a waiter looks, and asks whether it is to go on.
+struct Wait {
+    next_pause: Duration,
+    asked: Option<Instant>,
+}
+
+impl Wait {
+    fn new() -> Wait {
+        Wait { next_pause: FIRST_PAUSE, asked: None }
+    }
+
+    fn is_interrupted(&mut self, patience: Patience) -> bool {
+        if self.asked.is_some_and(|asked| asked.elapsed() < INTERRUPT_INTERVAL) {
+            return false;
+        }
+        self.asked = Some(Instant::now());
+        (patience.interrupted)()
+    }
+
+    fn is_long(&self) -> bool {
+        self.next_pause == LONGEST_PAUSE
+    }
+
+    fn pause(&mut self, is_first: bool) -> Duration {
+        let pause = self.next_pause.min(if is_first { LONGEST_PAUSE_OF_FIRST } else { LONGEST_PAUSE });
+        self.next_pause = (pause * 2).min(LONGEST_PAUSE);
+        pause
+    }
+}
 
 /// Descriptors of lock files that this process holds, for the child of a fork. A place is free at -1.
 static DESCRIPTORS: [AtomicI32; 256] = [const { AtomicI32::new(-1) }; 256];
@@ -31,6 +68,7 @@ static FORKING: AtomicU64 = AtomicU64::new(0);
 
 /// How long a fork that is under way is waited for, in pauses: it may be this thread's own, about to begin.
 const FORK_PAUSES: u32 = 500;
+const FORK_PAUSE: Duration = Duration::from_micros(200);
 
 /// A held lock; given back when dropped.
 #[derive(Debug)]
@@ -52,7 +90,7 @@ impl HeldLock {
                 if FORKING.load(Ordering::SeqCst) == 0 {
                     break;
                 }
-                thread::sleep(FIRST_PAUSE);
+                thread::sleep(FORK_PAUSE);
             }
             let forks = FORKS.load(Ordering::SeqCst);
             let file = storage.open(path, access).map_err(Error::io("open the lock file", path))?;
@@ -97,32 +135,42 @@ impl HeldLock {
         Ok(lock)
     }
 
-    /// Waits for the lock of the file that has this path when the lock is taken.
+    /// Waits for the lock of the file that has this path when the lock is taken. Who came first is served first.
     pub fn acquire(storage: &dyn Storage, path: &Path, patience: Patience) -> Result<HeldLock> {
         let start = Instant::now();
-        let mut pause = FIRST_PAUSE;
+        let mut wait = Wait::new();
         let mut lock = HeldLock::open(storage, path, Access::Lock)?;
+        let mut turn = Turn::last(&*lock.file);
         loop {
-            if lock.try_take(path)? {
+            let is_first = turn.has_come(&*lock.file);
+            // The others look seldom: whether the lock is free and nobody takes it.
+            let looks = is_first || wait.is_long();
+            if looks && !lock.try_take(path)? {
+                turn.note_held();
+            } else if looks && (is_first || turn.may_pass(Instant::now())) {
                 // The directory may have been replaced while we waited: then this is the lock of nothing.
                 let held = lock.file.metadata().map_err(Error::io("examine the lock file", path))?.id;
                 if storage.metadata(path).is_ok_and(|metadata| metadata.id == held) {
+                    turn.leave(&*lock.file);
                     lock.write_holder();
                     return Ok(lock);
                 }
                 drop(lock);
                 lock = HeldLock::open(storage, path, Access::Lock)?;
+                turn = Turn::last(&*lock.file);
                 continue;
+            } else if looks {
+                lock.file.unlock().map_err(Error::io("unlock", path))?;
             }
-            if (patience.interrupted)() {
+            if wait.is_interrupted(patience) {
                 return Err(Error::Interrupted);
             }
-            if start.elapsed() >= patience.timeout {
+            let left = patience.timeout.saturating_sub(start.elapsed());
+            if left.is_zero() {
                 let seconds = patience.timeout.as_secs_f64();
                 return Err(Error::LockTimeout { path: path.to_path_buf(), holder: lock.read_holder(), seconds });
             }
-            thread::sleep(pause);
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            thread::sleep(wait.pause(is_first).min(left));
         }
     }
 

@@ -3,10 +3,11 @@
 //! Scoped threads, started per batch: a pool would be dead in a forked child, and starting two threads costs
 //! microseconds where a batch costs milliseconds.
 
+use std::collections::VecDeque;
 use std::num::NonZero;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 /// How many threads a batch of `items` is worth, at `items_per_thread` at least for each.
@@ -50,45 +51,61 @@ pub fn for_each<T: Send>(pieces: Vec<T>, items: usize, items_per_thread: usize, 
     });
 }
 
+/// What pieces that are made and not worked on yet may weigh together, before their maker takes part in the work.
+pub const MOST_WAITING: usize = 4 << 20;
+
 /// Calls `work` on pieces that only this thread can make: the others work while it makes more.
 ///
-/// `rest` is given what is left to do when all are made, and must do it: after it no thread works any more. Where a piece
-/// cannot be made, no more are, and the error is given when those before it are worked on.
+/// `weight` is what memory a piece holds: pieces beyond [`MOST_WAITING`] are worked on by this thread before it makes
+/// another. `detached` is given what this thread has to work on, and must do it; it is called last when all pieces are
+/// made, and after that no thread works any more. Where a piece cannot be made, no more are, and the error is given when
+/// those before it are worked on.
 pub fn for_each_made<T: Send, E>(
     pieces: impl Iterator<Item = Result<T, E>>,
     items: usize,
     items_per_thread: usize,
+    weight: impl Fn(&T) -> usize + Sync,
     work: impl Fn(T) + Sync,
-    rest: impl FnOnce(&mut (dyn FnMut() + Send)),
+    mut detached: impl FnMut(&mut (dyn FnMut() + Send)),
 ) -> Result<(), E> {
-    let (made, waiting) = mpsc::channel();
-    let waiting = Mutex::new(waiting);
+    let in_memory = AtomicUsize::new(0);
+    let work = |piece| {
+        let weight = weight(&piece);
+        work(piece);
+        in_memory.fetch_sub(weight, Ordering::Relaxed);
+    };
+    let queue = Queue::default();
     let drain = || {
-        loop {
-            // Bound, so that the lock is held while a piece is taken and not while it is worked on.
-            let piece = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(piece) = piece else { break };
+        while let Some(piece) = queue.take_when_there() {
             work(piece);
         }
     };
     thread::scope(|scope| {
-        // Moved in, so that the threads learn of the end whatever ends this.
-        let made = made;
+        // The threads learn of the end whatever ends this.
+        let end = EndOnDrop(&queue);
         let start = |_| thread::Builder::new().spawn_scoped(scope, drain).ok();
         let mut others: Vec<_> = (1..threads_for(items, items_per_thread)).map_while(start).collect();
         let mut outcome = Ok(());
         for piece in pieces {
             match piece {
-                // The receiver outlives this.
-                Ok(piece) => drop(made.send(piece)),
+                Ok(piece) => {
+                    in_memory.fetch_add(weight(&piece), Ordering::Relaxed);
+                    queue.put(piece);
+                    while in_memory.load(Ordering::Relaxed) > MOST_WAITING {
+                        // Where none is there, the others are working on what there is.
+                        let Some(piece) = queue.take_now() else { break };
+                        let mut piece = Some(piece);
+                        detached(&mut || piece.take().into_iter().for_each(&work));
+                    }
+                }
                 Err(error) => {
                     outcome = Err(error);
                     break;
                 }
             }
         }
-        drop(made);
-        rest(&mut || {
+        drop(end);
+        detached(&mut || {
             drain();
             for other in others.drain(..) {
                 other.join().unwrap_or_else(|panic| resume_unwind(panic));
@@ -96,6 +113,61 @@ pub fn for_each_made<T: Send, E>(
         });
         outcome
     })
+}
+
+/// Pieces that are made and wait to be worked on.
+struct Queue<T> {
+    pieces: Mutex<Pieces<T>>,
+    changed: Condvar,
+}
+
+struct Pieces<T> {
+    waiting: VecDeque<T>,
+    are_all_made: bool,
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Queue { pieces: Mutex::new(Pieces { waiting: VecDeque::new(), are_all_made: false }), changed: Condvar::new() }
+    }
+}
+
+impl<T> Queue<T> {
+    fn pieces(&self) -> MutexGuard<'_, Pieces<T>> {
+        self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, piece: T) {
+        self.pieces().waiting.push_back(piece);
+        self.changed.notify_one();
+    }
+
+    fn take_now(&self) -> Option<T> {
+        self.pieces().waiting.pop_front()
+    }
+
+    /// Waits for a piece; None if all are made and none is left.
+    fn take_when_there(&self) -> Option<T> {
+        let mut pieces = self.pieces();
+        loop {
+            match pieces.waiting.pop_front() {
+                None if !pieces.are_all_made => {
+                    pieces = self.changed.wait(pieces).unwrap_or_else(PoisonError::into_inner);
+                }
+                piece => return piece,
+            }
+        }
+    }
+}
+
+/// Tells those who wait for pieces that no more will be made.
+struct EndOnDrop<'a, T>(&'a Queue<T>);
+
+impl<T> Drop for EndOnDrop<'_, T> {
+    fn drop(&mut self) {
+        self.0.pieces().are_all_made = true;
+        self.0.changed.notify_all();
+    }
 }
 
 /// What the threads of a batch find, in any order.
@@ -133,7 +205,7 @@ mod tests {
     #[test]
     fn an_empty_batch_is_no_work() {
         for_each(Vec::<u8>::new(), 0, 1, |_| unreachable!());
-        for_each_made(std::iter::empty::<Result<u8, ()>>(), 0, 1, |_| unreachable!(), |rest| rest()).unwrap();
+        for_each_made(std::iter::empty::<Result<u8, ()>>(), 0, 1, |_| 0, |_| unreachable!(), |rest| rest()).unwrap();
     }
 
     #[test]
@@ -143,7 +215,7 @@ mod tests {
             let work = |piece| {
                 sum.fetch_add(piece, Ordering::Relaxed);
             };
-            for_each_made((1..=1000).map(Ok::<u64, ()>), items, 1, work, |rest| rest()).unwrap();
+            for_each_made((1..=1000).map(Ok::<u64, ()>), items, 1, |_| 0, work, |rest| rest()).unwrap();
             assert_eq!(sum.into_inner(), 500_500);
         }
     }
@@ -163,7 +235,7 @@ mod tests {
             rest();
             assert_eq!((started.load(Ordering::Relaxed), done.load(Ordering::Relaxed)), (100, 100));
         };
-        for_each_made((0..100).map(Ok::<u64, ()>), 100, 1, work, rest).unwrap();
+        for_each_made((0..100).map(Ok::<u64, ()>), 100, 1, |_| 0, work, rest).unwrap();
     }
 
     #[test]
@@ -173,7 +245,28 @@ mod tests {
         let work = |piece| {
             sum.fetch_add(piece, Ordering::Relaxed);
         };
-        assert_eq!(for_each_made(pieces, 1000, 1, work, |rest| rest()), Err(101));
+        assert_eq!(for_each_made(pieces, 1000, 1, |_| 0, work, |rest| rest()), Err(101));
         assert_eq!(sum.into_inner(), 5050);
+    }
+    #[test]
+    fn pieces_wait_only_up_to_a_limit_of_what_they_weigh() {
+        let (waiting, most, sum) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicU64::new(0));
+        let heavy = MOST_WAITING / 4;
+        for items in [1, 1000] {
+            let pieces = (1..=1000).map(|piece| {
+                most.fetch_max(waiting.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+                Ok::<u64, ()>(piece)
+            });
+            let work = |piece| {
+                sum.fetch_add(piece, Ordering::Relaxed);
+                waiting.fetch_sub(1, Ordering::Relaxed);
+            };
+            let threads = threads_for(items, 1);
+            for_each_made(pieces, items, 1, |_| heavy, work, |detached| detached()).unwrap();
+            assert_eq!(sum.swap(0, Ordering::Relaxed), 500_500);
+            // Four wait, one more is made, and each thread works on one.
+            let found = most.swap(0, Ordering::Relaxed);
+            assert!(found <= 5 + 2 * threads, "{found} pieces at once, {threads} threads");
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::error::{Error, Result};
 use crate::mmap::{Mapping, PrivateMapping};
 use crate::prefetch;
-use crate::storage::{Access, LARGEST_FOLIO, Storage, StorageFile};
+use crate::storage::{self, Access, LARGEST_FOLIO, Storage, StorageFile};
 
 /// An open file of records.
 #[derive(Debug)]
@@ -176,25 +176,47 @@ impl RecordsFile {
     pub fn map(&self, rows: u64) -> Result<Records> {
         if rows > 0 {
             self.check_length(rows)?;
+        } else {
+            return Ok(self.records(Arc::new(Mapping::Memory(Vec::new())), rows));
         }
         let len = self.offset(rows)?;
-        let records = |mapping| Records {
+        let mut newest = self.mapping.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mapping) = newest.as_ref().filter(|mapping| mapping.len() as u64 >= len) {
+            return Ok(self.records(Arc::clone(mapping), rows));
+        }
+        let len = usize::try_from(len).map_err(|_| Error::corrupt(&self.path, "a mappable file", len.to_string()))?;
+        let mapping = Arc::new(self.file.map(len).map_err(Error::mapping(&self.path))?);
+        *newest = Some(Arc::clone(&mapping));
+        Ok(self.records(mapping, rows))
+    }
+
+    /// The first `rows` records, mapped, or in a copy where the file cannot be mapped. A copy reads only what it lacks.
+    pub fn map_or_copy(&self, rows: u64) -> Result<Records> {
+        match self.map(rows) {
+            Err(error) if error.is_of_mapping() => {}
+            mapped => return mapped,
+        }
+        let len = usize::try_from(self.offset(rows)?).unwrap_or(usize::MAX);
+        let mut newest = self.mapping.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = storage::zeros(len).map_err(Error::io("read", &self.path))?;
+        let known = newest.as_ref().map_or(0, |known| {
+            let known = &known[..known.len().min(len)];
+            bytes[..known.len()].copy_from_slice(known);
+            known.len()
+        });
+        self.file.read_at(&mut bytes[known..], known as u64).map_err(Error::io("read", &self.path))?;
+        let copy = Arc::new(Mapping::Memory(bytes));
+        *newest = Some(Arc::clone(&copy));
+        Ok(self.records(copy, rows))
+    }
+
+    fn records(&self, mapping: Arc<Mapping>, rows: u64) -> Records {
+        Records {
             mapping,
             rows,
             header_bytes: usize::try_from(self.header_bytes).unwrap_or(usize::MAX),
             record_bytes: usize::try_from(self.record_bytes).unwrap_or(usize::MAX),
-        };
-        if rows == 0 {
-            return Ok(records(Arc::new(Mapping::Memory(Vec::new()))));
         }
-        let mut newest = self.mapping.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mapping) = newest.as_ref().filter(|mapping| mapping.len() as u64 >= len) {
-            return Ok(records(Arc::clone(mapping)));
-        }
-        let len = usize::try_from(len).map_err(|_| Error::corrupt(&self.path, "a mappable file", len.to_string()))?;
-        let mapping = Arc::new(self.file.map(len).map_err(Error::io("map", &self.path))?);
-        *newest = Some(Arc::clone(&mapping));
-        Ok(records(mapping))
     }
 
     /// A private, writable mapping of `count` records; None where the system refuses.

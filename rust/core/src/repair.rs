@@ -2,18 +2,20 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use crate::directory::{self, CacheFiles};
 use crate::error::{Error, Result};
 use crate::format::commit::Slot;
 use crate::format::{keys, name};
+use crate::hollow;
 use crate::index::{self, DeltaLimit, Index, Keys};
 use crate::key::{DEAD, Key};
 use crate::lock::{HeldLock, Patience};
 use crate::parallel::{self, Found};
 use crate::recovery::{self, Recovered};
 use crate::storage::Storage;
-use crate::vectors::record;
+use crate::vectors::{Source, record};
 
 /// Rows a piece of a parallel check holds, and the fewest that are worth a second thread.
 const PIECE: u64 = 4096;
@@ -70,28 +72,34 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
         None => key_rows,
         Some(recovered) => rows_after_recovery(&recovered, files)?,
     };
-    let keys = Keys::new(files.keys.map(checked)?, files.meta.seed);
+    hollow::refuse(&files.keys, checked)?;
+    let keys = Keys::new(files.keys.map_or_copy(checked)?, files.meta.seed);
     let records = keys.records();
     // Asked for after the commit was read: a writer makes the files longer before it commits.
-    let rows = files.vectors.map(checked.min(files.whole_rows()?))?;
+    let source = Source::of_first(checked.min(files.whole_rows()?), &files.vectors, records)?;
     let damaged = Found::default();
+    let unreadable = Mutex::new(None);
     let pieces = (0..checked.div_ceil(PIECE)).collect();
     let items = usize::try_from(checked).unwrap_or(usize::MAX);
     parallel::for_each(pieces, items, ROWS_PER_THREAD, |piece: u64| {
         for row in piece * PIECE..((piece + 1) * PIECE).min(checked) {
-            let good = match (record(records, row), rows.get(row)) {
-                (Some(record), Some(vector)) => record.key == DEAD || record.holds(row, vector),
-                _ => false,
-            };
-            if !good {
-                damaged.note(row);
+            match source.is_sound(row) {
+                Ok(true) => {}
+                Ok(false) => damaged.note(row),
+                Err(error) => {
+                    unreadable.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    return;
+                }
             }
         }
     });
+    if let Some(error) = unreadable.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
+    }
     report.damaged = damaged.ascending();
     if !report.damaged.is_empty() {
         // A writer may have been forgetting a row that a power loss took.
-        let records = files.keys.map(checked)?;
+        let records = files.keys.map_or_copy(checked)?;
         let is_dead = |row: u64| record(&records, row).is_some_and(|record| record.key == DEAD);
         report.damaged.retain(|&row| !is_dead(row));
     }
@@ -110,7 +118,7 @@ fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Resul
     if recovered.is_some() {
         let committed = || {
             let rows = files.recover_at_rest()?.slot.rows.max(checked);
-            Ok(Keys::new(files.keys.map(rows)?, files.meta.seed))
+            Ok(Keys::new(files.keys.map_or_copy(rows)?, files.meta.seed))
         };
         for (file, defect) in index::verify_snapshots(storage, directory, &files.meta.uuid, committed)? {
             let path = directory.join(file);
@@ -191,7 +199,7 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
     // Written in any case: after a repair whose sync failed they may be sound in the system's memory alone.
     files.keys.write_header(&keys::header(&files.meta.uuid))?;
     for erased in [older, damaged] {
-        let records = files.keys.map(files.keys.whole_records()?)?;
+        let records = files.keys.map_or_copy(files.keys.whole_records()?)?;
         let is_dead = |row: &u64| record(&records, *row).is_some_and(|record| record.key == DEAD);
         let mut dead: Vec<u64> = (0..rows).filter(is_dead).chain(erased).collect();
         dead.sort_unstable();
@@ -214,7 +222,7 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
     if !report.damaged.is_empty() || !report.problems.is_empty() {
         index::remove_all(storage, directory);
     }
-    let keys = Keys::new(files.keys.map(rows)?, files.meta.seed);
+    let keys = Keys::new(files.keys.map_or_copy(rows)?, files.meta.seed);
     let uuid = &files.meta.uuid;
     if Index::of_snapshot(storage, directory, uuid, &keys).wants_snapshot(rows, DeltaLimit::CLOSING) {
         // Without one, whoever opens the cache enters all rows into a table. Failing to write it costs only that.
@@ -228,7 +236,7 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
 /// A row that a valid slot called not yet durable, and that does not hold, never was: older rows of its key still count.
 fn rows_to_zero(files: &CacheFiles, report: &Report, recovered: Option<Recovered>) -> Result<(Vec<u64>, Vec<u64>)> {
     let Some(&last) = report.damaged.last() else { return Ok(Default::default()) };
-    let records = files.keys.map(files.keys.whole_records()?.min(last.saturating_add(1)))?;
+    let records = files.keys.map_or_copy(files.keys.whole_records()?.min(last.saturating_add(1)))?;
     let key_of = |row: u64| record(&records, row).map_or(DEAD, |record| record.key);
     let never_durable = recovered.map_or(0..0, |recovered| recovered.slot.synced..recovered.claimed);
     let mut lost: HashSet<Key> = HashSet::new();

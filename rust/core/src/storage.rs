@@ -67,6 +67,23 @@ pub trait Storage: Send + Sync + Debug {
     fn sync_dir(&self, directory: &Path) -> io::Result<()>;
 }
 
+/// The first `len` bytes of a file, which the caller knows to be there: mapped, or read where files cannot be mapped.
+pub fn map_or_read(file: &dyn StorageFile, len: usize) -> io::Result<Mapping> {
+    file.map(len).or_else(|_| {
+        let mut bytes = zeros(len)?;
+        file.read_at(&mut bytes, 0)?;
+        Ok(Mapping::Memory(bytes))
+    })
+}
+
+/// So many zero bytes; an error where there is no memory for them.
+pub fn zeros(len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    bytes.resize(len, 0);
+    Ok(bytes)
+}
+
 /// An open file.
 pub trait StorageFile: Send + Sync + Debug {
     /// Its length and identity, now.
@@ -99,6 +116,19 @@ pub trait StorageFile: Send + Sync + Debug {
     fn try_lock(&self) -> io::Result<bool>;
     /// Gives the lock back.
     fn unlock(&self) -> io::Result<()>;
+    /// Takes the lock of one byte if it is free; says whether. It is apart from the file's lock, needs no such byte, and
+    /// is given back when the file is closed. An error where there is no such lock.
+    fn try_lock_byte(&self, _at: u64) -> io::Result<bool> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Gives the lock of a byte back.
+    fn unlock_byte(&self, _at: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Whether another open file holds the lock of a byte before `end`.
+    fn is_byte_locked_before(&self, _end: u64) -> io::Result<bool> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// The descriptor that a forked child inherits, if any.
     fn descriptor(&self) -> Option<RawFd>;
 }

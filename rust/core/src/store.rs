@@ -7,6 +7,7 @@ mod opened;
 mod snapshot;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use self::append::Writer;
@@ -88,12 +89,14 @@ pub struct Store {
     options: Options,
     current: RwLock<Option<Arc<Open>>>,
     writer: Mutex<Writer>,
+    /// From how many rows on a snapshot is tried again after one that could not be written.
+    next_snapshot_try: AtomicU64,
 }
 
 impl Store {
     /// Opens the cache in `directory`. A directory that no cache can be made in is refused as [`Error::Foreign`].
     pub fn open(storage: Arc<dyn Storage>, directory: &Path, options: Options) -> Result<Store> {
-        let open = match Open::new(&*storage, directory, options.writable) {
+        let open = match Open::new(&*storage, directory) {
             Err(missing @ Error::NotFound { .. }) => {
                 directory::check_unclaimed(&*storage, directory)?;
                 return Err(missing);
@@ -106,6 +109,7 @@ impl Store {
             options,
             current: RwLock::new(Some(Arc::new(open))),
             writer: Mutex::default(),
+            next_snapshot_try: AtomicU64::new(0),
         })
     }
 
@@ -166,7 +170,7 @@ impl Store {
     pub fn read_keys(&self, rows: &[i64], keys: &mut [Key]) -> Result<()> {
         same_length("keys", rows.len(), keys.len())?;
         let open = self.current()?;
-        let records = open.files.keys.map(open.committed().rows)?;
+        let records = open.files.keys.map_or_copy(open.committed().rows)?;
         for (key, row) in keys.iter_mut().zip(rows) {
             let record = u64::try_from(*row).ok().and_then(|row| vectors::record(&records, row));
             *key = record.map_or(DEAD, |record| record.key);
@@ -219,8 +223,22 @@ impl Store {
         same_length("row numbers", keys.len(), rows.len())?;
         same_length("bytes of output", rows.len().saturating_mul(open.row_bytes()), out.len())?;
         let committed = open.committed();
-        let records = open.files.keys.map(committed.rows)?;
+        let records = open.files.keys.map_or_copy(committed.rows)?;
         vectors::gather(&open.files.vectors, &records, keys, rows, out, verify_mode(verify, committed))
+    }
+
+    /// Does what [`Store::gather`] does for rows of float32, and writes them as float16: `out` is half as long.
+    pub fn gather_halves(&self, keys: &[Key], rows: &[i64], out: &mut [u8], verify: bool) -> Result<Vec<usize>> {
+        let open = self.current()?;
+        if open.files.meta.dtype.descr != "<f4" {
+            let found = open.files.meta.dtype.descr.to_owned();
+            return Err(Error::Argument { expected: "rows of float32 (<f4)".into(), found });
+        }
+        same_length("row numbers", keys.len(), rows.len())?;
+        same_length("bytes of output", rows.len().saturating_mul(open.row_bytes() / 2), out.len())?;
+        let committed = open.committed();
+        let records = open.files.keys.map_or_copy(committed.rows)?;
+        vectors::gather_halves(&open.files.vectors, &records, keys, rows, out, verify_mode(verify, committed))
     }
 
     /// Copies the newest row of one key into `out`; tells whether there is one and it holds. What others have committed
@@ -243,7 +261,7 @@ impl Store {
             return Ok(None);
         }
         let committed = open.committed();
-        let records = open.files.keys.map(committed.rows)?;
+        let records = open.files.keys.map_or_copy(committed.rows)?;
         vectors::map(&open.files.vectors, &records, keys, first, verify_mode(verify, committed))
     }
 
@@ -259,7 +277,7 @@ impl Store {
                 found: format!("{} bytes from row {first} on", out.len()),
             });
         }
-        let records = open.files.keys.map(committed.rows)?;
+        let records = open.files.keys.map_or_copy(committed.rows)?;
         open.files.vectors.check_length(committed.rows)?;
         vectors::read(&open.files.vectors, &records, first, out, verify_mode(verify, committed))
     }

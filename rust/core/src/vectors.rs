@@ -3,8 +3,9 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::keys::{RECORD_BYTES, Record};
+use crate::half::{self, HALF, SINGLE};
 use crate::key::{DEAD, Key};
 use crate::mmap::PrivateMapping;
 use crate::parallel::{self, Found};
@@ -47,18 +48,25 @@ fn is_right(records: &Records, key: &Key, row: u64, vector: &[u8], verify: Verif
 }
 
 /// Where rows are copied from.
-struct Source<'a> {
+pub(crate) struct Source<'a> {
     file: &'a RecordsFile,
     records: &'a Records,
+    rows: u64,
     /// None where nothing can be mapped: then each row is read on its own.
     mapped: Option<Records>,
 }
 
 impl<'a> Source<'a> {
-    fn of(file: &'a RecordsFile, records: &'a Records) -> Result<Source<'a>> {
-        match file.map(records.rows()) {
-            Ok(mapped) => Ok(Source { file, records, mapped: Some(mapped) }),
-            Err(Error::Io { .. }) => Ok(Source { file, records, mapped: None }),
+    /// The rows of a file that the records are of.
+    pub(crate) fn of(file: &'a RecordsFile, records: &'a Records) -> Result<Source<'a>> {
+        Source::of_first(records.rows(), file, records)
+    }
+
+    /// Only so many rows of a file, which holds no more.
+    pub(crate) fn of_first(rows: u64, file: &'a RecordsFile, records: &'a Records) -> Result<Source<'a>> {
+        match file.map(rows) {
+            Ok(mapped) => Ok(Source { file, records, rows, mapped: Some(mapped) }),
+            Err(error) if error.is_of_mapping() => Ok(Source { file, records, rows, mapped: None }),
             Err(error) => Err(error),
         }
     }
@@ -72,10 +80,41 @@ impl<'a> Source<'a> {
         self.records.prefetch(row);
     }
 
+    /// Whether a committed row has this key and these very bytes, and its checksum says so too.
+    pub(crate) fn has(&self, key: &Key, row: u64, vector: &[u8]) -> Result<bool> {
+        if !is_right(self.records, key, row, vector, Verify::All) {
+            return Ok(false);
+        }
+        match &self.mapped {
+            Some(mapped) => Ok(mapped.get(row) == Some(vector)),
+            None => {
+                let mut stored = vec![0; vector.len()];
+                self.file.read(row, &mut stored)?;
+                Ok(stored == vector)
+            }
+        }
+    }
+
+    /// Whether the record of a row is that of a dead one, or of the bytes that the row has.
+    pub(crate) fn is_sound(&self, row: u64) -> Result<bool> {
+        let Some(record) = record(self.records, row).filter(|_| row < self.rows) else { return Ok(false) };
+        if record.key == DEAD {
+            return Ok(true);
+        }
+        match &self.mapped {
+            Some(mapped) => Ok(mapped.get(row).is_some_and(|vector| record.holds(row, vector))),
+            None => {
+                let mut vector = vec![0; usize::try_from(self.file.record_bytes()).unwrap_or(0)];
+                self.file.read(row, &mut vector)?;
+                Ok(record.holds(row, &vector))
+            }
+        }
+    }
+
     fn read_one(&self, key: &Key, row: u64, out: &mut [u8], verify: Verify) -> Result<bool> {
         match self.mapped.as_ref().map(|mapped| mapped.get(row)) {
             Some(Some(vector)) => out.copy_from_slice(vector),
-            None if row < self.records.rows() => self.file.read(row, out)?,
+            None if row < self.rows => self.file.read(row, out)?,
             _ => return Ok(false),
         }
         // The copy is checked, not the source: what the caller gets is what was verified.
@@ -109,23 +148,52 @@ pub fn gather(
 ) -> Result<Vec<usize>> {
     let source = Source::of(file, records)?;
     let row_bytes = usize::try_from(file.record_bytes()).unwrap_or(usize::MAX);
+    gather_each(&source, keys, rows, out, row_bytes, |key, row, target, _| source.read_one(key, row, target, verify))
+}
+
+/// Does what [`gather`] does for rows of float32, and writes them as float16.
+pub fn gather_halves(
+    file: &RecordsFile,
+    records: &Records,
+    keys: &[Key],
+    rows: &[i64],
+    out: &mut [u8],
+    verify: Verify,
+) -> Result<Vec<usize>> {
+    let source = Source::of(file, records)?;
+    let row_bytes = usize::try_from(file.record_bytes()).unwrap_or(usize::MAX);
+    gather_each(&source, keys, rows, out, row_bytes / SINGLE * HALF, |key, row, target, copy| {
+        copy.resize(row_bytes, 0);
+        let is_right = source.read_one(key, row, copy, verify)?;
+        half::write_halves(copy, target);
+        Ok(is_right)
+    })
+}
+
+/// Fills the rows of `out`, of `row_bytes` each, by `read(key, row, target, scratch)`, on all cores.
+fn gather_each(
+    source: &Source<'_>,
+    keys: &[Key],
+    rows: &[i64],
+    out: &mut [u8],
+    row_bytes: usize,
+    read: impl Fn(&Key, u64, &mut [u8], &mut Vec<u8>) -> Result<bool> + Sync,
+) -> Result<Vec<usize>> {
     let failed = Found::default();
     let first_error = Mutex::new(None);
-    let copy = |key: &Key, row: i64, target: &mut [u8]| -> Result<bool> {
-        let Ok(row) = u64::try_from(row) else {
-            target.fill(0);
-            return Ok(true);
-        };
-        source.read_one(key, row, target, verify)
-    };
     let targets = out.chunks_mut(PIECE.saturating_mul(row_bytes));
     let pieces: Vec<_> = keys.chunks(PIECE).zip(rows.chunks(PIECE)).zip(targets).enumerate().collect();
     parallel::for_each(pieces, rows.len(), ROWS_PER_THREAD, |(piece, ((keys, rows), out))| {
+        let mut scratch = Vec::new();
         for (i, ((key, row), target)) in keys.iter().zip(rows).zip(out.chunks_exact_mut(row_bytes)).enumerate() {
             if let Some(row) = rows.get(i + AHEAD) {
                 source.prefetch(*row);
             }
-            match copy(key, *row, target) {
+            let Ok(row) = u64::try_from(*row) else {
+                target.fill(0);
+                continue;
+            };
+            match read(key, row, target, &mut scratch) {
                 Ok(true) => {}
                 Ok(false) => failed.note(piece * PIECE + i),
                 Err(error) => {

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use common::{options, reader};
 use dejavec_core::Error;
 use dejavec_core::format::commit::{Slot, Slots};
+use dejavec_core::format::container::Container;
+use dejavec_core::format::npy::Header;
 use dejavec_core::key::of_text;
 use dejavec_core::repair::{self, Report};
 use dejavec_core::storage::DiskStorage;
@@ -88,6 +90,23 @@ fn a_version_1_cache_is_written_on() {
 }
 
 #[test]
+fn appending_to_a_version_1_file_leaves_the_header_that_numpy_writes() {
+    let directory = copy("npy");
+    let read = || std::fs::read(directory.path().join("vectors.npy")).unwrap()[..128].to_vec();
+    let older = String::from_utf8_lossy(&read()).into_owned();
+    assert!(older.contains("'shape': (                 110, 3), }"), "{older}");
+    let store = open(directory.path(), options(Durability::Commit)).unwrap();
+    store.put(&[of_text(b"text 99")], &vector(99, 0)).unwrap();
+    store.close().unwrap();
+    let mut expected = b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (111, 3), }".to_vec();
+    expected.resize(127, b' ');
+    expected.push(b'\n');
+    assert_eq!(read(), expected);
+    let report = repair::verify(&DiskStorage, directory.path()).unwrap();
+    assert_eq!((report.rows, report.problems), (111, Vec::new()));
+}
+
+#[test]
 fn a_cache_of_a_newer_version_is_refused_with_what_to_do_and_left_alone() {
     for name in GOLDEN {
         let directory = copy(name);
@@ -119,8 +138,16 @@ fn the_bytes_of_a_version_1_cache_are_those_that_are_written_today() {
         let read = |file: &str| std::fs::read(golden(name).join(file)).unwrap();
         assert_eq!(meta.to_bytes(), read("meta.json"), "{name}");
         assert_eq!(dejavec_core::format::keys::header(&meta.uuid), read("keys.bin")[..64], "{name}");
+        let rows_file = read(meta.container.file_name());
         let header = meta.container.header(meta.dtype, meta.dim, 110);
-        assert_eq!(header, read(meta.container.file_name())[..header.len()], "{name}");
+        match meta.container {
+            // NumPy's form is written today; the one with the count in columns of its own is read for ever.
+            Container::Npy => {
+                assert_eq!(meta.container.check(&rows_file[..header.len()], meta.dtype, meta.dim), Ok(()));
+                assert_eq!(Header::parse(&rows_file[..header.len()]).unwrap().rows, 110);
+            }
+            Container::Flat(_) => assert_eq!(header, rows_file[..header.len()], "{name}"),
+        }
         let slots = Slots::parse(&read("commit"), &meta.uuid).unwrap();
         assert_eq!(slots.newest, Slot { epoch: 3, rows: 110, synced: 110 }, "{name}");
         assert_eq!(slots.newest.to_bytes(&meta.uuid), read("commit")[4096..4160], "{name}");

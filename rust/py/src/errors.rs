@@ -14,7 +14,7 @@ fn class_name(error: &Error) -> &'static str {
         Error::NotFound { .. } => "CacheNotFoundError",
         Error::Foreign { .. } => "ForeignDirectoryError",
         Error::Version { .. } => "UnsupportedVersionError",
-        Error::Mismatch { .. } | Error::Argument { .. } => "VectorsError",
+        Error::Mismatch { .. } | Error::OtherCache { .. } | Error::Argument { .. } => "VectorsError",
         Error::LockTimeout { .. } => "LockTimeoutError",
         Error::Remote { .. } => "NetworkFileSystemError",
         Error::ReadOnly { .. } => "ReadOnlyCacheError",

@@ -1,16 +1,15 @@
 //! Items to keys.
 
-use std::borrow::Cow;
-use std::ops::Range;
-
 use dejavec_core::key::{self, Field};
 use dejavec_core::prefetch;
+use dejavec_core::text::Texts;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString, PyTuple};
+use pyo3::types::{PyString, PyTuple};
 
 use crate::buffers::{Array, as_keys, as_keys_mut};
 use crate::errors::item_error;
+use crate::strings;
 
 /// Texts between the one whose object is asked for and the one that is read: objects lie scattered.
 const AHEAD: usize = 16;
@@ -22,15 +21,6 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(hash_fields, module)?)
 }
 
-/// The UTF-8 bytes of a text: its own, or a copy where it has lone surrogates.
-pub fn utf8<'a>(text: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, [u8]>> {
-    if let Ok(text) = text.to_str() {
-        return Ok(Cow::Borrowed(text.as_bytes()));
-    }
-    let encoded = text.call_method1("encode", ("utf-8", "surrogatepass"))?;
-    Ok(Cow::Owned(encoded.cast::<PyBytes>()?.as_bytes().to_vec()))
-}
-
 #[pyfunction]
 fn hash_texts(py: Python<'_>, texts: &Bound<'_, PyTuple>, out: &Bound<'_, PyAny>) -> PyResult<()> {
     let mut out = Array::<u8>::output(out)?;
@@ -38,18 +28,17 @@ fn hash_texts(py: Python<'_>, texts: &Bound<'_, PyTuple>, out: &Bound<'_, PyAny>
     check_length("keys", texts.len(), keys.len())?;
     // A tuple, not a list: another thread cannot take its items away while the GIL is released.
     let items: Vec<_> = texts.iter_borrowed().collect();
-    let fetch = |range: Range<usize>| range.map(|position| text_at(&items, position)).collect();
-    key::of_fetched(fetch, keys, |rest| py.detach(rest))
+    key::of_fetched(|position, texts| push_text(&items, position, texts), keys, |work| py.detach(work))
 }
 
-/// The UTF-8 bytes of one of many items; an error if it is no text.
-fn text_at<'a>(items: &'a [Borrowed<'_, '_, PyAny>], position: usize) -> PyResult<Cow<'a, [u8]>> {
+/// Adds one of many items to texts; an error if it is no text.
+fn push_text<'a>(items: &'a [Borrowed<'_, '_, PyAny>], position: usize, texts: &mut Texts<'a>) -> PyResult<()> {
     if let Some(ahead) = items.get(position + AHEAD) {
         prefetch::fetch_line(ahead.as_ptr().cast());
     }
     let item: &Bound<'_, PyAny> = &items[position];
     match item.cast::<PyString>() {
-        Ok(text) => utf8(text),
+        Ok(text) => strings::push(text, texts),
         Err(_) => {
             let found = item.get_type().name().map_or_else(|_| "?".into(), |name| name.to_string());
             Err(item_error(item.py(), format!("expected texts (str), found {found} at position {position}")))

@@ -8,6 +8,7 @@ mod fingerprint;
 mod hashing;
 mod rows;
 mod store;
+mod strings;
 
 use pyo3::prelude::*;
 

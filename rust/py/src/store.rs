@@ -20,8 +20,8 @@ use pyo3::types::{PyBytes, PyDict, PyString};
 
 use crate::buffers::{Array, as_keys, as_keys_mut};
 use crate::errors::to_python;
-use crate::hashing::utf8;
 use crate::rows::Rows;
+use crate::strings::utf8;
 
 /// Adds what is here to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -320,6 +320,19 @@ impl Store {
         let (keys, rows, mut out) = (Array::<u8>::input(keys)?, Array::<i64>::input(rows)?, Array::<u8>::output(out)?);
         let (keys, rows, out) = (as_keys(keys.items())?, rows.items(), out.items_mut());
         detached(py, || self.inner.gather(keys, rows, out, verify))
+    }
+
+    fn gather_halves(
+        &self,
+        py: Python<'_>,
+        keys: &Bound<'_, PyAny>,
+        rows: &Bound<'_, PyAny>,
+        out: &Bound<'_, PyAny>,
+        verify: bool,
+    ) -> PyResult<Vec<usize>> {
+        let (keys, rows, mut out) = (Array::<u8>::input(keys)?, Array::<i64>::input(rows)?, Array::<u8>::output(out)?);
+        let (keys, rows, out) = (as_keys(keys.items())?, rows.items(), out.items_mut());
+        detached(py, || self.inner.gather_halves(keys, rows, out, verify))
     }
 
     fn map_rows(

@@ -94,7 +94,8 @@ impl Meta {
         let (stored, rest) = split_checksum(bytes).ok_or_else(|| defect("a checksum line", "none".into()))?;
         let computed = format!("{:016x}", checksum::block(rest));
         if stored != computed.as_bytes() {
-            return Err(defect(&format!("checksum {computed}"), String::from_utf8_lossy(stored).into_owned()));
+            let stored = String::from_utf8_lossy(stored);
+            return Err(defect(&format!("content with checksum {stored}, as its first lines say"), computed));
         }
         Self::read(&object)
             .ok_or_else(|| defect("uuid, dim, dtype, container, hash_seed, identity, output", "others".into()))

@@ -1,4 +1,7 @@
-//! The header of `vectors.npy`: version 1.0 of NumPy's format, in 128 bytes of which only 20 ever change.
+//! The header of `vectors.npy`: version 1.0 of NumPy's format, in 128 bytes.
+//!
+//! It is written as NumPy writes it. Older caches have the row count in 20 columns of its own, padded on the left; that
+//! form is read for ever, and the next commit replaces it.
 
 use super::dtype::Dtype;
 use super::{Defect, MAX_DIM};
@@ -9,12 +12,8 @@ pub const HEADER_BYTES: usize = 128;
 const MAGIC: &[u8; 10] = b"\x93NUMPY\x01\x00\x76\x00";
 const BEFORE_DTYPE: &str = "{'descr': '";
 const AFTER_DTYPE: &str = "', 'fortran_order': False, 'shape': (";
+/// Columns of the row count in the older form; also the longest row count.
 const ROWS_COLUMNS: usize = 20;
-
-/// Where the row count lies.
-pub const ROWS: std::ops::Range<usize> = ROWS_OFFSET..ROWS_OFFSET + ROWS_COLUMNS;
-
-const ROWS_OFFSET: usize = MAGIC.len() + BEFORE_DTYPE.len() + DTYPE_COLUMNS + AFTER_DTYPE.len();
 const DTYPE_COLUMNS: usize = 3;
 const BETWEEN: &str = ", ";
 const AFTER_SHAPE: &str = "), }";
@@ -31,39 +30,71 @@ pub struct Header {
 }
 
 impl Header {
-    /// The 128 bytes.
+    /// The 128 bytes, as NumPy writes them.
     pub fn to_bytes(self) -> [u8; HEADER_BYTES] {
+        self.with_count(&self.rows.to_string())
+    }
+
+    /// The 128 bytes with the row count in columns of its own, as older caches have them.
+    fn to_older_bytes(self) -> [u8; HEADER_BYTES] {
+        self.with_count(&format!("{:>ROWS_COLUMNS$}", self.rows))
+    }
+
+    fn with_count(self, rows: &str) -> [u8; HEADER_BYTES] {
         let mut bytes = [b' '; HEADER_BYTES];
-        let text = format!(
-            "{BEFORE_DTYPE}{}{AFTER_DTYPE}{:>ROWS_COLUMNS$}{BETWEEN}{}{AFTER_SHAPE}",
-            self.dtype.descr, self.rows, self.dim
-        );
+        let text = format!("{BEFORE_DTYPE}{}{AFTER_DTYPE}{rows}{BETWEEN}{}{AFTER_SHAPE}", self.dtype.descr, self.dim);
         super::put(&mut bytes, 0, MAGIC);
         super::put(&mut bytes, MAGIC.len(), text.as_bytes());
         bytes[HEADER_BYTES - 1] = b'\n';
         bytes
     }
 
-    /// Parses the 128 bytes: what [`Header::to_bytes`] writes and nothing else.
+    /// Parses the 128 bytes: NumPy's form or the older one, and nothing else.
     pub fn parse(bytes: &[u8]) -> Result<Header, Defect> {
         let found = || String::from_utf8_lossy(bytes).trim_end().chars().take(2 * HEADER_BYTES).collect::<String>();
         let header = Self::read(bytes)
             .ok_or_else(|| Defect::new("a .npy header as dejavec writes it", format!("{:?}", found())))?;
-        if header.to_bytes() == *bytes {
+        if header.to_bytes() == *bytes || header.to_older_bytes() == *bytes {
             Ok(header)
         } else {
-            Err(Defect::new("a .npy header padded as dejavec pads it", format!("{:?}", found())))
+            Err(Defect::new("a .npy header padded as NumPy pads it", format!("{:?}", found())))
         }
     }
 
     fn read(bytes: &[u8]) -> Option<Header> {
         let text = std::str::from_utf8(bytes.strip_prefix(MAGIC)?).ok()?;
         let (descr, text) = text.strip_prefix(BEFORE_DTYPE)?.split_at_checked(DTYPE_COLUMNS)?;
-        let (rows, text) = text.strip_prefix(AFTER_DTYPE)?.split_at_checked(ROWS_COLUMNS)?;
-        let (dim, _) = text.strip_prefix(BETWEEN)?.split_once(AFTER_SHAPE)?;
+        let (rows, text) = text.strip_prefix(AFTER_DTYPE)?.split_once(BETWEEN)?;
+        let (dim, _) = text.split_once(AFTER_SHAPE)?;
         let header =
             Header { dtype: Dtype::parse(descr)?, rows: rows.trim_start().parse().ok()?, dim: dim.parse().ok()? };
         (1..=MAX_DIM).contains(&header.dim).then_some(header)
+    }
+
+    /// Whether bytes are a header of rows of this kind, or the beginning of one and the end of another: what a write
+    /// leaves that was torn, and what a reader may find who meets a writer. The row counts are not looked at; where a
+    /// longer count moved the dimension, a torn one may pass for the first digits of the right one.
+    pub fn is_one_or_torn(bytes: &[u8], dtype: Dtype, dim: u32) -> bool {
+        let header = Header { dtype, rows: 0, dim };
+        // Digits stand for any digits; a longer count moves what follows.
+        let counts = (1..=ROWS_COLUMNS).flat_map(|digits| {
+            let digits = "0".repeat(digits);
+            [format!("{digits:>ROWS_COLUMNS$}"), digits]
+        });
+        let (mut longest_start, mut longest_end) = (0, 0);
+        for count in counts {
+            let form = header.with_count(&count);
+            let first = MAGIC.len() + BEFORE_DTYPE.len() + DTYPE_COLUMNS + AFTER_DTYPE.len();
+            let columns = first..first + count.len();
+            let agrees = |at: &usize| {
+                bytes.get(*at).is_some_and(|found| {
+                    *found == form[*at] || columns.contains(at) && (found.is_ascii_digit() || *found == b' ')
+                })
+            };
+            longest_start = longest_start.max((0..HEADER_BYTES).take_while(agrees).count());
+            longest_end = longest_end.max((0..HEADER_BYTES).rev().take_while(agrees).count());
+        }
+        bytes.len() == HEADER_BYTES && longest_start + longest_end >= HEADER_BYTES
     }
 }
 
@@ -76,32 +107,64 @@ mod tests {
     }
 
     #[test]
-    fn a_header_survives_the_way_to_disk_and_back() {
+    fn a_header_survives_the_way_to_disk_and_back_in_both_forms() {
         for dtype in Dtype::ALL {
             for rows in [0, 1, 10, u64::MAX] {
                 for dim in [1, 384, MAX_DIM] {
                     let header = Header { dtype, rows, dim };
                     assert_eq!(Header::parse(&header.to_bytes()), Ok(header));
+                    assert_eq!(Header::parse(&header.to_older_bytes()), Ok(header));
                 }
             }
         }
     }
 
     #[test]
-    fn only_the_digits_of_the_row_count_change_as_rows_grow() {
-        let (few, many) = (header(1, 384).to_bytes(), header(u64::MAX, 384).to_bytes());
-        let changed: Vec<_> = (0..HEADER_BYTES).filter(|&i| few[i] != many[i]).collect();
-        assert!(changed.len() <= ROWS_COLUMNS && changed.last().unwrap() - changed[0] < ROWS_COLUMNS);
+    fn a_header_is_what_numpy_writes() {
+        let mut expected =
+            b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (12, 384), }".to_vec();
+        expected.resize(HEADER_BYTES - 1, b' ');
+        expected.push(b'\n');
+        assert_eq!(header(12, 384).to_bytes(), *expected);
+    }
+
+    #[test]
+    fn a_torn_header_is_known_whatever_its_counts_and_forms_were() {
+        let dtype = header(0, 384).dtype;
+        let rows = [0, 9, 10, 99, 100, 12_345, u64::MAX];
+        let forms: Vec<_> =
+            rows.iter().flat_map(|rows| [header(*rows, 384).to_bytes(), header(*rows, 384).to_older_bytes()]).collect();
+        for old in &forms {
+            for new in &forms {
+                for cut in 0..=HEADER_BYTES {
+                    let torn = [&new[..cut], &old[cut..]].concat();
+                    assert!(Header::is_one_or_torn(&torn, dtype, 384), "{}", String::from_utf8_lossy(&torn));
+                    assert!(!Header::is_one_or_torn(&torn[..HEADER_BYTES - 1], dtype, 384));
+                }
+            }
+        }
+        for other in [header(12, 7), header(12, 3840), header(12, 385)] {
+            assert!(!Header::is_one_or_torn(&other.to_bytes(), dtype, 384), "{other:?}");
+            assert!(!Header::is_one_or_torn(&other.to_older_bytes(), dtype, 384), "{other:?}");
+        }
+        let half = Header { dtype: Dtype::parse("<f2").unwrap(), ..header(12, 384) };
+        assert!(!Header::is_one_or_torn(&half.to_bytes(), dtype, 384));
+        for at in 0..HEADER_BYTES {
+            let mut bad = header(12, 384).to_bytes();
+            bad[at] ^= 0x80;
+            assert!(!Header::is_one_or_torn(&bad, dtype, 384), "byte {at}");
+        }
     }
 
     #[test]
     fn every_changed_byte_and_every_cut_is_noticed() {
-        let good = header(12, 384).to_bytes();
-        for i in 0..HEADER_BYTES {
-            let mut bad = good;
-            bad[i] ^= 0x80;
-            assert!(Header::parse(&bad).is_err(), "byte {i}");
-            assert!(Header::parse(&good[..i]).is_err(), "cut at {i}");
+        for good in [header(12, 384).to_bytes(), header(12, 384).to_older_bytes()] {
+            for i in 0..HEADER_BYTES {
+                let mut bad = good;
+                bad[i] ^= 0x80;
+                assert!(Header::parse(&bad).is_err(), "byte {i}");
+                assert!(Header::parse(&good[..i]).is_err(), "cut at {i}");
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use crate::format::snapshot::{BLOCK_BYTES, HEADER_BYTES, Header, Layout, SLOT_BY
 use crate::format::{Defect, Uuid, name};
 use crate::key::{DEAD, Key};
 use crate::mmap::Mapping;
-use crate::storage::{Access, Storage};
+use crate::storage::{Access, Storage, map_or_read};
 
 /// How often a reader looks for a snapshot while others replace it.
 const LISTINGS: usize = 10;
@@ -38,7 +38,7 @@ impl Snapshot {
         if file.length().ok()? != layout.file_bytes as u64 || last_record(header.rows, keys)? != header.last_record {
             return None;
         }
-        let mapping = file.map(layout.file_bytes).ok()?;
+        let mapping = map_or_read(&*file, layout.file_bytes).ok()?;
         mapping.expect_scattered_reads();
         Some(Snapshot { header, layout, mapping })
     }
@@ -103,7 +103,7 @@ impl Snapshot {
             let (computed, stored) =
                 (checksum::block(block), self.word(SLOTS_OFFSET + self.layout.body_bytes + i * SLOT_BYTES));
             if computed != stored {
-                return Err(Defect::new(format!("block {i} with checksum {computed:016x}"), format!("{stored:016x}")));
+                return Err(Defect::new(format!("block {i} with checksum {stored:016x}"), format!("{computed:016x}")));
             }
         }
         Ok(())

@@ -59,7 +59,7 @@ pub(super) fn probe(capacity: u64, slot: impl Fn(u64) -> u64, key: &Key, keys: &
 }
 
 /// A table in memory that grows.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Table {
     pub(super) slots: Vec<u64>,
     pub(super) keys: u64,

@@ -6,6 +6,12 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+#[cfg(target_os = "linux")]
+use nix::errno::Errno;
+#[cfg(target_os = "linux")]
+use nix::fcntl::{FcntlArg, fcntl};
+#[cfg(target_os = "linux")]
+use nix::libc::{F_UNLCK, F_WRLCK, SEEK_SET, flock};
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 
 #[cfg(target_os = "linux")]
@@ -147,9 +153,52 @@ impl StorageFile for File {
         File::unlock(self)
     }
 
+    #[cfg(target_os = "linux")]
+    fn try_lock_byte(&self, at: u64) -> io::Result<bool> {
+        if distance(self) != Distance::Local {
+            // Elsewhere a lock of bytes may get in the way of the file's lock.
+            return Err(ErrorKind::Unsupported.into());
+        }
+        match fcntl(self, FcntlArg::F_OFD_SETLK(&bytes(F_WRLCK, at, 1)?)) {
+            Ok(_) => Ok(true),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn unlock_byte(&self, at: u64) -> io::Result<()> {
+        fcntl(self, FcntlArg::F_OFD_SETLK(&bytes(F_UNLCK, at, 1)?))?;
+        Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn is_byte_locked_before(&self, end: u64) -> io::Result<bool> {
+        // A length of 0 would mean all bytes.
+        if end == 0 {
+            return Ok(false);
+        }
+        let mut found = bytes(F_WRLCK, 0, end)?;
+        fcntl(self, FcntlArg::F_OFD_GETLK(&mut found))?;
+        Ok(i32::from(found.l_type) != F_UNLCK)
+    }
+
     fn descriptor(&self) -> Option<RawFd> {
         Some(self.as_raw_fd())
     }
+}
+
+/// What fcntl(2) is to do with the locks of some bytes.
+#[cfg(target_os = "linux")]
+fn bytes(kind: i32, start: u64, length: u64) -> io::Result<flock> {
+    let too_large = |_| io::Error::from(ErrorKind::InvalidInput);
+    Ok(flock {
+        l_type: kind as i16,
+        l_whence: SEEK_SET as i16,
+        l_start: i64::try_from(start).map_err(too_large)?,
+        l_len: i64::try_from(length).map_err(too_large)?,
+        l_pid: 0,
+    })
 }
 
 /// Refuses a file that others may change behind this machine's page cache.
@@ -192,7 +241,8 @@ enum Distance {
     Remote,
 }
 
-/// Tells file systems by their magic numbers (statfs(2), linux/magic.h and the file systems' own headers).
+/// Tells file systems by their magic numbers (statfs(2), linux/magic.h and the file systems' own headers); which of them
+/// are remote is as the `stat` of coreutils has it.
 #[cfg(any(target_os = "linux", test))]
 fn distance_of(magic: u32) -> Distance {
     match magic {
@@ -203,8 +253,21 @@ fn distance_of(magic: u32) -> Distance {
         | 0x00C3_6400 // Ceph
         | 0x0BD0_0BD0 // Lustre
         | 0x5346_414F // AFS
+        | 0x6B41_4653 // AFS of the kernel (kAFS)
         | 0x4750_4653 // GPFS
         | 0x7375_7245 // Coda
+        | 0x1983_0326 // BeeGFS, once FhGFS
+        | 0xAAD7_AAEA // PanFS
+        | 0x7461_636F // OCFS2
+        | 0x0116_1970 // GFS2
+        | 0xBEEF_DEAD // SNFS
+        | 0x0131_11A8 // IBRIX
+        | 0x6163_6673 // ACFS
+        | 0xA501_FCF5 // VxFS
+        | 0x564C      // Novell (NCP)
+        | 0xBACB_ACBC // folders of a VMware host (vmhgfs)
+        | 0x786F_4256 // folders of a VirtualBox host (vboxsf)
+        | 0x7C7C_6673 // folders of a Parallels host
         => Distance::Remote,
         0x0102_1997   // 9P
         | 0x6573_5546 // FUSE
@@ -220,7 +283,25 @@ fn distance(file: &File) -> Distance {
         .map_or(Distance::Local, |statistics| distance_of(statistics.filesystem_type().0 as u64 as u32))
 }
 
-#[cfg(not(target_os = "linux"))]
+/// Tells file systems by the names that macOS and the BSDs give them.
+#[cfg(any(target_os = "macos", target_os = "freebsd", test))]
+fn distance_named(name: &str) -> Distance {
+    match name {
+        "nfs" | "smbfs" | "cifs" | "afpfs" | "webdav" | "ftp" | "acfs" | "afs" | "lustre" | "vmhgfs" | "vboxsf"
+        | "prl_fs" => Distance::Remote,
+        "p9fs" | "AppleVirtIOFS" | "virtiofs" => Distance::Unknown,
+        name if name.contains("fuse") => Distance::Unknown,
+        _ => Distance::Local,
+    }
+}
+
+#[cfg(any(target_os = "macos", target_os = "freebsd"))]
+fn distance(file: &File) -> Distance {
+    nix::sys::statfs::fstatfs(file)
+        .map_or(Distance::Local, |statistics| distance_named(statistics.filesystem_type_name()))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "macos", target_os = "freebsd")))]
 fn distance(_file: &File) -> Distance {
     Distance::Local
 }
@@ -274,6 +355,16 @@ mod tests {
         for (magic, expected) in [
             (0x6969, Distance::Remote),
             (0xFF53_4D42, Distance::Remote),
+            (0x1983_0326, Distance::Remote), // BeeGFS
+            (0x6B41_4653, Distance::Remote), // kAFS
+            (0xAAD7_AAEA, Distance::Remote), // PanFS
+            (0x7461_636F, Distance::Remote), // OCFS2
+            (0xBEEF_DEAD, Distance::Remote), // SNFS
+            (0x0131_11A8, Distance::Remote), // IBRIX
+            (0x6163_6673, Distance::Remote), // ACFS
+            (0x564C, Distance::Remote),      // Novell
+            (0xBACB_ACBC, Distance::Remote), // vmhgfs
+            (0x786F_4256, Distance::Remote), // vboxsf
             (0x6573_5546, Distance::Unknown),
             (0xEF53, Distance::Local),      // ext4
             (0x0102_1994, Distance::Local), // tmpfs
@@ -281,5 +372,16 @@ mod tests {
             assert_eq!(distance_of(magic), expected, "{magic:x}");
         }
         assert!(!DiskStorage.is_remote(Path::new("/")).unwrap());
+        for (name, expected) in [
+            ("nfs", Distance::Remote),
+            ("smbfs", Distance::Remote),
+            ("afpfs", Distance::Remote),
+            ("macfuse", Distance::Unknown),
+            ("osxfuse", Distance::Unknown),
+            ("apfs", Distance::Local),
+            ("hfs", Distance::Local),
+        ] {
+            assert_eq!(distance_named(name), expected, "{name}");
+        }
     }
 }

@@ -15,6 +15,8 @@ struct Inode {
     bytes: RwLock<Vec<u8>>,
     /// The handle that holds the lock.
     locked_by: Mutex<Option<u64>>,
+    /// The handles that hold locks of bytes.
+    locked_bytes: Mutex<BTreeMap<u64, u64>>,
 }
 
 #[derive(Debug, Clone)]
@@ -153,6 +155,10 @@ impl Inode {
     fn holder(&self) -> MutexGuard<'_, Option<u64>> {
         self.locked_by.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn byte_holders(&self) -> MutexGuard<'_, BTreeMap<u64, u64>> {
+        self.locked_bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl StorageFile for Handle {
@@ -206,6 +212,19 @@ impl StorageFile for Handle {
         Ok(())
     }
 
+    fn try_lock_byte(&self, at: u64) -> io::Result<bool> {
+        Ok(*self.inode.byte_holders().entry(at).or_insert(self.number) == self.number)
+    }
+
+    fn unlock_byte(&self, at: u64) -> io::Result<()> {
+        self.inode.byte_holders().retain(|byte, holder| *byte != at || *holder != self.number);
+        Ok(())
+    }
+
+    fn is_byte_locked_before(&self, end: u64) -> io::Result<bool> {
+        Ok(self.inode.byte_holders().range(..end).any(|(_, holder)| *holder != self.number))
+    }
+
     fn descriptor(&self) -> Option<RawFd> {
         None
     }
@@ -214,5 +233,6 @@ impl StorageFile for Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         let _ = self.unlock();
+        self.inode.byte_holders().retain(|_, holder| *holder != self.number);
     }
 }

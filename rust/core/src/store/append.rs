@@ -37,8 +37,6 @@ pub(super) struct Writer {
     pub(super) unsynced: bool,
     /// Whether other files came in the place of some that this handle had written and not synced, and nobody was told.
     pub(super) lost: bool,
-    /// Whether a snapshot could not be written; it is not tried again.
-    pub(super) snapshot_failed: bool,
 }
 
 impl Writer {
@@ -87,20 +85,19 @@ impl Store {
         let vector = |position: usize| &vectors[position * row_bytes..(position + 1) * row_bytes];
         // Under the lock, once what others stored is sure: what is called stored here is acknowledged.
         let appended = self.write_group(|open| {
-            let mut positions = partition::last_of_each_key(keys);
             let state = open.indexed()?;
             let committed = open.keys(state.committed.rows)?;
             let mut rows = vec![partition::NO_ROW; keys.len()];
             state.lookup(&committed, keys, &mut rows);
-            let stored = open.files.vectors.map(state.committed.rows)?;
-            let is_stored = |position: usize| {
-                u64::try_from(rows[position]).is_ok_and(|row| {
-                    vectors::record(committed.records(), row)
-                        .is_some_and(|record| record.key == keys[position] && record.holds(row, vector(position)))
-                        && stored.get(row) == Some(vector(position))
-                })
-            };
-            positions.retain(|&position| !is_stored(position));
+            let source = vectors::Source::of(&open.files.vectors, committed.records())?;
+            let mut positions = Vec::new();
+            for position in partition::last_of_each_key(keys) {
+                let row = u64::try_from(rows[position]).ok();
+                let is_stored = row.map_or(Ok(false), |row| source.has(&keys[position], row, vector(position)))?;
+                if !is_stored {
+                    positions.push(position);
+                }
+            }
             Ok(Group::new(keys, vectors, row_bytes, positions))
         })?;
         self.write_snapshot_if_due(DeltaLimit::APPENDING);
@@ -119,8 +116,7 @@ impl Store {
     /// Makes every committed row durable, whoever wrote it. [`Error::Replaced`] says that this was done, and that rows
     /// of this handle went with files that the directory no longer has.
     pub fn sync(&self) -> Result<()> {
-        let mut writer = self.writer();
-        let (_lock, open, recovered) = self.begin_group(&mut writer)?;
+        let (_lock, mut writer, open, recovered) = self.begin_group()?;
         self.sync_all(&open, &mut writer)?;
         let Slot { rows, synced, .. } = open.committed();
         if synced < rows {
@@ -140,10 +136,9 @@ impl Store {
 
     /// One append group: lock, learn what others committed, choose the rows, write, sync, commit, unlock.
     fn write_group<'a>(&self, choose: impl FnOnce(&Open) -> Result<Group<'a>>) -> Result<usize> {
-        let mut writer = self.writer();
         // Before the lock is held: entering many rows into the index takes long.
         drop(self.current()?.indexed()?);
-        let (_lock, open, recovered) = self.begin_group(&mut writer)?;
+        let (_lock, mut writer, open, recovered) = self.begin_group()?;
         let group = choose(&open)?;
         let durable = self.options.durability == Durability::Commit;
         if group.keys.is_empty() {

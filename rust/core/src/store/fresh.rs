@@ -30,15 +30,11 @@ impl Store {
         if open.files.are_in(&*self.storage, &self.directory)? {
             return Ok(open);
         }
-        let fresh = Arc::new(Open::new(&*self.storage, &self.directory, self.options.writable)?);
+        let fresh = Arc::new(Open::new(&*self.storage, &self.directory)?);
         let (old, new) = (&open.files.meta, &fresh.files.meta);
         if !old.holds_the_same_as(new) {
-            return Err(Error::Mismatch {
-                path: self.directory.clone(),
-                what: "the vectors of",
-                expected: new.describe(),
-                found: old.describe(),
-            });
+            let (path, expected, found) = (self.directory.clone(), old.describe(), new.describe());
+            return Err(Error::OtherCache { path, expected, found });
         }
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         match current.as_ref() {

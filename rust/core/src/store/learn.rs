@@ -1,7 +1,7 @@
 //! What a writer does before it builds on a commit: it takes the lock, learns what others committed, and makes sure that
 //! this is not only in the system's memory.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::append::{Writer, poisoning};
 use super::opened::Open;
@@ -20,17 +20,20 @@ const EXAMINED_BYTES: u64 = 16 << 20;
 /// What a writer holds: the writers' lock, and that of the commit record, which excludes others even if somebody deleted
 /// the file of the first.
 pub(super) struct Locks {
-    _writers: HeldLock,
+    /// Given back first: whoever takes the other one finds this one free.
     _commit: HeldLock,
+    _writers: HeldLock,
 }
 
 impl Store {
-    fn lock(&self, writer: &Writer) -> Result<HeldLock> {
+    /// Waits for the lock that keeps threads apart as it does processes. No mutex is held meanwhile: whoever waits for
+    /// one could neither give up in time nor be interrupted.
+    fn lock(&self) -> Result<HeldLock> {
         if !self.options.writable {
             return Err(Error::ReadOnly { path: self.directory.clone() });
         }
-        if writer.poisoned {
-            return Err(Error::Poisoned { path: self.directory.clone() });
+        if let Ok(writer) = self.writer.try_lock() {
+            self.check_not_poisoned(&writer)?;
         }
         if !self.options.allow_network {
             directory::refuse_remote(&*self.storage, &self.directory)?;
@@ -38,38 +41,65 @@ impl Store {
         HeldLock::acquire(&*self.storage, &self.directory.join(name::LOCK), self.options.patience)
     }
 
+    fn check_not_poisoned(&self, writer: &Writer) -> Result<()> {
+        if writer.poisoned { Err(Error::Poisoned { path: self.directory.clone() }) } else { Ok(()) }
+    }
+
     /// Takes the lock and learns what others committed. What takes long is done in pieces, between which others get their
     /// turn.
-    pub(super) fn begin_group(&self, writer: &mut Writer) -> Result<(Locks, Arc<Open>, Recovered)> {
+    pub(super) fn begin_group(&self) -> Result<(Locks, MutexGuard<'_, Writer>, Arc<Open>, Recovered)> {
         loop {
-            let (lock, open) = self.lock_files(writer)?;
-            if let Some(recovered) = self.learn(&open, writer)? {
-                return Ok((lock, open, recovered));
+            let (locks, mut writer, open) = self.lock_files()?;
+            if let Some(recovered) = self.learn(&open, &mut writer)? {
+                return Ok((locks, writer, open, recovered));
             }
-            drop(lock);
+            drop((writer, locks));
             if self.options.durability == Durability::Commit {
                 // Not under the lock: the last piece is then all that is left to sync.
-                poisoning(&mut writer.poisoned, || open.files.sync_rows())?;
+                if let Err(error) = open.files.sync_rows() {
+                    self.writer().poisoned = true;
+                    return Err(error);
+                }
             }
         }
     }
 
-    /// Takes the lock; gives the files that the directory has then.
-    fn lock_files(&self, writer: &mut Writer) -> Result<(Locks, Arc<Open>)> {
-        let locked = self.lock(writer).and_then(|lock| Ok((lock, self.reopen_if_replaced()?)));
+    /// Takes the lock; gives the files that the directory has then, open for writing.
+    fn lock_files(&self) -> Result<(Locks, MutexGuard<'_, Writer>, Arc<Open>)> {
+        let locked = self.lock().and_then(|lock| Ok((lock, self.open_for_writing()?)));
         let (lock, open) = locked.map_err(|error| {
-            let is_gone = self.storage.metadata(&self.directory.join(name::META)).is_err();
+            let is_gone = || self.storage.metadata(&self.directory.join(name::META)).is_err();
             match error {
-                Error::Io { .. } | Error::NotFound { .. } if is_gone && writer.owes_a_sync() => {
+                Error::Io { .. } | Error::NotFound { .. } if is_gone() && self.writer().owes_a_sync() => {
                     Error::Replaced { path: self.directory.clone() }
                 }
-                Error::Io { .. } if is_gone => Error::NotFound { path: self.directory.clone() },
+                Error::Io { .. } if is_gone() => Error::NotFound { path: self.directory.clone() },
                 other => other,
             }
         })?;
-        writer.is_about(open.files.identities());
         let commit = HeldLock::of_data(&*self.storage, &self.directory.join(name::COMMIT), self.options.patience)?;
-        Ok((Locks { _writers: lock, _commit: commit }, open))
+        let mut writer = self.writer();
+        self.check_not_poisoned(&writer)?;
+        writer.is_about(open.files.identities());
+        Ok((Locks { _commit: commit, _writers: lock }, writer, open))
+    }
+
+    /// The cache that is at the path now, its files open for writing.
+    fn open_for_writing(&self) -> Result<Arc<Open>> {
+        let open = self.reopen_if_replaced()?;
+        if open.is_writable {
+            return Ok(open);
+        }
+        let open = Arc::new(open.for_writing(&*self.storage, &self.directory)?);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        match current.as_mut() {
+            // Another thread closed the store meanwhile.
+            None => Err(Error::Closed { path: self.directory.clone() }),
+            Some(now) => {
+                *now = Arc::clone(&open);
+                Ok(open)
+            }
+        }
     }
 
     /// Under the lock: what is committed, with lost commits rolled forward, and safe to be built upon.

@@ -12,7 +12,7 @@ use crate::index::{DeltaLimit, Index, Keys, READ_AHEAD};
 use crate::key::Key;
 use crate::recovery;
 use crate::storage::Storage;
-use crate::{parallel, partition};
+use crate::{hollow, parallel, partition};
 
 /// Keys a piece of a parallel look-up holds, and the fewest that are worth a second thread.
 const KEYS_PIECE: usize = 4096;
@@ -22,6 +22,8 @@ const KEYS_PER_THREAD: usize = 2048;
 #[derive(Debug)]
 pub struct Open {
     pub files: CacheFiles,
+    /// Whether the files are open for writing.
+    pub is_writable: bool,
     pub state: RwLock<State>,
     /// The epochs in the commit record when it was looked at last and nothing was left to learn.
     looked_at: [AtomicU64; 2],
@@ -36,7 +38,7 @@ const MOST_SEARCHES: u64 = 4;
 const NEVER: u64 = u64::MAX;
 
 /// What changes as rows are committed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct State {
     pub committed: Slot,
     pub index: Index,
@@ -61,19 +63,36 @@ impl State {
 }
 
 impl Open {
-    pub fn new(storage: &dyn Storage, directory: &Path, writable: bool) -> Result<Open> {
-        let files = CacheFiles::open(storage, directory, writable)?;
+    /// Opens a cache for reading.
+    pub fn new(storage: &dyn Storage, directory: &Path) -> Result<Open> {
+        Open::over(CacheFiles::open(storage, directory, false)?, storage, directory, false)
+    }
+
+    fn over(files: CacheFiles, storage: &dyn Storage, directory: &Path, is_writable: bool) -> Result<Open> {
         let committed = files.recover()?.slot;
-        let keys = Keys::new(files.keys.map(committed.rows)?, files.meta.seed);
+        hollow::refuse(&files.keys, committed.rows)?;
+        let keys = Keys::new(files.keys.map_or_copy(committed.rows)?, files.meta.seed);
         files.vectors.check_length(committed.rows)?;
         let index = Index::of_snapshot(storage, directory, &files.meta.uuid, &keys);
+        Ok(Open::with(files, State { committed, index, examined: 0 }, is_writable))
+    }
+
+    fn with(files: CacheFiles, state: State, is_writable: bool) -> Open {
         let looked_at = [const { AtomicU64::new(NEVER) }; 2];
-        Ok(Open {
-            files,
-            state: RwLock::new(State { committed, index, examined: 0 }),
-            looked_at,
-            searches: AtomicU64::new(0),
-        })
+        Open { files, is_writable, state: RwLock::new(state), looked_at, searches: AtomicU64::new(0) }
+    }
+
+    /// The same cache, its files open for writing.
+    ///
+    /// Whoever only reads opens nothing for writing: where a file is copied as soon as it is opened so (the layers of a
+    /// container's image), the copy is the file from then on, so nothing of the old ones is used further.
+    pub fn for_writing(&self, storage: &dyn Storage, directory: &Path) -> Result<Open> {
+        let files = CacheFiles::open(storage, directory, true)?;
+        if files.meta.uuid != self.files.meta.uuid {
+            return Open::over(files, storage, directory, true);
+        }
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Open::with(files, state, true))
     }
 
     /// Learns what others have committed, if the epochs say that there is something.
@@ -146,7 +165,7 @@ impl Open {
     }
 
     pub fn keys(&self, rows: u64) -> Result<Keys> {
-        Ok(Keys::new(self.files.keys.map(rows)?, self.files.meta.seed))
+        Ok(Keys::new(self.files.keys.map_or_copy(rows)?, self.files.meta.seed))
     }
 
     /// The first row of which this handle does not know that it lies on the disk, or will after its next sync.
@@ -175,6 +194,7 @@ impl Open {
 
     /// Takes note of a commit. The row count of a live handle never decreases.
     pub fn adopt(&self, storage: &dyn Storage, directory: &Path, slot: Slot) -> Result<()> {
+        hollow::refuse(&self.files.keys, slot.rows)?;
         let keys = self.keys(slot.rows)?;
         self.files.vectors.check_length(slot.rows)?;
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -182,8 +202,10 @@ impl Open {
         if slot.rows > known.rows {
             state.index.extend(&keys);
             if state.index.wants_snapshot(slot.synced, DeltaLimit::APPENDING) {
-                // Somebody may have written one since.
-                state.index = Index::open(storage, directory, &self.files.meta.uuid, &keys);
+                let newer = state.index.over_newer(storage, directory, &self.files.meta.uuid, &keys);
+                if let Some(newer) = newer {
+                    state.index = newer;
+                }
             }
         }
         state.committed = Slot { rows: slot.rows.max(known.rows), synced: slot.synced.max(known.synced), ..slot };

@@ -1,6 +1,7 @@
 //! When an index snapshot is written.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use super::Store;
 use crate::error::Result;
@@ -16,7 +17,8 @@ impl Store {
             let state = open.state.read().unwrap_or_else(PoisonError::into_inner);
             (state.committed, state.index.wants_snapshot(state.committed.synced, limit))
         };
-        if !due || self.writer().snapshot_failed {
+        let is_last = limit == DeltaLimit::CLOSING;
+        if !due || !is_last && slot.synced < self.next_snapshot_try.load(Ordering::Relaxed) {
             return;
         }
         let written = (|| -> Result<bool> {
@@ -36,7 +38,8 @@ impl Store {
                 }
             }
             Ok(false) => {}
-            Err(_) => self.writer().snapshot_failed = true,
+            // Building one takes time, so it is tried again when another would be due, or when this store closes.
+            Err(_) => self.next_snapshot_try.store(slot.synced + limit.after(slot.synced), Ordering::Relaxed),
         }
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod history;
 pub mod simulated;
+pub mod watched;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
