@@ -178,6 +178,24 @@ TARGETS: tuple[Target, ...] = (
         "MB",
     ),
     Target(
+        "open, one row repaired",
+        "",
+        5,
+        False,
+        _LARGE,
+        lambda f: f.seconds("open", "dejavec, one row repaired") * 1e3,
+        "ms",
+    ),
+    Target(
+        "open, writer killed",
+        "",
+        5,
+        False,
+        (1_000_000,),
+        lambda f: f.seconds("open", "dejavec, writer killed") * 1e3,
+        "ms",
+    ),
+    Target(
         "open, no snapshot", "", 1.5, False, _LARGE, lambda f: f.seconds("open", "dejavec, no snapshot"), "s"
     ),
     _at_most(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +22,8 @@ _LOOKED_UP = 1_000_000
 
 DEJAVEC = "dejavec"
 NO_SNAPSHOT = "dejavec, no snapshot"
+REPAIRED = "dejavec, one row repaired"
+KILLED = "dejavec, writer killed"
 MTEB = "mteb NumpyCache"
 _MOST_OF_MTEB = 1_000_000
 
@@ -50,35 +54,44 @@ class Large(Case):
                 backend.add([{"text": str(i)} for i in range(start, stop)], vectors(start, stop))
             backend.save()
             return
-        with _open(path) as cache:
-            for start in range(0, place.setup.rows, _BLOCK):
-                stop = min(start + _BLOCK, place.setup.rows)
-                cache.append(keys(start, stop), vectors(start, stop), _output())
+        if place.contestant == KILLED:
+            filled = f"_ = large.fill({str(path)!r}, {place.setup.rows})"
+            script = f"import os; from benches.cases import large; {filled}; os.kill(os.getpid(), 9)"
+            died = subprocess.run([sys.executable, "-c", script], check=False)
+            checks.equal("status of a killed writer", died.returncode, -9)
+            return
+        fill(path, place.setup.rows).close()
+        if place.contestant == REPAIRED:
+            repair_one(path)
         if place.contestant == NO_SNAPSHOT:
             for snapshot in path.glob("index-*.idx"):
                 snapshot.unlink()
 
 
 class Open(Large):
-    """Open a cache and read the vector of its last row."""
+    """Open a cache and read the vector of the row in its middle.
+
+    Also of one that has no snapshot, of one of which a row was repaired, and of one whose writer was
+    killed before it synced anything.
+    """
 
     name = "open"
     title = "Open, and read one vector"
     item = "call"
 
     def contestants(self) -> Sequence[str]:
-        return (DEJAVEC, NO_SNAPSHOT, MTEB)
+        return (DEJAVEC, NO_SNAPSHOT, REPAIRED, KILLED, MTEB)
 
     def measure(self, place: Place) -> Measured:
-        last = place.setup.rows - 1
+        row = place.setup.rows // 2  # What no snapshot covers is searched from the last row on.
         memory.reset_peak()
         before = memory.anonymous()
         if place.contestant == MTEB:
-            seconds, vector = timed(lambda: _mteb(directory(place)).get_vector({"text": str(last)}))
+            seconds, vector = timed(lambda: _mteb(directory(place)).get_vector({"text": str(row)}))
         else:
-            seconds, vector = timed(lambda: _open(directory(place), "r").read(keys(last, last + 1))[1][0])
+            seconds, vector = timed(lambda: _open(directory(place), "r").read(keys(row, row + 1))[1][0])
         anonymous = memory.anonymous() - before
-        checks.same(vector[None], vectors(last, last + 1))
+        checks.same(vector[None], vectors(row, row + 1))
         return Measured(seconds, 1, {"anonymous": anonymous})
 
 
@@ -129,8 +142,28 @@ class LookUp(Large):
 
 def directory(place: Place) -> Path:
     """Where the cache of numbered keys lies."""
-    kind = "mteb" if place.contestant == MTEB else "bare" if place.contestant == NO_SNAPSHOT else "dejavec"
+    kinds = {MTEB: "mteb", NO_SNAPSHOT: "bare", REPAIRED: "repaired", KILLED: "killed"}
+    kind = kinds.get(place.contestant, "dejavec")
     return place.directory / f"numbered-{kind}-{place.setup.slug}"
+
+
+def fill(path: str | Path, rows: int) -> Any:
+    """Make a cache of numbered keys; it is open, and nothing of it synced."""
+    cache = _open(Path(path))
+    for start in range(0, rows, _BLOCK):
+        stop = min(start + _BLOCK, rows)
+        cache.append(keys(start, stop), vectors(start, stop), _output())
+    return cache
+
+
+def repair_one(path: Path) -> None:
+    """Damage the first row and have the cache repaired."""
+    from dejavec import _core
+
+    with (path / "vectors.npy").open("r+b") as file:
+        file.seek(128)
+        file.write(b"\xee")
+    checks.equal("damaged rows", _core.repair(str(path), 60.0)["damaged"], [0])
 
 
 def keys(start: int, stop: int) -> NDArray[np.uint8]:

@@ -67,7 +67,7 @@ static FORKS: AtomicU64 = AtomicU64::new(0);
 static FORKING: AtomicU64 = AtomicU64::new(0);
 
 /// How long a fork that is under way is waited for, in pauses: it may be this thread's own, about to begin.
-const FORK_PAUSES: u32 = 500;
+const FORK_PAUSES: u32 = 10_000;
 const FORK_PAUSE: Duration = Duration::from_micros(200);
 
 /// A held lock; given back when dropped.
@@ -299,7 +299,7 @@ mod tests {
                 HeldLock::acquire(&storage, &path, no_patience()).map(drop)
             });
             start.wait();
-            (0..10_000).for_each(|_| thread::yield_now());
+            (0..100).for_each(|_| thread::yield_now());
             note_forked();
             waiting.join().unwrap().unwrap();
         });
