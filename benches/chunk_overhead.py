@@ -68,7 +68,8 @@ def main(count: int, rounds: int) -> None:
     for name, taken in seconds.items():
         median = statistics.median(taken)
         print(
-            f"{name:26} {median:8.2f} s of processor time  {median / uncached:6.3f} of uncached  (least {min(taken):.2f} s)"
+            f"{name:26} {median:8.2f} s of processor time, {median / uncached:6.3f} of uncached, least "
+            f"{min(taken):.2f} s"
         )
 
 
