@@ -299,7 +299,8 @@ mod tests {
                 HeldLock::acquire(&storage, &path, no_patience()).map(drop)
             });
             start.wait();
-            (0..10_000).for_each(|_| thread::yield_now());
+            // Few: on a busy machine each takes a while, and a fork is waited for a tenth of a second.
+            (0..100).for_each(|_| thread::yield_now());
             note_forked();
             waiting.join().unwrap().unwrap();
         });
