@@ -152,11 +152,11 @@ def test_imported_vectors_come_as_the_model_returns_them(
     model = FieldsModel(library=kind[0], dtype=kind[1])
     encode(MtebWrapper(model, old), TEXTS, task_metadata=STS)
     expected = encode(model, TEXTS, task_metadata=STS)
-    wrapper = CachedEmbeddingWrapper(model, tmp_path / "new")
+    wrapper = CachedEmbeddingWrapper(model, tmp_path / "new", model_name="tests/model@1")
     (report,) = import_tree(old, wrapper, tasks=[MockSTSTask()])
     assert report.taken == len(TEXTS)
     model.calls.clear()
-    again = CachedEmbeddingWrapper(model, tmp_path / "new")
+    again = CachedEmbeddingWrapper(model, tmp_path / "new", model_name="tests/model@1")
     assert same_bits(encode(again, TEXTS, task_metadata=STS), expected)
     assert model.calls == []
     assert same_bits(encode(again, [*TEXTS, "new"], task_metadata=STS)[:-1], expected)
@@ -188,7 +188,7 @@ def test_nothing_but_the_asserted_call_gets_imported_vectors(
 def test_arguments_that_the_old_run_had_are_part_of_the_call(old: Path, tmp_path: Path) -> None:
     encode(MtebWrapper(FieldsModel(), old), TEXTS, task_metadata=STS, normalize_embeddings=True)
     model = FieldsModel()
-    wrapper = CachedEmbeddingWrapper(model, tmp_path / "new")
+    wrapper = CachedEmbeddingWrapper(model, tmp_path / "new", model_name="tests/model@1")
     import_tree(old, wrapper, tasks=[MockSTSTask()], arguments={"normalize_embeddings": True})
     model.calls.clear()
     encode(wrapper, TEXTS, task_metadata=STS, normalize_embeddings=True)
@@ -205,11 +205,14 @@ def test_a_sentence_transformers_vectors_belong_to_the_prompt_that_it_resolves(
     expected = encode(model, TEXTS, task_metadata=STS)
     encode(MtebWrapper(model, old), TEXTS, task_metadata=STS)
     (report,) = import_tree(
-        old, CachedEmbeddingWrapper(model, tmp_path / "new"), tasks=[MockSTSTask()], progress=False
+        old,
+        CachedEmbeddingWrapper(model, tmp_path / "new", model_name="tests/model@1"),
+        tasks=[MockSTSTask()],
+        progress=False,
     )
     assert report.prompts == [{"text": "Compare: "}]
     sizes = count_batches(model)
-    wrapper = CachedEmbeddingWrapper(model, tmp_path / "new")
+    wrapper = CachedEmbeddingWrapper(model, tmp_path / "new", model_name="tests/model@1")
     assert same_bits(encode(wrapper, TEXTS, task_metadata=STS), expected)
     assert sizes == []
     model.model_prompts["STS"] = "Other: "
@@ -226,7 +229,7 @@ def test_queries_and_documents_are_taken_only_on_trust(
     assert mteb_scores != expected, "mteb no longer prepares twice: its caches are as good as any"
     unchanged()
     model = FieldsModel()
-    wrapper = CachedEmbeddingWrapper(model, tmp_path / "new")
+    wrapper = CachedEmbeddingWrapper(model, tmp_path / "new", model_name="tests/model@1")
     reports = import_tree(old, wrapper, tasks=[MockRetrievalTask()])
     assert [report.taken for report in reports] == [0, 0]
     assert [report.left for report in reports] == [{DOCUMENTS: 2}, {QUERIES: 2}]
@@ -240,7 +243,7 @@ def test_queries_and_documents_are_taken_only_on_trust(
 def test_on_trust_documents_without_titles_are_hits(old: Path, tmp_path: Path) -> None:
     encode(MtebWrapper(FieldsModel(), old), dataset(["a"], id=["1"]), prompt_type=DOCUMENT)
     model = FieldsModel()
-    wrapper = CachedEmbeddingWrapper(model, tmp_path / "new")
+    wrapper = CachedEmbeddingWrapper(model, tmp_path / "new", model_name="tests/model@1")
     import_tree(old, wrapper, tasks=[MockRetrievalTask()], trust=True)
     model.calls.clear()
     encode(wrapper, dataset(["a"], id=["1"]), prompt_type=DOCUMENT)
@@ -251,7 +254,7 @@ def test_a_directory_without_roles_serves_both_on_trust(old: Path, tmp_path: Pat
     vectors = vectors_of(2, DIM)
     write_old(old / MockRetrievalTask.metadata.name, ["a", "b"], vectors)
     model = FieldsModel()
-    wrapper = CachedEmbeddingWrapper(model, tmp_path / "new")
+    wrapper = CachedEmbeddingWrapper(model, tmp_path / "new", model_name="tests/model@1")
     (report,) = import_tree(old, wrapper, tasks=[MockRetrievalTask()])
     assert report.left == {MIXED: 2}
     (report,) = import_tree(old, wrapper, tasks=[MockRetrievalTask()], trust=True)
@@ -627,16 +630,15 @@ def test_the_command_imports_a_tree_for_the_model_as_mteb_loads_it(
     expected = evaluate(random_encoder(), named(MockSTSTask(), KNOWN))
     evaluate(MtebWrapper(random_encoder(), old), named(MockSTSTask(), KNOWN))
     evaluate(MtebWrapper(random_encoder(), old), named(MockRetrievalTask(), "NFCorpus"))
-    with pytest.warns(DejavecWarning, match="model_name"):
-        assert import_command(old, tmp_path / "new", "mteb/baseline-random-encoder@2", trust=False) == 0
+    assert import_command(old, tmp_path / "new", "mteb/baseline-random-encoder@2", trust=False) == 0
     printed = capsys.readouterr().out
     assert f"{old / KNOWN}: 4 vectors imported to {tmp_path / 'new' / KNOWN}" in printed
     assert f"2 left out: {DOCUMENTS}; --trust takes them" in printed
     assert "You answer for the imported vectors: mteb/baseline-random-encoder@2 made them" in printed
     wrapper = CachedEmbeddingWrapper(random_encoder(), tmp_path / "new")
-    with pytest.warns(DejavecWarning, match="model_name"):
-        assert evaluate(wrapper, named(MockSTSTask(), KNOWN)) == expected
+    assert evaluate(wrapper, named(MockSTSTask(), KNOWN)) == expected
     assert wrapper.totals.misses == 0
+    assert 0 < wrapper.totals.confirmed <= 16  # The model is asked whether it made the imported vectors.
 
 
 def test_the_command_fails_if_a_cache_was_refused(

@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning
 
+pytestmark = pytest.mark.usefixtures("never_asks")
+
 
 class Blind:
     """A model that looks at nothing, so that whatever is decoded was decoded by others."""
