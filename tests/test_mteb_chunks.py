@@ -27,6 +27,8 @@ from dejavec import CachedEmbeddingWrapper, DejavecWarning, NumpyCache
 
 BATCH = 8
 
+pytestmark = pytest.mark.usefixtures("never_asks")
+
 
 def texts_with_ties(count: int) -> list[str]:
     """Different texts of five lengths, whose numbers of tokens differ: padding decides the last bits."""

@@ -29,6 +29,8 @@ from torch.utils.data import (
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning
 
+pytestmark = pytest.mark.usefixtures("never_asks")
+
 
 class SeeingModel(FieldsModel):
     """Keeps the loaders it is given."""

@@ -24,6 +24,8 @@ from dejavec import CachedEmbeddingWrapper, DejavecWarning, ForeignDirectoryErro
 
 TEXTS = ["a b c", "d", "e f", "g h i j", "k l"]
 
+pytestmark = pytest.mark.usefixtures("never_asks")
+
 
 def test_column_major_vectors_come_back_row_major_on_both_runs(tmp_path: Path) -> None:
     class ColumnMajor(FieldsModel):

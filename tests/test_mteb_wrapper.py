@@ -21,6 +21,8 @@ from dejavec.mteb import CachedEmbeddingWrapper as SameWrapper
 
 OPEN_FILES = Path("/proc/self/fd")
 
+pytestmark = pytest.mark.usefixtures("never_asks")
+
 
 class SearchingModel(FieldsModel):
     def index(self, corpus: Any, **arguments: Any) -> None:

@@ -136,7 +136,8 @@ class ModelCall:
 
     def _encode_until(self, positions: Positions, seconds: float) -> Any:
         """Have the model encode items until time is up; all of them if it reads them before it computes."""
-        if len(positions) <= self._items.inputs.batch_size:
+        size = self._items.inputs.batch_size
+        if size is None or len(positions) <= size:
             return self.encode(positions)
         whole = self._items.is_whole(positions)
         inputs = self._items.inputs if whole else self._items.loader(positions)
