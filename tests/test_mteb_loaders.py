@@ -95,7 +95,7 @@ def test_a_fresh_call_hands_over_the_callers_own_loader_and_arguments(tmp_path: 
 
 def test_only_misses_are_handed_over_with_the_loaders_settings(tmp_path: Path) -> None:
     model = SeeingModel()
-    wrapper = CachedEmbeddingWrapper(model, tmp_path)
+    wrapper = CachedEmbeddingWrapper(model, tmp_path, model_name="m@1")
     encode(wrapper, ["b"])
     inputs = loader(["a", "b", "c"], batch_size=2, worker_init_fn=torch.manual_seed)
     encode(wrapper, inputs, batch_size=2)
@@ -140,12 +140,14 @@ class TestChunks:
                 return super().output(rows)
 
         failing = Failing()
-        wrapper = CachedEmbeddingWrapper(failing, tmp_path, chunk_rows=10)
+        wrapper = CachedEmbeddingWrapper(failing, tmp_path, model_name="m@1", chunk_rows=10)
         with pytest.raises(MemoryError):
             encode(wrapper, texts, batch_size=4)
         assert [len(call) for call in failing.calls] == [8, 8, 4]
         model = FieldsModel()
-        found = encode(CachedEmbeddingWrapper(model, tmp_path, chunk_rows=10), texts, batch_size=4)
+        found = encode(
+            CachedEmbeddingWrapper(model, tmp_path, model_name="m@1", chunk_rows=10), texts, batch_size=4
+        )
         assert model.calls == [texts[16:]]
         assert same_bits(found, encode(FieldsModel(), texts))
 

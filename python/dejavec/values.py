@@ -251,11 +251,16 @@ def _from_torch(vectors: object, where: str) -> tuple[Rows, Output] | None:
         raise refusal(where, "numbers of 1 to 8 bytes", f"dtype {vectors.dtype} ({error})", _REMEDY) from None
 
 
+def _dimensions(part: object) -> int:
+    """Return how many dimensions a part of a tuple has, a list counting as one row."""
+    return int(getattr(part, "ndim", isinstance(part, list | tuple)))
+
+
 def _from_array(vectors: object, where: str) -> tuple[Rows, Output]:
     """Convert anything else that NumPy understands as one array."""
     if isinstance(vectors, np.ma.MaskedArray):
         raise refusal(where, "an array without a mask", "a masked array", _REMEDY)
-    if isinstance(vectors, tuple) and len({getattr(part, "ndim", 0) for part in vectors}) > 1:
+    if isinstance(vectors, tuple) and len(set(map(_dimensions, vectors))) > 1:
         found = f"a tuple of {', '.join(type(part).__name__ for part in vectors[:5])}"
         raise refusal(where, "one array of vectors", found, "return the vectors alone")
     try:

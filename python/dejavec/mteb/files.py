@@ -39,8 +39,10 @@ _FLAT_HEADER = struct.Struct("<4s i q 16x ? i q")
 _FLAT_KINDS = (b"IxF2", b"IxFI")
 _NUMPY_MAGIC = b"\x93NUMPY"
 _DIGEST_DIGITS = 64
-_ENTRY = re.compile(rb'\s*"((?:[0-9a-f]{64}){1,4})"\s*:\s*(0|[1-9][0-9]{0,11})\s*([,}])')
-_ANY_ENTRY = re.compile(rb'\s*"([^"\\]*)"\s*:\s*([^\s,{}\[\]"]+)\s*[,}]')
+_ENTRY = re.compile(
+    rb'[ \t\n\r]*"((?:[0-9a-f]{64}){1,4})"[ \t\n\r]*:[ \t\n\r]*(0|[1-9][0-9]{0,11})[ \t\n\r]*([,}])'
+)
+_ANY_ENTRY = re.compile(rb'[ \t\n\r]*"([^"\\]*)"[ \t\n\r]*:[ \t\n\r]*([^\s,{}\[\]"]+)[ \t\n\r]*[,}]')
 
 
 @dataclass(frozen=True)
@@ -255,8 +257,8 @@ def _read_index(path: Path) -> tuple[Keys, NDArray[np.int64], NDArray[np.int64],
     keys, rows, places, media_rows = bytearray(), array("q"), array("q"), array("q")
     with _open(path) as file:
         text = file.read(_INDEX_BLOCK_BYTES)
-        empty = re.match(rb"\s*\{\s*\}", text)
-        begin = empty or re.match(rb"\s*\{", text)
+        empty = re.match(rb"[ \t\n\r]*\{[ \t\n\r]*\}", text)
+        begin = empty or re.match(rb"[ \t\n\r]*\{", text)
         if begin is None:
             raise damaged(path, "a JSON object of keys and rows", f"{_shown(text)} at byte 0")
         position, offset, ended = begin.end(), 0, empty is not None
@@ -277,7 +279,7 @@ def _read_index(path: Path) -> tuple[Keys, NDArray[np.int64], NDArray[np.int64],
                 raise _not_an_entry(path, text[position:], offset + position)
             offset, text, position = offset + position, text[position:] + more, 0
         rest = text[position:] + file.read(_INDEX_BLOCK_BYTES)
-    if rest.strip():
+    if rest.strip(b" \t\n\r"):
         raise damaged(path, "the end of the file", f"{_shown(rest)} at byte {offset + position}")
     return (
         np.frombuffer(keys, np.uint8).reshape(-1, 32),
