@@ -153,6 +153,19 @@ def test_a_function_that_fails_raises_its_own_exception(tmp_path: Path) -> None:
         cache.encode(TEXTS, failing)
 
 
+def test_what_another_function_stored_meanwhile_is_asked_about(tmp_path: Path) -> None:
+    one, other = Counting(), Counting(2.0)
+    with EmbeddingCache(tmp_path) as cache:
+        cache.encode(TEXTS[:1], one)
+        cache.encode(TEXTS[1:2], other)  # Nothing of it is there, so that nobody can compare.
+        with pytest.raises(IdentityMismatchError):
+            cache.encode(TEXTS[1:2], one)
+    with EmbeddingCache(tmp_path) as cache:
+        cache.encode(TEXTS[:1], one)
+        with pytest.raises(IdentityMismatchError):
+            cache.encode(TEXTS[1:2], one)
+
+
 def test_a_generator_is_asked_too(tmp_path: Path) -> None:
     def blocks(texts: list[str]) -> Any:
         for text in texts:

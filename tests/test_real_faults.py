@@ -273,7 +273,8 @@ def test_a_directory_that_may_not_be_written_is_read_and_completes_a_run(tmp_pat
     run(
         """
         texts = [f"text {number}" for number in range(20)]
-        os.chdir(os.path.dirname(path))
+        import shutil, tempfile
+        os.chdir(tempfile.mkdtemp())  # Anybody may pass through the directories above it.
         with EmbeddingCache("cache", model="toy@1") as cache:
             cache.encode(texts[:10], model)
         if os.getuid() == 0:
@@ -293,6 +294,7 @@ def test_a_directory_that_may_not_be_written_is_read_and_completes_a_run(tmp_pat
             assert calls == [texts[10:]]
         assert len(warned) == 1 and "Permission denied" in str(warned[0].message), warned
         os.chmod("cache", 0o700)
+        shutil.rmtree(os.getcwd())
         """,
         tmp_path / "cache",
     )

@@ -34,7 +34,7 @@ def holds(directory: Path, secret: str = SECRET) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", ["token", "api_key", "use_auth_token", "password", "openai_api_key"])
+@pytest.mark.parametrize("name", ["token", "api_key", "use_auth_token", "password", "HFToken", "passphrase"])
 @pytest.mark.parametrize("lazy", [True, False], ids=["lazy", "built"])
 def test_a_secret_is_neither_in_a_file_nor_in_a_name_nor_shown(
     name: str, lazy: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -47,8 +47,10 @@ class Api(FieldsModel):
     def output(self, rows: list[np.ndarray]) -> Any:
         if os.environ.get("TEST_SERVER_DOWN"):
             raise ConnectionError("the server is down")
-        noise = np.random.default_rng().standard_normal((len(rows), 1)).astype(np.float32)
-        noise *= np.float32(os.environ.get("TEST_SERVER_NOISE", "0"))
+        # One way and the other by turns.
+        turn = -float(os.environ.get("TEST_SERVER_TURN", "1"))
+        os.environ["TEST_SERVER_TURN"] = str(turn)
+        noise = np.float32(turn * float(os.environ.get("TEST_SERVER_NOISE", "0")))
         return super().output(rows) * np.float32(os.environ.get("TEST_SERVER_FACTOR", "1")) * (1 + noise)
 
 

@@ -135,3 +135,43 @@ def test_a_tensor_is_hashed_alike_in_pieces_and_in_one(monkeypatch: pytest.Monke
     monkeypatch.setattr(state, "_is_near", lambda tensor: False)
     (pieces,) = tensor_digests(survey([tensor])).values()
     assert pieces == whole
+
+
+class TestWhatElseIsSeen:
+    """Each of these changes the description of an object, and nothing raises."""
+
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            pytest.param({"f": torch.tanh}, {"f": torch.sigmoid}, id="a function of an extension module"),
+            pytest.param(*[{"all": [[1], [2]], "which": at} for at in (0, 1)], id="a number"),
+            pytest.param({("a", 1): [1]}, {("a", 2): [1]}, id="a key that is a tuple"),
+        ],
+    )
+    def test_a_difference_is_noted(self, before: Any, after: Any) -> None:
+        assert survey(before).notes != survey(after).notes
+
+    def test_which_of_several_parts_is_in_use_is_noted(self) -> None:
+        parts = [torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]
+        found = [survey({"all": parts, "in use": part}).notes for part in parts]
+        assert found[0] != found[1]
+
+    def test_tensors_under_any_keys_are_a_part_of_the_state(self) -> None:
+        weights = {("a", at): torch.full((2,), float(at)) for at in range(3)}
+        before = digest(weights)
+        weights["a", 1].mul_(5)
+        assert digest(weights) != before
+
+    def test_tensors_behind_very_many_values_are_a_part_of_the_state(self) -> None:
+        model = {"a words": [[word] for word in range(30_000)], "weights": torch.ones(2)}
+        before = digest(model)
+        model["weights"].mul_(2)
+        assert digest(model) != before
+
+    def test_an_object_that_raises_whatever_it_is_asked_is_hidden(self) -> None:
+        class Proxy:
+            @property  # type: ignore[misc]
+            def __class__(self) -> Any:
+                raise RuntimeError("no request")
+
+        assert survey({"request": Proxy(), "meta": torch.ones(2, dtype=torch.int64, device="meta")}).hidden

@@ -73,13 +73,13 @@ class FunctionCheck:
             Exception: whatever the function raises when it is asked about vectors that nothing proves.
         """
         observed = observe(_anchor(function), root="function")
-        look = observed.look(function)
+        raw = look = observed.look(function)
         # Of all that is seen of a function, its tensors are a part.
         seen = hashlib.sha256(f"{look.description.seen} {look.state}".encode()).hexdigest()[:32]
         look = replace(look, description=replace(look.description, seen=seen))
 
         def watched(positions: Positions) -> Any:
-            with observed.encoding(function, look):
+            with observed.encoding(function, raw):
                 return encode(positions)
 
         try:
@@ -108,7 +108,8 @@ class FunctionCheck:
 
             store: Any = ClaimingStore(cache, claim, InFlight.of((cache.path, description)))
             return store  # type: ignore[no-any-return]
-        if description in self._agreed:
+        # Where another function may have made some of the vectors, each call has to be asked about.
+        if description in self._agreed and not proofs.is_mixed():
             return cache
         hits = np.flatnonzero(cache.lookup(keys) >= 0)
         if len(hits):
@@ -130,7 +131,12 @@ class FunctionCheck:
                 raise self._mismatch(f"found others: {answer.said}")
             proofs.add(description)
             self._agreed.add(description)
-        return cache
+            return cache
+        if description in proofs.read():
+            return cache
+        # Nothing can be compared, so what this function makes is not known to be what others made.
+        mixing: Any = ClaimingStore(cache, proofs.mix, cache.in_flight)
+        return mixing  # type: ignore[no-any-return]
 
     def _mismatch(self, found: str) -> IdentityMismatchError:
         expected = "vectors that this function makes"

@@ -117,7 +117,7 @@ class Observed:
     def make_locks(self) -> None:
         """Make the lock, now and in a forked child, where no other thread runs."""
         self._lock = threading.Lock()
-        self._running: dict[object, tuple[int, Look]] = {}
+        self._running: dict[object, tuple[int, Look, object]] = {}
 
     def look(self, model: object, settings: Mapping[str, str] | None = None) -> Look:
         """Look at the model.
@@ -135,7 +135,7 @@ class Observed:
             notes = self._notes.undone(found.notes)
             state = digest_of(self._digests.undone(digests).values())
             own = threading.get_ident()
-            running = [look for thread, look in self._running.values() if thread != own]
+            running = [look for thread, look, of in self._running.values() if thread != own and of is model]
         if running:
             seen = running[0].description.seen
         else:
@@ -149,7 +149,7 @@ class Observed:
             tokenizer=digest_of(found.tokenizers),
             versions=versions(),
             device=",".join(sorted(devices)) or None,
-            matmul_precision=None if torch is None else torch.get_float32_matmul_precision(),
+            matmul_precision=None if torch is None else _matmul_precision(torch),
         )
         visible = not found.hidden and not found.custom
         return Look(state, description, visible, _dtypes(found), found, digests)
@@ -162,7 +162,7 @@ class Observed:
             return
         token = object()
         with self._lock:
-            self._running[token] = threading.get_ident(), look
+            self._running[token] = threading.get_ident(), look, model
         try:
             yield
         finally:
@@ -237,6 +237,15 @@ def versions() -> tuple[tuple[str, str], ...]:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return tuple(sorted(found.items()))
+
+
+def _matmul_precision(torch: Any) -> str:
+    """Return what PyTorch may round numbers to in matrix products: its setting, and autocast if it is on."""
+    kinds = [str(torch.get_float32_matmul_precision())]
+    for device in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(device):
+            kinds.append(f"{device} autocast {torch.get_autocast_dtype(device)}")
+    return ", ".join(kinds)
 
 
 def _dtypes(found: Survey) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,6 +69,7 @@ class ProvenFile:
         self._allow_network = allow_network
         self._lock_timeout = lock_timeout
         self._memory: list[Description] = []
+        self._mixed = False
 
     def read(self) -> list[Description]:
         """Return the descriptions; none of the file where there is none, or it is damaged."""
@@ -84,7 +85,7 @@ class ProvenFile:
                 return True
             return description in known
 
-        return bool(self._locked(take, description))
+        return self._locked(take, description)
 
     def add(self, description: Description) -> None:
         """Note that the vectors are this description's too."""
@@ -99,21 +100,40 @@ class ProvenFile:
 
         self._locked(append, description)
 
-    def _locked(self, change: Any, description: Description) -> Any:
+    def _locked(self, change: Callable[[], bool], description: Description) -> bool:
         try:
             if not self._writes:
                 raise PermissionError
-            _core.make_directories(str(self.directory), self._shared)
-            return _core.under_writers_lock(
-                str(self.directory), self._lock_timeout, self._allow_network, change
-            )
+            return self._under_lock(change)
         except (DejavecError, OSError):
             if description not in self._memory:
                 self._memory.append(description)
             return True
 
-    def _write(self, descriptions: Sequence[Description]) -> None:
-        write_record(self.directory / FILE, {"proven": to_json(descriptions)})
+    def _under_lock(self, change: Callable[[], bool]) -> bool:
+        _core.make_directories(str(self.directory), self._shared)
+        return _core.under_writers_lock(str(self.directory), self._lock_timeout, self._allow_network, change)
+
+    def is_mixed(self) -> bool:
+        """Tell whether vectors came here that nothing shows to be those of the proven descriptions."""
+        return bool((read_record(self.directory / FILE) or {}).get("mixed")) or self._mixed
+
+    def mix(self) -> None:
+        """Note that such vectors come."""
+        self._mixed = True
+
+        def note() -> bool:
+            self._write(read_proven(self.directory / FILE), mixed=True)
+            return True
+
+        with suppress(DejavecError, OSError):
+            if self._writes and not (read_record(self.directory / FILE) or {}).get("mixed"):
+                self._under_lock(note)
+
+    def _write(self, descriptions: Sequence[Description], *, mixed: bool = False) -> None:
+        content = read_record(self.directory / FILE) or {}
+        flag = {"mixed": True} if mixed or content.get("mixed") else {}
+        write_record(self.directory / FILE, {"proven": to_json(descriptions), **flag})
 
 
 def read_proven(path: Path) -> list[Description]:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 _SECRET = re.compile(
-    r"(.*[^a-z0-9])?(token|auth|authorization|api_?key|access_?key|private_?key|key_?id|password|passwd|"
-    r"secret|credentials?|cookies?|bearer)",
+    r".*(token|api_?keys?|access_?key|private_?key|secret_?key|passwords?|passwd|passphrase|secrets?)"
+    r"|(.*[^a-z0-9])?(auth|authorization|key_?id|credentials?|cookies?|bearer)"
 )
-_PARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_PARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SPECIAL_TOKENS = frozenset(
     f"{name}_token"
     for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask", "image", "audio", "video", "special")

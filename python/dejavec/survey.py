@@ -38,7 +38,7 @@ _VALUES = (
     str,
     bytes,
 )
-_OPAQUE = (types.ModuleType, types.BuiltinFunctionType, types.MethodWrapperType, weakref.ReferenceType)
+_OPAQUE = (types.MethodWrapperType, weakref.ReferenceType)
 
 _IGNORED = frozenset(
     {"batch_size", "cache_dir", "cache_folder", "device", "num_proc", "num_workers", "show_progress_bar"}
@@ -143,7 +143,7 @@ class _Walk:
     def __init__(self, left_out: frozenset[str]) -> None:
         self.found = Survey()
         self._ignored = _IGNORED | left_out
-        self._seen: set[Any] = set()
+        self._seen: dict[Any, str] = {}  # Where each was found first.
         self._kept: list[Any] = []  # Or another object could get the id of one that was seen.
         self._values = 0
         self._torch = sys.modules.get("torch")
@@ -152,26 +152,42 @@ class _Walk:
 
     def visit(self, path: str, value: Any, depth: int) -> None:
         """Note one value, and all that it holds."""
+        try:
+            self._visit(path, value, depth)
+        except Exception:
+            # An object of anybody's may raise whatever it is asked.
+            self.found.hidden.append(path)
+
+    def _visit(self, path: str, value: Any, depth: int) -> None:
         kind = type(value)
         if kind in _ATOMS or isinstance(value, _VALUES):
             text = repr(value)
             self.found.notes[path] = text if len(text) <= _LONG else _digest(text)
             return
-        if isinstance(value, _OPAQUE) or id(value) in self._seen:
+        if isinstance(value, types.ModuleType | types.BuiltinFunctionType):
+            self.found.notes[path] = f"{getattr(value, '__module__', '')}.{value.__name__}"
+            return
+        if isinstance(value, _OPAQUE):
+            return
+        if id(value) in self._seen:
+            # Which of several it is may be the setting.
+            self.found.notes[f"{path}:same"] = self._seen[id(value)]
+            return
+        self._see(value, path)
+        if self._visit_numbers(path, value):
             return
         self._values += 1
         if depth > _DEEPEST or self._values > _MOST_VALUES:
             self.found.hidden.append(path)
             return
-        self._see(value)
-        if self._visit_numbers(path, value) or self._visit_container(path, value, depth):
+        if self._visit_container(path, value, depth):
             return
         if self._visit_code(path, value, depth):
             return
         self._visit_object(path, value, depth)
 
-    def _see(self, value: Any) -> None:
-        self._seen.add(id(value))
+    def _see(self, value: Any, path: str) -> None:
+        self._seen[id(value)] = path
         self._kept.append(value)
 
     def _visit_numbers(self, path: str, value: Any) -> bool:
@@ -231,8 +247,10 @@ class _Walk:
                 self.found.notes[path] = _digest(repr(items))
                 return True
             self.found.notes[path] = f"{len(items)} entries"
-            for key, part in items:
-                name = repr(key) if type(key) in _ATOMS else _name_of(type(key))
+            for position, (key, part) in enumerate(items):
+                parts = key if type(key) is tuple else (key,)
+                plain = all(type(part) in _ATOMS or isinstance(part, _VALUES) for part in parts)
+                name = repr(key) if plain else f"{_name_of(type(key))} {position}"
                 if key not in self._ignored if isinstance(key, str) else True:
                     self.visit(f"{path}[{name}]", part, depth + 1)
         else:
@@ -308,7 +326,7 @@ class _Walk:
         for parent in made.__mro__:
             if ("class", parent) in self._seen:
                 continue
-            self._seen.add(("class", parent))
+            self._seen["class", parent] = path
             library = is_library(parent.__module__)
             if not library:
                 self.found.custom.append(f"{path}:{_name_of(parent)}")
@@ -354,7 +372,7 @@ class _Walk:
                 self.visit(f"{path}.{name}", attributes[name], depth + 1)
 
     def _visit_module(self, path: str, module: Any, depth: int) -> None:
-        own = vars(module)
+        own = dict(vars(module))
         library = is_library(type(module).__module__)
         extra = [name for name in own if name not in self._internals and name not in self._ignored]
         for name in sorted(extra):
@@ -369,20 +387,26 @@ class _Walk:
                 self.found.custom.append(f"{path}.{name}")
                 self.visit(f"{path}.{name}[{position}]", hook, depth + 1)
         for name, parameter in module._parameters.items():
-            if parameter is not None and id(parameter) not in self._seen:
-                self._see(parameter)
+            if parameter is not None and self._is_new(f"{path}.{name}", parameter):
                 self._own(f"{path}.{name}", parameter, module)
         for name, buffer in module._buffers.items():
-            if buffer is None or name in module._non_persistent_buffers_set or id(buffer) in self._seen:
+            if buffer is None or name in module._non_persistent_buffers_set:
                 continue
-            self._see(buffer)
+            if not self._is_new(f"{path}.{name}", buffer):
+                continue
             if buffer.is_floating_point() or _is_packed(buffer):
                 self._own(f"{path}.{name}", buffer, module)
         for name, part in module._modules.items():
-            if part is not None and id(part) not in self._seen:
+            if part is not None and self._is_new(f"{path}.{name}", part):
                 # Not deeper: modules are as deep as they are, and few.
-                self._see(part)
                 self._visit_object(f"{path}.{name}", part, depth)
+
+    def _is_new(self, path: str, value: Any) -> bool:
+        if id(value) in self._seen:
+            self.found.notes[f"{path}:same"] = self._seen[id(value)]
+            return False
+        self._see(value, path)
+        return True
 
     def _own(self, path: str, tensor: Any, module: Any) -> None:
         self._add(path, tensor)
@@ -396,8 +420,13 @@ class _Walk:
         backend = value.backend_tokenizer if hasattr(made, "backend_tokenizer") else value
         if type(backend).__module__.partition(".")[0] == "tokenizers" and hasattr(type(backend), "to_str"):
             # Padding and truncation come first, and are what its last call left in it.
-            content = backend.to_str().partition('"added_tokens"')[2]
-            self._see(backend)
+            try:
+                content = backend.to_str().partition('"added_tokens"')[2]
+            except Exception:  # One with parts in Python has no such form.
+                content = repr(sorted(backend.get_vocab().items()))
+                self.found.hidden.append("a tokenizer")
+            self._seen[id(backend)] = ""
+            self._kept.append(backend)
         elif hasattr(made, "get_vocab") and hasattr(made, "convert_tokens_to_ids"):
             content = repr(sorted(value.get_vocab().items()))
         else:

@@ -89,9 +89,16 @@ class ForeignCache:
         self._warned = False
         self.in_flight = InFlight.of(self.path)
         self._read_record()
+        # Without the file beside it, nobody knows whose vectors a directory has.
+        self._is_lost = self.dim is None and self.path.is_dir() and any(self.path.iterdir())
         _core.make_directories(str(self.path), shared)
         self._backend = backend(self.path)
         self._backend.load()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no vectors."""
+        return self.dim is None and not self._is_lost
 
     def get(self, item: dict[str, str]) -> NDArray[np.float32] | None:
         """Return the vector (dim,) of an item; None if there is none that can have been stored."""

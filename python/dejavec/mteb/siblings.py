@@ -164,7 +164,7 @@ class Siblings:
         cache = stack.enter_context(self._places.using(place, reason))
         store = _store_of(cache, request)
         rows = store.refresh()
-        is_empty = cache.dim is None or (rows == 0 and not isinstance(cache, ForeignCache))
+        is_empty = cache.is_empty if isinstance(cache, ForeignCache) else cache.dim is None or rows == 0
         return Candidate(place, cache, store, cache.proofs, is_empty)
 
     def _serves(self, candidate: Candidate, request: Request) -> bool:
@@ -194,8 +194,10 @@ class Siblings:
             known = candidate.proofs.read()
             proven = look.description in known
             versions = [other for other in known if other.versions == look.description.versions]
-            if proven and (look.visible or not request.is_built or not confirming.items):
+            if proven and (look.visible or not confirming.items):
                 self._answers[key] = True
+            elif proven and not request.is_built:
+                return None, hits  # Not remembered: once it is built, it is asked.
             elif not len(hits):
                 return None if proven else f"{path}: nothing shows that its vectors are this model's", hits
             elif versions and all(other.tokenizer != look.description.tokenizer for other in versions):
