@@ -198,7 +198,7 @@ class TestNeverAnotherModelsVectors:
 
     @pytest.mark.parametrize("damage", ["cut", "missing"])
     def test_without_the_file_beside_it_a_backend_holds_nothing(
-        self, damage: str, backend: type[FileBackend], tmp_path: Path
+        self, damage: str, backend: type[FileBackend], tmp_path: Path, files: Any
     ) -> None:
         model = FieldsModel(dtype="float16")
         encode(CachedEmbeddingWrapper(model, tmp_path, backend), TEXTS)
@@ -207,11 +207,13 @@ class TestNeverAnotherModelsVectors:
         beside.unlink()
         if damage == "cut":
             beside.write_bytes(content[:-9])
+        before = files(tmp_path)
         for _ in range(2):
             found = encode(CachedEmbeddingWrapper(model, tmp_path, backend), TEXTS)
             assert same_bits(found, encode(FieldsModel(dtype="float16"), TEXTS))
+        # Nothing says whose the vectors are, so they are left alone, and the model's go beside.
         assert len(model.calls) == 2
-        assert beside.read_bytes() == content
+        assert before.items() <= files(tmp_path).items()
 
 
 class TestUnreliable:

@@ -171,7 +171,9 @@ class Places:
 
     def _exists(self, place: Place) -> bool:
         if self._is_foreign:
-            return foreign_record(place.path, self._backend, json.loads(place.identity)).exists()
+            record = foreign_record(place.path, self._backend, json.loads(place.identity))
+            directory = record.with_suffix("")
+            return record.exists() or (directory.is_dir() and any(directory.iterdir()))
         directory = self._directory(place)
         return any((directory / name).exists() for name in (_META, PROVEN))
 
