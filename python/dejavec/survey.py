@@ -248,8 +248,8 @@ class _Walk:
                 return True
             self.found.notes[path] = f"{len(items)} entries"
             for position, (key, part) in enumerate(items):
-                parts = key if type(key) is tuple else (key,)
-                plain = all(type(part) in _ATOMS or isinstance(part, _VALUES) for part in parts)
+                keyed: tuple[Any, ...] = key if type(key) is tuple else (key,)
+                plain = all(type(of) in _ATOMS or isinstance(of, _VALUES) for of in keyed)
                 name = repr(key) if plain else f"{_name_of(type(key))} {position}"
                 if key not in self._ignored if isinstance(key, str) else True:
                     self.visit(f"{path}[{name}]", part, depth + 1)
