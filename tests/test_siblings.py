@@ -151,6 +151,16 @@ class TestServers:
                 assert same_bits(encode(wrapper, OLD), encode(Api(), OLD))
         assert wrapper.totals.misses == 0
 
+    def test_a_changed_server_is_not_asked_about_what_it_has_just_made_itself(
+        self, server: Callable[..., None], tmp_path: Path
+    ) -> None:
+        with CachedEmbeddingWrapper(Api(), tmp_path) as wrapper:
+            encode(wrapper, OLD)
+        server(factor=2.0)
+        with CachedEmbeddingWrapper(Api(), tmp_path) as wrapper:
+            for texts in (NEW, NEW, OLD, [*OLD, *NEW]):
+                assert same_bits(encode(wrapper, texts), encode(Api(), texts))
+
     def test_a_server_that_is_down_serves_what_is_proven_with_one_warning(
         self, server: Callable[..., None], tmp_path: Path
     ) -> None:

@@ -90,6 +90,7 @@ class Siblings:
         self._places = places
         self._confirming = confirming
         self._answers: dict[tuple[Place, Description], bool] = {}
+        self._own: dict[tuple[Place, Description], set[bytes]] = {}
         self._settled: dict[tuple[Place, Description], Place] = {}
         make_locks_of(self)
         self._asked = 0
@@ -198,15 +199,20 @@ class Siblings:
                 self._answers[key] = True
             elif proven and not request.is_built:
                 return None, hits  # Not remembered: once it is built, it is asked.
-            elif not len(hits):
-                return None if proven else f"{path}: nothing shows that its vectors are this model's", hits
+            elif not len(others := self._of_others(key, request, hits)):
+                if not proven:
+                    return f"{path}: nothing shows that its vectors are this model's", hits
+                # What this model is about to store says nothing of what was there before.
+                missing = np.setdiff1d(positions, hits)
+                self._own.setdefault(key, set()).update(map(bytes, request.keys[missing]))
+                return None, hits
             elif versions and all(other.tokenizer != look.description.tokenizer for other in versions):
                 return f"{path}: expected the tokenizer that its vectors were made with, found another", hits
             elif not confirming.items:
                 return f"{path}: the model was not confirmed, as confirm=0 says", hits
             else:
                 request.ready()
-                why = self._ask(candidate, request, hits, known, confirming)
+                why = self._ask(candidate, request, others, known, confirming)
                 self._answers[key] = why is None
                 if why is not None:
                     return why, hits
@@ -214,6 +220,13 @@ class Siblings:
         if self._answers[key]:
             return None, hits
         return f"{path}: expected this model's vectors, found another's", hits
+
+    def _of_others(self, key: tuple[Place, Description], request: Request, hits: Positions) -> Positions:
+        """Return the hits that this wrapper has not stored itself before it asked."""
+        own = self._own.get(key)
+        if own is None:
+            return hits
+        return np.array([at for at in hits if bytes(request.keys[at]) not in own], np.intp)
 
     def _ask(
         self,
