@@ -20,14 +20,6 @@ from dejavec.identity import canonical_json
 _RUNTIME_CONFIG = ("_name_or_path", "name_or_path", "transformers_version")
 """Entries of a model's configuration that tell where it lies, not what it computes."""
 
-_RUNTIME_ATTRIBUTES = frozenset(
-    {"batch_size", "cache_dir", "cache_folder", "device", "num_proc", "num_workers", "show_progress_bar"}
-    | {"training", "verbose"}
-)
-"""Attributes that tell where, how fast and how loudly a model computes; ``encode`` sets ``training``."""
-
-_SAMPLED = 1024
-
 
 def describe(value: object) -> Any:
     """Return ``value`` as JSON, equal for equal values in every process.

@@ -28,7 +28,7 @@ class Proofs(Protocol):
 
         Args:
             description: of the model that is about to store vectors.
-            empty: whether the directory holds no vector; asked again under the lock by who calls.
+            empty: whether the directory holds no vector, as the caller found just now.
 
         Returns:
             Whether the description is proven now.
@@ -75,7 +75,7 @@ class ProvenFile:
         """Return the descriptions; none of the file where there is none, or it is damaged."""
         return [*read_proven(self.directory / FILE), *self._memory]
 
-    def claim(self, description: Description, *, empty: bool = True) -> bool:
+    def claim(self, description: Description, *, empty: bool) -> bool:
         """Take the directory for a description if it is empty, and no other has taken it."""
 
         def take() -> bool:

@@ -130,13 +130,12 @@ class Siblings:
         description = request.look.description
         existing, free = self._places.existing(request.first)
         candidates = [self._candidate(place, request, stack) for place in existing]
-        everything = np.arange(len(request.keys))
         if len(candidates) > 1:
             # Those that the description is proven for need the fewest questions.
             candidates.sort(key=lambda candidate: not self._serves(candidate, request))
         agreeing: list[Candidate] = []
         reason = None
-        missing = everything
+        missing = np.arange(len(request.keys))
         for candidate in candidates:
             if candidate.is_empty and not candidate.proofs.read():
                 if not agreeing:
