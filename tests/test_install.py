@@ -291,7 +291,7 @@ def test_the_scripts_of_mtebs_documentation_run_unchanged(
     assert again == of_mteb.splitlines()[0]
     assert len(set(encoded.split())) == 1
     assert through == uncached
-    above = Path("cache") / "MockRetrievalTask"
+    above = tmp_path / "one" / "cache" / "MockRetrievalTask"
     assert f"{above / 'query'} and {above / 'document'}" in both
     assert child == "(True, 'dejavec.mteb.wrapper')"
 
