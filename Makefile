@@ -16,6 +16,10 @@ HOST         = $(shell rustc -vV | sed -n 's/^host: //p')
 # Tests read nothing from a network, and say so to the libraries that would try.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
 
+# Two processes run the tests, each a whole file. PyTorch takes one core in each, or they wait for each other.
+IN_TWO := --numprocesses 2 --dist loadfile
+TEST_THREADS := OMP_NUM_THREADS=1
+
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Another environment's interpreter must not leak into the build of the extension.
@@ -36,7 +40,7 @@ test-core:
 	cargo test --package dejavec-core
 
 test-python: build readers
-	$(OFFLINE) $(BIN)/python -m pytest $(ARGS)
+	$(OFFLINE) $(TEST_THREADS) $(BIN)/python -m pytest $(or $(ARGS),$(IN_TWO))
 
 lint: lint-rust lint-python ## formatting, clippy, rustdoc, ruff, mypy, and the stub against the extension
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,25 @@ def test_what_another_function_stored_meanwhile_is_asked_about(tmp_path: Path) -
         cache.encode(TEXTS[:1], one)
         with pytest.raises(IdentityMismatchError):
             cache.encode(TEXTS[1:2], one)
+
+
+def test_a_function_that_changed_unseen_is_not_asked_about_what_it_has_just_made_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def served(texts: list[str]) -> Any:
+        factor = np.float32(os.environ["TEST_SERVER_FACTOR"])
+        return np.array([[len(text), text.count("e")] for text in texts], np.float32) * factor
+
+    monkeypatch.setenv("TEST_SERVER_FACTOR", "1")
+    with EmbeddingCache(tmp_path) as cache:
+        cache.encode(TEXTS, served)
+    monkeypatch.setenv("TEST_SERVER_FACTOR", "2")
+    with EmbeddingCache(tmp_path) as cache:
+        new = ["another text", "one more"]
+        for _ in range(2):
+            assert (cache.encode(new, served) == served(new)).all()
+        with pytest.raises(IdentityMismatchError, match="found others"):
+            cache.encode([*TEXTS, *new], served)
 
 
 def test_a_generator_is_asked_too(tmp_path: Path) -> None:

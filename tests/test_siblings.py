@@ -33,7 +33,7 @@ def library_version(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Has another version of a library be installed."""
 
     def install(version: str) -> None:
-        monkeypatch.setattr(observed, "versions", lambda: (("torch", version),))
+        monkeypatch.setattr(observed, "versions", lambda *_: (("torch", version),))
 
     return install
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
+from mteb_models import minilm
 
 from dejavec import state
+from dejavec.observed import versions
 from dejavec.state import digest_of, tensor_digests
 from dejavec.survey import survey
 
@@ -115,7 +118,7 @@ def test_a_tensor_whose_numbers_are_not_there_is_hidden_not_seen() -> None:
         torch.ones(3, dtype=torch.bfloat16),
         torch.ones(3, dtype=torch.complex64).conj(),
         torch.eye(3).to_sparse(),
-        torch.quantize_per_tensor(torch.rand(4), 0.1, 0, torch.qint8),
+        torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8),
         np.ones((2, 3))[:, ::2],
         np.array(3, np.int64),
     ],
@@ -150,6 +153,37 @@ class TestWhatElseIsSeen:
     )
     def test_a_difference_is_noted(self, before: Any, after: Any) -> None:
         assert survey(before).notes != survey(after).notes
+
+    @pytest.mark.parametrize("persistent", [True, False])
+    @pytest.mark.parametrize(
+        "numbers",
+        [torch.ones(3), torch.ones(3, dtype=torch.bool), torch.arange(3)],
+        ids=["float", "bool", "int"],
+    )
+    def test_a_buffer_that_changes_is_seen(self, numbers: torch.Tensor, persistent: bool) -> None:
+        module = torch.nn.Module()
+        module.register_buffer("numbers", numbers.clone(), persistent=persistent)
+        before = digest(module), survey(module).notes
+        module.get_buffer("numbers")[1] = 0
+        assert (digest(module), survey(module).notes) != before
+
+    def test_whether_parts_of_an_own_class_are_training_is_noted(self) -> None:
+        model = Model().eval()
+        before = survey(model).notes
+        model.train()
+        assert survey(model).notes != before
+        library = torch.nn.Sequential(torch.nn.Dropout()).eval()
+        assert survey(library).notes == survey(library.train()).notes
+
+    def test_settings_of_a_tokenizer_beside_its_content_are_noted(self) -> None:
+        model = minilm()
+        before = survey(model).notes
+        model.model.tokenizer.clean_up_tokenization_spaces = "otherwise"
+        assert survey(model).notes != before
+
+    def test_a_library_of_a_class_counts_by_its_version(self) -> None:
+        found = survey(pandas.Series(["a"]))
+        assert ("pandas", pandas.__version__) in versions(frozenset(found.libraries))
 
     def test_which_of_several_parts_is_in_use_is_noted(self) -> None:
         parts = [torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]

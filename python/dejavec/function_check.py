@@ -14,14 +14,14 @@ import numpy as np
 
 from dejavec.chunks import joined
 from dejavec.claiming import ClaimingStore, ClaimLostError
-from dejavec.confirm import Confirming, ask_about, choose, items_to_ask
+from dejavec.confirm import Confirming
 from dejavec.errors import IdentityMismatchError
 from dejavec.fork import make_locks_of
-from dejavec.in_flight import InFlight
+from dejavec.judge import Judge, Subject
 from dejavec.keyed_cache import KeyedCache
 from dejavec.keys import Keys
-from dejavec.observed import Description, Look, observe
-from dejavec.values import to_rows
+from dejavec.observed import observe
+from dejavec.values import Rows, to_rows
 from dejavec.vector_store import Positions, VectorStore
 
 _REMEDY = (
@@ -43,8 +43,7 @@ class FunctionCheck:
 
     def __init__(self, cache: KeyedCache, confirming: Confirming) -> None:
         self._cache = cache
-        self._confirming = confirming
-        self._agreed: set[Description] = set()
+        self._judge = Judge(confirming)
         make_locks_of(self)
 
     def make_locks(self) -> None:
@@ -82,61 +81,36 @@ class FunctionCheck:
             with observed.encoding(function, raw):
                 return encode(positions)
 
+        def compared(positions: Positions) -> Rows:
+            made = joined(watched(positions))
+            return to_rows(made, len(positions), "the vectors of some texts")[0]
+
+        subject = Subject(look, keys, texts, compared, self._cache.settings.chunk_rows)
         try:
             with self._asking:
-                store = self._store(look, keys, texts, watched)
+                store = self._store(subject)
             yield store, watched
         except ClaimLostError:
             raise self._mismatch("found those of another function, which came there first") from None
 
-    def _store(
-        self,
-        look: Look,
-        keys: Keys,
-        texts: Callable[[Positions], list[str]],
-        encode: Callable[[Positions], Any],
-    ) -> VectorStore:
-        cache, description = self._cache, look.description
+    def _store(self, subject: Subject) -> VectorStore:
+        cache, description, proofs = self._cache, subject.look.description, self._cache.proofs
         rows = cache.refresh()
-        proofs = cache.proofs
         if rows == 0 and not proofs.read():
-
-            def claim() -> None:
-                if not proofs.claim(description, empty=cache.refresh() == 0):
-                    raise ClaimLostError
-                self._agreed.add(description)
-
-            store: Any = ClaimingStore(cache, claim, InFlight.of((cache.path, description)))
-            return store  # type: ignore[no-any-return]
+            return self._judge.claiming(cache.path, cache, proofs, description)
         # Where another function may have made some of the vectors, each call has to be asked about.
-        if description in self._agreed and not proofs.is_mixed():
+        if self._judge.agreed(cache.path, description) and not proofs.is_mixed():
             return cache
-        hits = np.flatnonzero(cache.lookup(keys) >= 0)
-        if len(hits):
-            known = proofs.read()
-            count = items_to_ask(known, description, self._confirming.items)
-            chosen = choose(keys, hits, texts, min(count, cache.settings.chunk_rows))
-            answer = ask_about(
-                cache,
-                keys,
-                chosen,
-                lambda positions: to_rows(
-                    joined(encode(positions)), len(positions), "the vectors of some texts"
-                )[0],
-                look=look,
-                known=known,
-                confirming=self._confirming,
-            )
-            if not answer.agrees:
-                raise self._mismatch(f"found others: {answer.said}")
-            proofs.add(description)
-            self._agreed.add(description)
+        everywhere = np.arange(len(subject.keys))
+        verdict = self._judge.judge(cache.path, cache, proofs, subject, everywhere)
+        if verdict.refused is None:
             return cache
-        if description in proofs.read():
-            return cache
+        if not verdict.is_open:
+            raise self._mismatch(verdict.refused)
         # Nothing can be compared, so what this function makes is not known to be what others made.
-        mixing: Any = ClaimingStore(cache, proofs.mix, cache.in_flight)
-        return mixing  # type: ignore[no-any-return]
+        self._judge.note_own(cache.path, description, np.delete(subject.keys, verdict.hits, axis=0))
+        mixing: VectorStore = ClaimingStore(cache, proofs.mix, cache.in_flight)
+        return mixing
 
     def _mismatch(self, found: str) -> IdentityMismatchError:
         expected = "vectors that this function makes"

@@ -21,7 +21,7 @@ from dejavec.errors import (
 )
 from dejavec.identity import canonical_json, mismatch, same, sibling
 from dejavec.in_flight import InFlight
-from dejavec.proven import ProvenFile
+from dejavec.proven import Proofs, proven_file
 from dejavec.values import Container, Output
 from dejavec.warn import warn
 
@@ -92,7 +92,7 @@ class Handle:
         self.on_mismatch: OnMismatch = on_mismatch
         self._lock_timeout = lock_timeout
         self._shared = shared
-        self._proofs: ProvenFile | None = None
+        self._proofs: Proofs | None = None
         self._allow_network = allow_network
         self.is_closed = False
         self._warned = False
@@ -142,10 +142,10 @@ class Handle:
         return (self._container or DEFAULT_CONTAINER) if store is None else store.container
 
     @property
-    def proofs(self) -> ProvenFile:
+    def proofs(self) -> Proofs:
         """Where it is noted which models make the vectors."""
-        if self._proofs is None or self._proofs.directory != self.path:
-            self._proofs = ProvenFile(
+        if self._proofs is None or self._proofs.file.parent != self.path:
+            self._proofs = proven_file(
                 self.path,
                 writes=self._mode == "a",
                 shared=self._shared,

@@ -23,7 +23,7 @@ from dejavec.identity import BARE, canonical_json, describe, model_text
 from dejavec.in_flight import InFlight
 from dejavec.keys import Keys, first_of_each
 from dejavec.paths import local_directory
-from dejavec.proven import ProvenFile
+from dejavec.proven import Proofs
 from dejavec.settings import FillSettings, Miss, OnProblem, check_choice
 from dejavec.values import (
     Container,
@@ -231,7 +231,7 @@ class KeyedCache(Closing):
         return self._handle.in_flight
 
     @property
-    def proofs(self) -> ProvenFile:
+    def proofs(self) -> Proofs:
         """Where it is noted which models make the vectors."""
         return self._handle.proofs
 

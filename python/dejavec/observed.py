@@ -31,6 +31,8 @@ _PACKAGES = (
 )
 """Libraries whose version may change vectors, if it is another."""
 
+_PACKAGE_OF = {"sklearn": "scikit-learn"}
+
 
 @dataclass(frozen=True)
 class Description:
@@ -147,7 +149,7 @@ class Observed:
         description = Description(
             seen=seen,
             tokenizer=digest_of(found.tokenizers),
-            versions=versions(),
+            versions=versions(frozenset(found.libraries)),
             device=",".join(sorted(devices)) or None,
             matmul_precision=None if torch is None else _matmul_precision(torch),
         )
@@ -230,12 +232,21 @@ _known: dict[tuple[int, frozenset[str], str], tuple[weakref.ref[Any], Observed]]
 
 
 @functools.cache
-def versions() -> tuple[tuple[str, str], ...]:
-    """Return name and version of the installed libraries that may change vectors."""
+def versions(modules: frozenset[str] = frozenset()) -> tuple[tuple[str, str], ...]:
+    """Return name and version of the installed libraries that may change vectors.
+
+    Args:
+        modules: names of top-level modules that count besides.
+    """
     found = {}
     for name in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
+    for name in modules - sys.stdlib_module_names - {"dejavec"}:
+        package = _PACKAGE_OF.get(name, name).replace("_", "-")
+        version = getattr(sys.modules.get(name), "__version__", None)
+        if package not in found and isinstance(version, str):
+            found[package] = version
     return tuple(sorted(found.items()))
 
 

@@ -1,11 +1,11 @@
-"""``proven.json``: for which descriptions of a model the vectors of a directory were confirmed, or made."""
+"""For which descriptions of a model the vectors of a directory were confirmed, or made."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from dejavec import _core
 from dejavec.errors import DejavecError
@@ -16,15 +16,40 @@ FILE = "proven.json"
 _MOST = 64
 """Entries of a file; the oldest make room for new ones, and are confirmed anew if they come back."""
 
+Change = Callable[[dict[str, Any]], dict[str, Any]]
+"""Returns what a record becomes."""
 
-class Proofs(Protocol):
-    """Where the descriptions of one directory are kept."""
+
+class Proofs:
+    """The proven descriptions of one directory, in a JSON file.
+
+    What cannot be written there is kept in memory, for this object's life.
+
+    Args:
+        file: the file, which need not exist.
+        update: replaces the JSON object in the file by what a :data:`Change` makes of it, while no other
+            process does; raises ``OSError`` or ``DejavecError`` where that cannot be.
+
+    Attributes:
+        file: the file.
+    """
+
+    def __init__(self, file: Path, update: Callable[[Change], None]) -> None:
+        self.file = file
+        self._update = update
+        self._memory: list[Description] = []
+        self._mixed = False
 
     def read(self) -> list[Description]:
-        """Return the descriptions; none where there is no file or it is damaged."""
+        """Return the descriptions; none of the file if it is not there or damaged."""
+        return [*read_proven(self.file), *self._memory]
+
+    def is_mixed(self) -> bool:
+        """Tell whether vectors came here that nothing shows to be those of the proven descriptions."""
+        return self._mixed or bool((read_record(self.file) or {}).get("mixed"))
 
     def claim(self, description: Description, *, empty: bool) -> bool:
-        """Take an empty directory for this description, unless another has it.
+        """Take an empty directory for a description, unless another has it.
 
         Args:
             description: of the model that is about to store vectors.
@@ -34,14 +59,44 @@ class Proofs(Protocol):
             Whether the description is proven now.
         """
 
+        def take(record: dict[str, Any]) -> dict[str, Any]:
+            untaken = empty and not from_json(record.get("proven"))
+            return {**record, "proven": to_json([description])} if untaken else record
+
+        self._try(take, description)
+        return description in self.read()
+
     def add(self, description: Description) -> None:
         """Note that the vectors are this description's too."""
 
+        def append(record: dict[str, Any]) -> dict[str, Any]:
+            known = from_json(record.get("proven"))
+            if description in known:
+                return record
+            return {**record, "proven": to_json([*known, description][-_MOST:])}
 
-class ProvenFile:
-    """The file ``proven.json`` of a cache directory.
+        if description not in self.read():
+            self._try(append, description)
 
-    What cannot be written there is kept in memory, for this object's life.
+    def mix(self) -> None:
+        """Note that vectors come which nothing shows to be those of the proven descriptions."""
+        if not self.is_mixed():
+            with suppress(DejavecError, OSError):
+                self._update(lambda record: {**record, "mixed": True})
+        self._mixed = True
+
+    def _try(self, change: Change, description: Description) -> None:
+        try:
+            self._update(change)
+        except (DejavecError, OSError):
+            if description not in self._memory:
+                self._memory.append(description)
+
+
+def proven_file(
+    directory: Path, *, writes: bool, shared: bool, allow_network: bool, lock_timeout: float
+) -> Proofs:
+    """Return the proofs of a cache directory, in ``proven.json``.
 
     Args:
         directory: the cache directory, which need not exist.
@@ -49,91 +104,24 @@ class ProvenFile:
         shared: whether the directory is made for its group too.
         allow_network: whether to write on a network file system.
         lock_timeout: seconds to wait for the writers' lock.
-
-    Attributes:
-        directory: the cache directory.
     """
+    file = directory / FILE
 
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        writes: bool = True,
-        shared: bool = False,
-        allow_network: bool = False,
-        lock_timeout: float = 60.0,
-    ) -> None:
-        self.directory = directory
-        self._writes = writes
-        self._shared = shared
-        self._allow_network = allow_network
-        self._lock_timeout = lock_timeout
-        self._memory: list[Description] = []
-        self._mixed = False
+    def update(change: Change) -> None:
+        if not writes:
+            raise PermissionError
 
-    def read(self) -> list[Description]:
-        """Return the descriptions; none of the file where there is none, or it is damaged."""
-        return [*read_proven(self.directory / FILE), *self._memory]
-
-    def claim(self, description: Description, *, empty: bool) -> bool:
-        """Take the directory for a description if it is empty, and no other has taken it."""
-
-        def take() -> bool:
-            known = self.read()
-            if not known and empty:
-                self._write([description])
-                return True
-            return description in known
-
-        return self._locked(take, description)
-
-    def add(self, description: Description) -> None:
-        """Note that the vectors are this description's too."""
-        if description in self.read():
-            return
-
-        def append() -> bool:
-            known = read_proven(self.directory / FILE)
-            if description not in known:
-                self._write([*known, description][-_MOST:])
+        def replace() -> bool:
+            found = read_record(file) or {}
+            changed = change(found)
+            if changed != found:
+                write_record(file, changed)
             return True
 
-        self._locked(append, description)
+        _core.make_directories(str(directory), shared)
+        _core.under_writers_lock(str(directory), lock_timeout, allow_network, replace)
 
-    def _locked(self, change: Callable[[], bool], description: Description) -> bool:
-        try:
-            if not self._writes:
-                raise PermissionError
-            return self._under_lock(change)
-        except (DejavecError, OSError):
-            if description not in self._memory:
-                self._memory.append(description)
-            return True
-
-    def _under_lock(self, change: Callable[[], bool]) -> bool:
-        _core.make_directories(str(self.directory), self._shared)
-        return _core.under_writers_lock(str(self.directory), self._lock_timeout, self._allow_network, change)
-
-    def is_mixed(self) -> bool:
-        """Tell whether vectors came here that nothing shows to be those of the proven descriptions."""
-        return bool((read_record(self.directory / FILE) or {}).get("mixed")) or self._mixed
-
-    def mix(self) -> None:
-        """Note that such vectors come."""
-        self._mixed = True
-
-        def note() -> bool:
-            self._write(read_proven(self.directory / FILE), mixed=True)
-            return True
-
-        with suppress(DejavecError, OSError):
-            if self._writes and not (read_record(self.directory / FILE) or {}).get("mixed"):
-                self._under_lock(note)
-
-    def _write(self, descriptions: Sequence[Description], *, mixed: bool = False) -> None:
-        content = read_record(self.directory / FILE) or {}
-        flag = {"mixed": True} if mixed or content.get("mixed") else {}
-        write_record(self.directory / FILE, {"proven": to_json(descriptions), **flag})
+    return Proofs(file, update)
 
 
 def read_proven(path: Path) -> list[Description]:

@@ -56,6 +56,8 @@ _LIBRARY_CACHES = frozenset(
 )
 """What sentence-transformers remembers of its calls, and how it compares vectors."""
 
+_FILES_OF_TOKENIZERS = frozenset({"vocab_file", "merges_file", "tokenizer_file", "spm_file"})
+
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _ROOTS = tuple(
     {str(Path(path).resolve()) + "/" for name in ("purelib", "platlib") if (path := sysconfig.get_path(name))}
@@ -78,6 +80,7 @@ class Survey:
         tokenizers: a digest of the content of each tokenizer, without the padding that its last call left.
         hidden: paths of what could not be looked into, such as objects of extension modules.
         custom: paths of classes and functions that are of no installed library, and of hooks.
+        libraries: names of the top-level modules of the libraries whose classes and functions it has.
     """
 
     tensors: dict[str, Any] = field(default_factory=dict)
@@ -87,6 +90,7 @@ class Survey:
     tokenizers: list[str] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     custom: list[str] = field(default_factory=list)
+    libraries: set[str] = field(default_factory=set)
 
 
 def survey(model: object, *, left_out: frozenset[str] = frozenset()) -> Survey:
@@ -146,6 +150,7 @@ class _Walk:
         self._seen: dict[Any, str] = {}  # Where each was found first.
         self._kept: list[Any] = []  # Or another object could get the id of one that was seen.
         self._values = 0
+        self._in_custom = False  # Within a module whose class is of no library.
         self._torch = sys.modules.get("torch")
         module = getattr(getattr(self._torch, "nn", None), "Module", None)
         self._internals = frozenset(vars(module())) if module is not None else frozenset()
@@ -201,7 +206,7 @@ class _Walk:
             ):
                 self._add(path, value)
             else:
-                self._note_integers(path, value.detach().cpu().numpy() if value.numel() else np.empty(0))
+                self._note_numbers(path, value)
         elif torch is not None and isinstance(value, torch.dtype):
             self.found.notes[path] = str(value)
         elif torch is not None and isinstance(value, torch.device | torch.Generator):
@@ -219,10 +224,14 @@ class _Walk:
     def _add(self, path: str, tensor: Any) -> None:
         self.found.tensors[path] = tensor
 
-    def _note_integers(self, path: str, array: Any) -> None:
-        note = f"{array.dtype} {array.shape}"
-        if array.nbytes <= _SMALL_BYTES:
-            note += f" {_digest(np.ascontiguousarray(array).tobytes())}"
+    def _note_numbers(self, path: str, tensor: Any) -> None:
+        """Note a tensor that is no part of the state; of a large one its form alone."""
+        note = f"{tensor.dtype} {list(tensor.shape)}"
+        if tensor.is_meta:
+            self.found.hidden.append(path)
+        elif 0 < tensor.nbytes <= _SMALL_BYTES:
+            plain = tensor.detach().cpu().contiguous().reshape(-1).view(self._torch.uint8)  # type: ignore[union-attr]
+            note += f" {_core.fingerprint_blocks([plain.numpy()])[0].hex()}"
         self.found.notes[path] = note
 
     def _visit_container(self, path: str, value: Any, depth: int) -> bool:
@@ -281,6 +290,8 @@ class _Walk:
         library = _is_library_function(function)
         code = function.__code__
         self.found.notes[path] = _name_of(function) if library else _digest(repr(code_form(code)))
+        if library:
+            self.found.libraries.add(str(function.__globals__.get("__name__")).partition(".")[0])
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
             try:
                 content = cell.cell_contents
@@ -317,6 +328,7 @@ class _Walk:
         # A library's classes and functions are told by its version.
         if isinstance(value, type | types.FunctionType) and is_library(value.__module__):
             self.found.notes[path] = _name_of(value)
+            self.found.libraries.add(str(value.__module__).partition(".")[0])
         else:
             self.visit(path, value, depth + 1)
 
@@ -328,7 +340,9 @@ class _Walk:
                 continue
             self._seen["class", parent] = path
             library = is_library(parent.__module__)
-            if not library:
+            if library:
+                self.found.libraries.add(parent.__module__.partition(".")[0])
+            else:
                 self.found.custom.append(f"{path}:{_name_of(parent)}")
             for name, member in sorted(vars(parent).items()):
                 for part in _functions_of(member):
@@ -348,7 +362,7 @@ class _Walk:
                 self.found.hidden.append(path)
             return
         self._visit_class(path, made)
-        if self._visit_tokenizer(value):
+        if self._visit_tokenizer(path, value):
             return
         if is_module(value):
             self._visit_module(path, value, depth)
@@ -390,16 +404,22 @@ class _Walk:
             if parameter is not None and self._is_new(f"{path}.{name}", parameter):
                 self._own(f"{path}.{name}", parameter, module)
         for name, buffer in module._buffers.items():
-            if buffer is None or name in module._non_persistent_buffers_set:
+            if buffer is None or not self._is_new(f"{path}.{name}", buffer):
                 continue
-            if not self._is_new(f"{path}.{name}", buffer):
-                continue
-            if buffer.is_floating_point() or _is_packed(buffer):
+            persists = name not in module._non_persistent_buffers_set
+            if persists and (buffer.is_floating_point() or _is_packed(buffer)):
                 self._own(f"{path}.{name}", buffer, module)
+            else:
+                self._note_numbers(f"{path}.{name}", buffer)
+        outer, self._in_custom = self._in_custom, self._in_custom or not library
+        if self._in_custom:
+            # `encode` of a library sets it for all parts; that of other classes may not.
+            self.found.notes[f"{path}.training"] = repr(module.training)
         for name, part in module._modules.items():
             if part is not None and self._is_new(f"{path}.{name}", part):
                 # Not deeper: modules are as deep as they are, and few.
                 self._visit_object(f"{path}.{name}", part, depth)
+        self._in_custom = outer
 
     def _is_new(self, path: str, value: Any) -> bool:
         if id(value) in self._seen:
@@ -414,7 +434,7 @@ class _Walk:
         if isinstance(module, self._torch.nn.Embedding | self._torch.nn.EmbeddingBag):  # type: ignore[union-attr]
             self.found.embeddings.add(path)
 
-    def _visit_tokenizer(self, value: Any) -> bool:
+    def _visit_tokenizer(self, path: str, value: Any) -> bool:
         # Asked of the class: an object may answer to any name.
         made = type(value)
         backend = value.backend_tokenizer if hasattr(made, "backend_tokenizer") else value
@@ -434,6 +454,10 @@ class _Walk:
         names = ("model_max_length", "padding_side", "truncation_side", "special_tokens_map")
         settings = repr([getattr(value, name, None) for name in names])
         bytes_ = np.frombuffer((settings + content).encode("utf-8", "surrogatepass"), np.uint8)
+        for name, part in (getattr(value, "__dict__", None) or {}).items():
+            known = name in _FILES_OF_TOKENIZERS or name in self._ignored or is_secret(name)
+            if type(part) in _ATOMS and not known:
+                self.visit(f"{path}.{name}", part, 0)
         self.found.tokenizers.append(_digest(_core.fingerprint_blocks([bytes_])[0]))
         return True
 

@@ -7,7 +7,7 @@ beside which a small file says what was stored there, and in which form the mode
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,8 @@ from dejavec.in_flight import InFlight
 from dejavec.json_file import locked, read_record, write_record
 from dejavec.keys import Keys, first_of_each, text_keys
 from dejavec.mteb.model_call import not_dense
-from dejavec.observed import Description
 from dejavec.paths import with_suffix
-from dejavec.proven import from_json, to_json
+from dejavec.proven import Change, Proofs
 from dejavec.values import FLOAT32_HOLDS, Output, Rows, check_kind
 from dejavec.warn import warn
 
@@ -85,7 +84,7 @@ class ForeignCache:
         self.dtype: np.dtype[Any] | None = None
         self.dim: int | None = None
         self._record = _record_beside(self.path)
-        self.proofs = _ProvenEntry(self._record, self._identity)
+        self.proofs = Proofs(self._record, self._update_record)
         self._warned = False
         self.in_flight = InFlight.of(self.path)
         self._read_record()
@@ -165,6 +164,18 @@ class ForeignCache:
         self.output = Output.from_json(record["output"])
         self.dtype, self.dim = np.dtype(record["dtype"]), record["dim"]
 
+    def _update_record(self, change: Change) -> None:
+        """Replace the record by what a function makes of it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with locked(self._record):
+            found = read_record(self._record)
+            changed = change(dict(self._identity) if found is None else found)
+            if changed != found:
+                write_record(self._record, changed)
+
     def _write_record(self, rows: Rows, output: Output) -> None:
         if self.output is not None and self.dim is not None and self._record.exists():
             check_kind(rows, output, self.dim, self.output.dtype, f"the vectors for {self.path}")
@@ -172,59 +183,9 @@ class ForeignCache:
         self.output, self.dtype, self.dim = output, rows.dtype, rows.shape[1]
         form = {"output": output.to_json(), "dtype": rows.dtype.str, "dim": rows.shape[1]}
         try:
-            self.proofs.update(lambda record: {**record, **form})
+            self._update_record(lambda record: {**record, **form})
         except OSError as error:
             raise StorageError(f"{self._record}: {error}", path=str(self._record)) from error
-
-
-class _ProvenEntry:
-    """The proven descriptions of a backend, in the file beside it: see ``dejavec.proven.Proofs``."""
-
-    def __init__(self, record: Path, identity: Mapping[str, Any]) -> None:
-        self._record = record
-        self._identity = identity
-        self._memory: list[Description] = []
-
-    def read(self) -> list[Description]:
-        """Return the descriptions."""
-        return [*from_json((read_record(self._record) or {}).get("proven")), *self._memory]
-
-    def claim(self, description: Description, *, empty: bool) -> bool:
-        """Take the backend for a description if it is empty, and no other has taken it."""
-
-        def take(record: dict[str, Any]) -> dict[str, Any]:
-            known = from_json(record.get("proven"))
-            return {**record, "proven": to_json([description])} if not known and empty else record
-
-        self._try(take, description)
-        return description in self.read()
-
-    def add(self, description: Description) -> None:
-        """Note that the vectors are this description's too."""
-
-        def append(record: dict[str, Any]) -> dict[str, Any]:
-            known = from_json(record.get("proven"))
-            return record if description in known else {**record, "proven": to_json([*known, description])}
-
-        self._try(append, description)
-
-    def update(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        """Replace the file by what a function makes of its content.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        with locked(self._record):
-            found = read_record(self._record)
-            changed = change({**self._identity} if found is None else found)
-            if changed != found:
-                write_record(self._record, changed)
-
-    def _try(self, change: Callable[[dict[str, Any]], dict[str, Any]], description: Description) -> None:
-        try:
-            self.update(change)
-        except OSError:
-            self._memory.append(description)
 
 
 def foreign_path(path: Path, backend: type[Any], identity: Mapping[str, Any]) -> Path:

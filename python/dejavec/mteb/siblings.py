@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from dejavec.claiming import ClaimingStore, ClaimLostError
-from dejavec.confirm import Confirming, ask_about, choose, items_to_ask
+from dejavec.confirm import Confirming
 from dejavec.errors import VectorsError
 from dejavec.fill_run import WRITE_ERRORS
 from dejavec.fork import make_locks_of
-from dejavec.in_flight import InFlight
+from dejavec.judge import Judge, Subject
 from dejavec.keys import Keys, first_of_each
 from dejavec.mteb.foreign_backend import ForeignCache, ForeignCall
 from dejavec.mteb.loaders import Items, Positions
@@ -51,6 +50,22 @@ class Request:
     is_built: bool
     ready: Callable[[], object]
     encode: Callable[[Positions, Any], Rows | None]
+
+    def subject(self, cache: Any) -> Subject:
+        """Return the call as a judge needs it, to compare the model's vectors with those of a cache."""
+
+        def texts(positions: Positions) -> list[str]:
+            return [str(text) for text in self.items.texts(positions)]
+
+        return Subject(
+            self.look,
+            self.keys,
+            texts if self.items.text_only else None,
+            lambda positions: self.encode(positions, cache),
+            most=len(self.keys),
+            is_built=self.is_built,
+            ready=self.ready,
+        )
 
 
 @dataclass(frozen=True)
@@ -88,12 +103,9 @@ class Siblings:
         confirming: Confirming | None,
     ) -> None:
         self._places = places
-        self._confirming = confirming
-        self._answers: dict[tuple[Place, Description], bool] = {}
-        self._own: dict[tuple[Place, Description], set[bytes]] = {}
+        self._judge = None if confirming is None else Judge(confirming)
         self._settled: dict[tuple[Place, Description], Place] = {}
         make_locks_of(self)
-        self._asked = 0
 
     def make_locks(self) -> None:
         """Make the lock, now and in a forked child."""
@@ -102,7 +114,7 @@ class Siblings:
     @property
     def asks(self) -> bool:
         """Whether it counts what the model is, or the user answers for it."""
-        return self._confirming is not None
+        return self._judge is not None
 
     @contextmanager
     def serving(self, request: Request) -> Iterator[tuple[Any, VectorStore, int]]:
@@ -114,19 +126,17 @@ class Siblings:
             Exception: whatever the model raises when it is asked about vectors that nothing proves.
         """
         settled = self._settled.get((request.first, request.look.description))
-        confirming = self._confirming
-        if confirming is None or settled is not None:
+        judge = self._judge
+        if judge is None or settled is not None:
             with self._places.using(settled or request.first) as cache:
                 yield cache, _store_of(cache, request), 0
             return
         with ExitStack() as stack:
             with self._choosing:
-                self._asked = 0
-                cache, store = self._choose(request, stack, confirming)
-                asked = self._asked
+                cache, store, asked = self._choose(request, stack, judge)
             yield cache, store, asked
 
-    def _choose(self, request: Request, stack: ExitStack, confirming: Confirming) -> tuple[Any, VectorStore]:
+    def _choose(self, request: Request, stack: ExitStack, judge: Judge) -> tuple[Any, VectorStore, int]:
         description = request.look.description
         existing, free = self._places.existing(request.first)
         candidates = [self._candidate(place, request, stack) for place in existing]
@@ -134,29 +144,33 @@ class Siblings:
             # Those that the description is proven for need the fewest questions.
             candidates.sort(key=lambda candidate: not self._serves(candidate, request))
         agreeing: list[Candidate] = []
-        reason = None
+        reason, asked = None, 0
         missing = np.arange(len(request.keys))
         for candidate in candidates:
             if candidate.is_empty and not candidate.proofs.read():
                 if not agreeing:
-                    return candidate.cache, self._claiming(candidate, description)
+                    return candidate.cache, _claiming(judge, candidate, description), asked
                 continue
-            refused, hits = self._judge(candidate, request, missing, confirming)
-            if refused is None:
+            verdict = judge.judge(
+                candidate.place, candidate.store, candidate.proofs, request.subject(candidate.cache), missing
+            )
+            asked += verdict.asked
+            if verdict.refused is None:
                 agreeing.append(candidate)
-                missing = np.setdiff1d(missing, hits)
-            reason = reason or refused
+                missing = np.setdiff1d(missing, verdict.hits)
+            elif reason is None:
+                reason = f"{candidate.cache.path}: expected this model's vectors, {verdict.refused}"
             if agreeing and not len(missing):
                 break
         if not agreeing:
             candidate = self._candidate(free, request, stack, reason)
-            return candidate.cache, self._claiming(candidate, description)
+            return candidate.cache, _claiming(judge, candidate, description), asked
         chosen, *others = agreeing
         for other in others:
             _carry_over(other.store, chosen.store, request.keys)
-        if len(existing) == 1 and self._answers.get((chosen.place, description)):
+        if len(existing) == 1 and judge.agreed(chosen.place, description):
             self._settled[request.first, description] = chosen.place
-        return chosen.cache, chosen.store
+        return chosen.cache, chosen.store, asked
 
     def _candidate(
         self, place: Place, request: Request, stack: ExitStack, reason: str | None = None
@@ -173,103 +187,9 @@ class Siblings:
             return False
         return bool((candidate.store.lookup(request.keys) >= 0).any())
 
-    def _judge(
-        self, candidate: Candidate, request: Request, positions: Positions, confirming: Confirming
-    ) -> tuple[str | None, Positions]:
-        """Find out whether a directory's vectors are the model's.
 
-        Args:
-            candidate: the directory.
-            request: the call.
-            positions: of the items that are looked for.
-            confirming: how the model is asked.
-
-        Returns:
-            Why they are not, None if they are; and the positions of the items that are there.
-        """
-        look, path = request.look, candidate.cache.path
-        hits = positions[candidate.store.lookup(request.keys[positions]) >= 0]
-        key = (candidate.place, look.description)
-        if key not in self._answers:
-            known = candidate.proofs.read()
-            proven = look.description in known
-            versions = [other for other in known if other.versions == look.description.versions]
-            if proven and (look.visible or not confirming.items):
-                self._answers[key] = True
-            elif proven and not request.is_built:
-                return None, hits  # Not remembered: once it is built, it is asked.
-            elif not len(others := self._of_others(key, request, hits)):
-                if not proven:
-                    return f"{path}: nothing shows that its vectors are this model's", hits
-                # What this model is about to store says nothing of what was there before.
-                missing = np.setdiff1d(positions, hits)
-                self._own.setdefault(key, set()).update(map(bytes, request.keys[missing]))
-                return None, hits
-            elif versions and all(other.tokenizer != look.description.tokenizer for other in versions):
-                return f"{path}: expected the tokenizer that its vectors were made with, found another", hits
-            elif not confirming.items:
-                return f"{path}: the model was not confirmed, as confirm=0 says", hits
-            else:
-                request.ready()
-                why = self._ask(candidate, request, others, known, confirming)
-                self._answers[key] = why is None
-                if why is not None:
-                    return why, hits
-                candidate.proofs.add(look.description)
-        if self._answers[key]:
-            return None, hits
-        return f"{path}: expected this model's vectors, found another's", hits
-
-    def _of_others(self, key: tuple[Place, Description], request: Request, hits: Positions) -> Positions:
-        """Return the hits that this wrapper has not stored itself before it asked."""
-        own = self._own.get(key)
-        if own is None:
-            return hits
-        return np.array([at for at in hits if bytes(request.keys[at]) not in own], np.intp)
-
-    def _ask(
-        self,
-        candidate: Candidate,
-        request: Request,
-        hits: Positions,
-        known: list[Description],
-        confirming: Confirming,
-    ) -> str | None:
-        """Have the model encode some hits; return why the vectors are not its own, None if they are."""
-        look, items = request.look, request.items
-
-        def texts(positions: Positions) -> list[str]:
-            return [str(text) for text in items.texts(positions)]
-
-        answer = ask_about(
-            candidate.store,
-            request.keys,
-            choose(
-                request.keys,
-                hits,
-                texts if items.text_only else None,
-                items_to_ask(known, look.description, confirming.items),
-            ),
-            lambda positions: request.encode(positions, candidate.cache),
-            look=look,
-            known=known,
-            confirming=confirming,
-        )
-        self._asked += answer.asked
-        if answer.agrees:
-            return None
-        return f"{candidate.cache.path}: expected this model's vectors, found others: {answer.said}"
-
-    def _claiming(self, candidate: Candidate, description: Description) -> VectorStore:
-        def claim() -> None:
-            if not candidate.proofs.claim(description, empty=candidate.store.refresh() == 0):
-                raise ClaimLostError
-            self._answers[candidate.place, description] = True
-
-        # Another model may encode the same items for the same directory meanwhile.
-        in_flight = InFlight.of((candidate.cache.path, description))
-        store: Any = ClaimingStore(candidate.store, claim, in_flight)
-        return store  # type: ignore[no-any-return]
+def _claiming(judge: Judge, candidate: Candidate, description: Description) -> VectorStore:
+    return judge.claiming(candidate.place, candidate.store, candidate.proofs, description)
 
 
 def _store_of(cache: Any, request: Request) -> VectorStore:
