@@ -110,7 +110,7 @@ $(STAMPS)/venv:
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/packages: requirements.txt $(STAMPS)/venv
-	$(UV) pip install --requirements requirements.txt
+	$(UV) pip install --compile-bytecode --requirements requirements.txt
 	@touch $@
 
 $(STAMPS)/readers: tests/readers/requirements.txt | $(STAMPS)/venv

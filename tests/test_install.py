@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from textwrap import dedent
 from typing import Any
 
@@ -263,19 +262,14 @@ def test_the_scripts_of_mtebs_documentation_run_unchanged(
     write: Callable[..., str], invoke: Invoke, tmp_path: Path
 ) -> None:
     two, one = write(OF_MTEB_2, "two.py"), write(OF_MTEB_1, "one.py")
-    with TemporaryDirectory() as directory:
-        # Where Python keeps no compiled files, each process would compile torch and all else again.
-        compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": directory}
-        variables = compiled if sys.dont_write_bytecode else {}
-
-        status, of_mteb, messages = invoke(PYTHON, f"../{two}", below="mteb", **variables)
-        assert status == 0, messages
-        with ThreadPoolExecutor() as together:
-            runs = [
-                together.submit(invoke, RUN, f"../{script}", below=script.removesuffix(".py"), **variables)
-                for script in (two, one)
-            ]
-        of_two, of_one = (run.result() for run in runs)
+    status, of_mteb, messages = invoke(PYTHON, f"../{two}", below="mteb")
+    assert status == 0, messages
+    with ThreadPoolExecutor() as together:
+        runs = [
+            together.submit(invoke, RUN, f"../{script}", below=script.removesuffix(".py"))
+            for script in (two, one)
+        ]
+    of_two, of_one = (run.result() for run in runs)
     assert (of_two[0], of_one[0]) == (0, 0), (of_two[2], of_one[2])
 
     assert of_two[1] == of_mteb
