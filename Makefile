@@ -69,18 +69,18 @@ instructions: | $(STAMPS)/venv ## count the instructions of the core's hot loops
 	$(BIN)/python benches/instructions.py $(if $(RECORD),--record)
 
 crash: build ## kill N processes (default 10000) that write and read one cache, and check what they leave
-	$(BIN)/python tests/kills.py $(or $(N),10000)
+	$(BIN)/python tests/reliability/kills.py $(or $(N),10000)
 
 long: build ## write, verify and read back ten million rows with several processes (minutes, 3 GB of memory)
-	$(BIN)/python tests/long_run.py $(N)
+	$(BIN)/python tests/reliability/long_run.py $(N)
 
 test-versions: build ## evaluate under older versions of mteb and sentence-transformers, each in an environment of its own
-	UV="$(UV)" PYTHON=$(BIN)/python OFFLINE="$(OFFLINE)" bash tests/other_versions.bash
+	UV="$(UV)" PYTHON=$(BIN)/python OFFLINE="$(OFFLINE)" bash tests/identity/other_versions.bash
 
 requirements: $(STAMPS)/venv ## write requirements.txt anew from requirements.in
 	$(UV) pip compile --universal --python-version 3.11 requirements.in -o requirements.txt
 	$(UV) pip compile --universal --python-version 3.11 benches/requirements.in -o benches/requirements.txt
-	$(UV) pip compile --universal --python-version 3.11 tests/readers/requirements.in -o tests/readers/requirements.txt
+	$(UV) pip compile --universal --python-version 3.11 tests/commands/readers/requirements.in -o tests/commands/readers/requirements.txt
 
 readers: $(STAMPS)/readers ## other programs that read our files, in an environment of their own, for a test
 
@@ -92,7 +92,7 @@ fuzz: $(STAMPS)/cargo-fuzz $(STAMPS)/atheris build ## every parser, and whole di
 	  PATH=$(CURDIR)/$(BIN):$$PATH RUSTC_BOOTSTRAP=1 cargo fuzz run --target-dir $(CURDIR)/target/fuzz $$target \
 	    fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(SECONDS_EACH) || exit; \
 	done
-	$(BIN)/python tests/fuzz_import.py $(FUZZ)/corpus/import -max_total_time=$(SECONDS_EACH) -rss_limit_mb=1024 -timeout=10
+	$(BIN)/python tests/reliability/fuzz_import.py $(FUZZ)/corpus/import -max_total_time=$(SECONDS_EACH) -rss_limit_mb=1024 -timeout=10
 
 sanitize: ## the core's tests under AddressSanitizer
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
@@ -113,9 +113,9 @@ $(STAMPS)/packages: requirements.txt $(STAMPS)/venv
 	$(UV) pip install --compile-bytecode --requirements requirements.txt
 	@touch $@
 
-$(STAMPS)/readers: tests/readers/requirements.txt | $(STAMPS)/venv
+$(STAMPS)/readers: tests/commands/readers/requirements.txt | $(STAMPS)/venv
 	$(UV) venv --allow-existing --python $(BIN)/python $(VENV)/readers
-	$(UV) pip install --python $(VENV)/readers/bin/python --requirements tests/readers/requirements.txt
+	$(UV) pip install --python $(VENV)/readers/bin/python --requirements tests/commands/readers/requirements.txt
 	@touch $@
 
 $(STAMPS)/atheris: | $(STAMPS)/packages

@@ -1,0 +1,287 @@
+"""Writers and readers of one cache, killed at random moments.
+
+``python tests/reliability/kills.py KILLS [SEED]``.
+
+Each life of a cache has one writer or four, and two readers. Whoever is killed is replaced by another one.
+Writers tell over a pipe what they begin and what was acknowledged. After each kill of a writer, what it had
+acknowledged must be there, bit for bit; the group it was writing must be there whole or not at all. Readers
+check every vector that they see, and that what they saw once never vanishes nor goes back.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dejavec import CacheNotFoundError, EmbeddingCache
+
+DIM = 8
+READERS = 2
+KILLS_A_LIFE = 25
+LONGEST_WAIT = 0.03
+"""Seconds until somebody is killed, at most; a life with large groups waits ten times as long."""
+
+Versions = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Life:
+    """One cache and what is done to it.
+
+    Attributes:
+        path: its directory.
+        texts: the texts of each writer, which only it stores, and those which all store (the last).
+        largest: texts in a group, at most.
+        durability: as of ``EmbeddingCache``.
+    """
+
+    path: Path
+    texts: list[list[str]]
+    largest: int
+    durability: Any
+
+    def open(self, mode: Any = "a") -> EmbeddingCache:
+        return EmbeddingCache(
+            self.path, model="kills@1", mode=mode, durability=self.durability, on_write_error="raise"
+        )
+
+    def vectors(self, owner: int, numbers: NDArray[Any], versions: Any) -> NDArray[np.uint32]:
+        """What each version of a text's vector is: (n, dim); the first number is the version."""
+        columns = np.arange(DIM, dtype=np.uint64)
+        mixed = (owner * 7919 + numbers[:, None]) * np.uint64(2654435761) + columns * np.uint64(97)
+        versions = np.broadcast_to(np.asarray(versions, np.uint64), numbers.shape)
+        vectors = (mixed * (versions[:, None] + np.uint64(40503)) >> np.uint64(7)).astype(np.uint32)
+        vectors[:, 0] = versions
+        return vectors
+
+    def read(self, cache: EmbeddingCache, owner: int, numbers: NDArray[Any]) -> Versions:
+        """The versions held of texts, 0 for none; every vector is checked."""
+        found, vectors = cache.get([self.texts[owner][number] for number in numbers])
+        if not found.any():
+            return np.zeros(len(numbers), np.int64)
+        versions = np.where(found, vectors[:, 0], 0).astype(np.int64)
+        wrong = found & (vectors != self.vectors(owner, numbers, vectors[:, 0])).any(axis=1)
+        assert not wrong.any(), f"wrong vectors of {owner}: {numbers[wrong]}"
+        return versions
+
+
+@dataclass
+class Process:
+    """A child, and what it told."""
+
+    pid: int
+    pipe: int
+    owner: int | None
+    told: bytearray = field(default_factory=bytearray)
+    alive: bool = True
+
+
+def write(life: Life, owner: int, version: int, tell: int, choose: random.Random) -> None:
+    """Store groups for ever: the writer's own texts in new versions, and texts that all writers store."""
+    own, shared = life.texts[owner], life.texts[-1]
+    cache = life.open()
+    while True:
+        version += 1
+        count = choose.randint(1, life.largest)
+        if choose.random() < 0.5:
+            first = choose.randint(0, len(own) - count)
+            os.write(tell, f"own {first} {count} {version}\n".encode())
+            numbers = np.arange(first, first + count, dtype=np.uint64)
+            cache.put(own[first : first + count], life.vectors(owner, numbers, version))
+        else:
+            first = choose.randint(0, len(shared) - count)
+            os.write(tell, f"shared {first} {count} 1\n".encode())
+            numbers = {text: first + number for number, text in enumerate(shared[first : first + count])}
+            cache.encode(
+                list(numbers),
+                lambda texts, numbers=numbers: life.vectors(
+                    len(life.texts) - 1, np.array([numbers[text] for text in texts], np.uint64), 1
+                ),
+            )
+        os.write(tell, b"done\n")
+        if choose.random() < 0.05:
+            cache.close()
+            cache = life.open()
+
+
+def read(life: Life, choose: random.Random) -> None:
+    """Read while there is a parent, and check that nothing is wrong, vanishes or goes back."""
+    cache = None
+    parent = os.getppid()
+    while cache is None:
+        try:
+            cache = life.open("r")
+        except CacheNotFoundError:
+            continue
+    seen = [np.zeros(len(texts), np.int64) for texts in life.texts]
+    while os.getppid() == parent:
+        owner = choose.randrange(len(life.texts))
+        count = choose.randint(1, life.largest)
+        first = choose.randint(0, len(life.texts[owner]) - count)
+        versions = life.read(cache, owner, np.arange(first, first + count, dtype=np.uint64))
+        part = seen[owner][first : first + count]
+        assert (versions >= part).all(), f"versions of {owner} went back: {part} to {versions}"
+        part[:] = versions
+        if choose.random() < 0.5:
+            cache.refresh()
+        if choose.random() < 0.02:
+            cache.close()
+            cache = life.open("r")
+
+
+class Run:
+    """One life: its processes, and what they acknowledged."""
+
+    def __init__(self, life: Life, writers: int, choose: random.Random) -> None:
+        self.life = life
+        self.choose = choose
+        self.acknowledged = [np.zeros(len(texts), np.int64) for texts in life.texts]
+        self.version = [0] * writers
+        self.groups = 0
+        self.processes = [self._start(owner) for owner in [*range(writers), *[None] * READERS]]
+
+    def kill_one(self, wait: float) -> None:
+        """Kill somebody at a random moment, check what it left behind, and put another in its place."""
+        place = self.choose.randrange(len(self.processes))
+        process = self.processes[place]
+        self._listen(self.choose.uniform(0, wait))
+        self._kill(process)
+        if process.owner is not None:
+            self._check(process.owner, process.told)
+        self.processes[place] = self._start(process.owner)
+
+    def kill_all(self) -> None:
+        """Kill who is left."""
+        for process in self.processes:
+            if process.alive:
+                self._kill(process)
+
+    def end(self) -> None:
+        """Kill all, check everything, then check that opening the cache for writing changes nothing."""
+        self.kill_all()
+        for process in self.processes:
+            if process.owner is not None:
+                self._check(process.owner, process.told)
+        if not (self.life.path / "meta.json").exists():
+            return
+        for mode in ("r", "a", "a"):
+            with self.life.open(mode) as cache:
+                report = cache.verify()
+                assert report["damaged"] == report["problems"] == [], report
+                for owner in range(len(self.version)):
+                    self._check(owner, b"", cache)
+                if mode == "a":
+                    cache.put(["after"], np.zeros((1, DIM), np.uint32))
+
+    def _start(self, owner: int | None) -> Process:
+        seed = self.choose.random()
+        listen, tell = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                if owner is None:
+                    read(self.life, random.Random(seed))
+                else:
+                    write(self.life, owner, self.version[owner], tell, random.Random(seed))
+            except BaseException:
+                os.write(tell, f"error {traceback.format_exc()!r}\n".encode())
+            finally:
+                os._exit(1)
+        os.close(tell)
+        return Process(pid, listen, owner)
+
+    def _listen(self, seconds: float) -> None:
+        """Empty the pipes until the time has come."""
+        end = time.monotonic() + seconds
+        pipes = {process.pipe: process for process in self.processes}
+        while (left := end - time.monotonic()) > 0:
+            for pipe in select.select(list(pipes), [], [], left)[0]:
+                told = os.read(pipe, 1 << 16)
+                pipes[pipe].told += told
+                if not told:
+                    del pipes[pipe]
+
+    def _kill(self, process: Process) -> None:
+        os.kill(process.pid, signal.SIGKILL)
+        os.waitpid(process.pid, 0)
+        process.alive = False
+        while told := os.read(process.pipe, 1 << 16):
+            process.told += told
+        os.close(process.pipe)
+        assert b"error" not in process.told, process.told.decode()
+
+    def _check(self, owner: int, told: bytes | bytearray, opened: EmbeddingCache | None = None) -> None:
+        """Compare the cache with what a killed writer told."""
+        shared = len(self.life.texts) - 1
+        begun: tuple[int, slice, int] | None = None
+        for line in told.decode().splitlines():
+            if line == "done":
+                assert begun is not None
+                self.acknowledged[begun[0]][begun[1]] = begun[2]
+                begun = None
+                self.groups += 1
+            else:
+                kind, first, count, version = line.split()
+                where = slice(int(first), int(first) + int(count))
+                begun = (owner if kind == "own" else shared, where, int(version))
+                if kind == "own":
+                    self.version[owner] = int(version)
+        try:
+            cache = opened or self.life.open("r")
+        except CacheNotFoundError:
+            assert not any(versions.any() for versions in self.acknowledged), "the cache is gone"
+            return
+        for whose in (owner, shared):
+            expected = self.acknowledged[whose]
+            held = self.life.read(cache, whose, np.arange(len(expected), dtype=np.uint64))
+            if whose == shared:
+                assert (held >= expected).all(), f"lost: {np.flatnonzero(held < expected)}"
+                continue
+            if begun is not None and begun[0] == owner and (held[begun[1]] == begun[2]).all():
+                expected[begun[1]] = begun[2]
+            assert (held == expected).all(), f"expected versions {expected} of {owner}, found {held}"
+        if opened is None:
+            cache.close()
+
+
+def run(kills: int, seed: int) -> str:
+    """Kill that many processes; tell what was done.
+
+    Raises:
+        AssertionError: something was lost or wrong.
+    """
+    choose = random.Random(seed)
+    killed = groups = lives = 0
+    while killed < kills:
+        large, writers = lives % 3 == 2, 1 if lives % 2 else 4
+        count, largest = (40_000, 20_000) if large else (400, 64)
+        texts = [[f"{owner}:{number}" for number in range(count)] for owner in range(writers + 1)]
+        with tempfile.TemporaryDirectory() as directory:
+            durability = choose.choice(["commit", "close"])
+            life = Run(Life(Path(directory) / "cache", texts, largest, durability), writers, choose)
+            try:
+                for _ in range(min(KILLS_A_LIFE, kills - killed)):
+                    life.kill_one(LONGEST_WAIT * (10 if large else 1))
+                    killed += 1
+                life.end()
+            finally:
+                life.kill_all()
+        groups += life.groups
+        lives += 1
+    return f"{killed} kills, {groups} groups acknowledged, {lives} caches: nothing lost, nothing wrong"
+
+
+if __name__ == "__main__":
+    print(run(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 32)))
