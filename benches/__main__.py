@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -33,21 +34,25 @@ def main() -> int:
             contestants=options.contestants and set(options.contestants),
             most_rows=options.most_rows,
         )
-        page, outcomes = "", []
+        out = options.out or _ROOT / "benches" / "results"
+        page = (options.out or _ROOT / "docs") / "benchmarks.md"
+        text, outcomes = "", []
         for outcomes in run.outcomes(cases.BY_NAME[name] for name in options.cases):
-            page = _write(outcomes, options.out, rounds)
-    print(page)
+            text = _write(outcomes, out, page, rounds)
+    print(text)
     return int(any(outcome.failure for outcome in outcomes))
 
 
-def _write(outcomes: list[Outcome], directory: Path, rounds: int) -> str:
+def _write(outcomes: list[Outcome], directory: Path, page: Path, rounds: int) -> str:
     directory.mkdir(parents=True, exist_ok=True)
     names = {outcome.contestant for outcome in outcomes} & set(BY_NAME)
     on = machine.describe(package for name in names for package in BY_NAME[name].packages)
     everything = {"machine": on, "rounds": rounds, "outcomes": [outcome.to_json() for outcome in outcomes]}
     (directory / "benchmarks.json").write_text(json.dumps(everything, indent=1) + "\n")
-    text = report.page(outcomes, on, rounds, plots.draw(outcomes, directory))
-    (directory / "benchmarks.md").write_text(text)
+    below = os.path.relpath(directory, page.parent)
+    drawn = {f"{below}/{name}": text for name, text in plots.draw(outcomes, directory).items()}
+    text = report.page(outcomes, on, rounds, drawn)
+    page.write_text(text)
     return text
 
 
@@ -62,7 +67,11 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--most-rows", type=int, default=10**9, help="leave larger setups out")
     parser.add_argument("--rounds", type=int, help="measurements of each; 3, or 2 with --small")
-    parser.add_argument("--out", type=Path, default=_ROOT / "docs", help="where the results go")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="where all results go; if not given, docs/benchmarks.md and benches/results",
+    )
     parser.add_argument("--scratch", type=Path, help="where temporary files go; up to 25 GB")
     return parser.parse_args()
 
