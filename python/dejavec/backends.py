@@ -86,13 +86,11 @@ class _Backend:
         caller = sys._getframe(1).f_globals.get("__name__", "")
         self._serves_mteb = name is None and str(caller).startswith("mteb.")
         if name is not None and not self.directory.is_dir():
-            remedy = "check the path; a cache is made there by the first add()"
             raise CacheNotFoundError(
-                f"{self.directory}: expected a cache, found no such directory; {remedy}",
-                path=str(self.directory),
+                self.directory,
                 expected="a cache",
                 found="no such directory",
-                remedy=remedy,
+                remedy="check the path; a cache is made there by the first add()",
             )
         if self._closed:
             self._open()
@@ -176,14 +174,11 @@ class _Backend:
         try:
             self._cache = EmbeddingCache(self.directory, container=self.container, durability="close")
         except IdentityMismatchError as error:
-            remedy = "use another directory, or dejavec's CachedEmbeddingWrapper; reading is allowed"
             self._named = IdentityMismatchError(
-                f"{self.directory}: expected vectors of no named model, found those of {error.found:.200}; "
-                f"{remedy}",
-                path=str(self.directory),
+                self.directory,
                 expected="vectors of no named model",
                 found=error.found,
-                remedy=remedy,
+                remedy="use another directory, or dejavec's CachedEmbeddingWrapper; reading is allowed",
             )
             self._cache = EmbeddingCache(self.directory, container=self.container, mode="r")
 
@@ -196,9 +191,9 @@ class _Backend:
         if below:
             caches = " and ".join(str(path.parent) for path in below)
             raise CacheNotFoundError(
-                f"{self.directory}: expected a cache, found {caches} below it; open one of those",
-                path=str(self.directory),
-                found=caches,
+                self.directory,
+                expected="a cache",
+                found=f"{caches} below it",
                 remedy="open one of those",
             )
 

@@ -69,8 +69,7 @@ def build_index(
         train_rows = whole_number("train_rows", train_rows)
     if cache.dim is None or not rows.is_newest.any():
         raise VectorsError(
-            f"{cache.path}: expected vectors to build an index of, found none; store some first",
-            path=str(cache.path),
+            cache.path, expected="vectors to build an index of", found="none", remedy="store some first"
         )
     made_of = _made_of(cache, factory, metric, train_rows)
     index, covered = _saved(cache, made_of, rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -32,6 +33,8 @@ _INTEGERS = 1e-2
 """Share of a quantised vector's numbers that may differ: those next to a threshold fall to either side."""
 
 _DRAWN = 256
+
+_CONFIRMED = "a model that confirms the cached vectors"
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ def ask_about(
         proven=look.description in known,
     )
     if answer.doubt is not None:
-        _unconfirmed(f"{store.path}: {answer.doubt}", confirming.on_unconfirmed)
+        _unconfirmed(store.path, answer.doubt, confirming.on_unconfirmed)
     return answer
 
 
@@ -210,7 +213,7 @@ def ask(cached: Rows, encode: Callable[[], Rows | None], *, tolerance: float, pr
         if not proven:
             raise
         return Answer(
-            True, np.inf, count, count, f"the model failed when asked: {type(error).__name__}: {error}"
+            True, np.inf, count, count, f"one that failed when it was asked: {type(error).__name__}: {error}"
         )
     off = np.inf if found is None else difference(cached, found)
     if found is None or off <= tolerance or not np.isfinite(off):
@@ -221,17 +224,13 @@ def ask(cached: Rows, encode: Callable[[], Rows | None], *, tolerance: float, pr
         if not proven:
             raise
         return Answer(
-            True, off, count, 2 * count, f"the model failed when asked: {type(error).__name__}: {error}"
+            True, off, count, 2 * count, f"one that failed when it was asked: {type(error).__name__}: {error}"
         )
     spread = np.inf if again is None else difference(found, again)
     if off <= min(4 * spread, _LOOSEST):
-        return Answer(
-            True, off, count, 2 * count, f"the model answers differently each time, by {spread:.1g}"
-        )
+        return Answer(True, off, count, 2 * count, f"one that answers differently each time, by {spread:.1g}")
     if spread > _LOOSEST and proven:
-        return Answer(
-            True, off, count, 2 * count, f"the model answers differently each time, by {spread:.1g}"
-        )
+        return Answer(True, off, count, 2 * count, f"one that answers differently each time, by {spread:.1g}")
     return Answer(False, off, count, 2 * count)
 
 
@@ -272,7 +271,7 @@ def choose(
     return np.sort(drawn[chosen])
 
 
-def _unconfirmed(doubt: str, on_unconfirmed: OnUnconfirmed) -> None:
+def _unconfirmed(path: Path, doubt: str, on_unconfirmed: OnUnconfirmed) -> None:
     """Warn that vectors are served although they were not confirmed, or raise.
 
     Raises:
@@ -280,5 +279,10 @@ def _unconfirmed(doubt: str, on_unconfirmed: OnUnconfirmed) -> None:
     """
     if on_unconfirmed == "raise":
         remedy = 'on_unconfirmed="warn" serves them'
-        raise UnconfirmedError(f"{doubt}; {remedy}", found=doubt, remedy=remedy)
-    warn(f"{doubt}; the cached vectors are served, since the model looks as it did")
+        raise UnconfirmedError(path, expected=_CONFIRMED, found=doubt, remedy=remedy)
+    warn(
+        path,
+        expected=_CONFIRMED,
+        found=doubt,
+        remedy="they are served, since the model looks as it did",
+    )

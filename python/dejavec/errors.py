@@ -2,17 +2,64 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+from typing import Self
+
+
+def sentence(
+    where: object,
+    *,
+    expected: str | None = None,
+    found: str | None = None,
+    remedy: str | None = None,
+) -> str:
+    """Return the one sentence that errors and warnings are made of.
+
+    Args:
+        where: what is at fault, to begin with; or all that there is to say.
+        expected: what that should have been.
+        found: what the caller gave, or a file holds.
+        remedy: what to do about it.
+
+    Example:
+        >>> sentence("cache", expected="dimension 3", found="dimension 4", remedy="use another directory")
+        'cache: expected dimension 3, found dimension 4; use another directory'
+        >>> sentence("cache could not be written", remedy="free space")
+        'cache could not be written; free space'
+    """
+    parts = (("expected", expected), ("found", found))
+    clause = ", ".join(f"{name} {part}" for name, part in parts if part is not None)
+    text = f"{where}: {clause}" if clause else str(where)
+    return text if remedy is None else f"{text}; {remedy}"
+
 
 class DejavecError(Exception):
     """Base of every error raised by dejavec.
 
+    Its message is the :func:`sentence` of its parts.
+
+    Args:
+        where: what is at fault, to begin the message with; or all that there is to say. A path is the
+            attribute ``path``, too.
+        expected: what that should have been.
+        found: what the caller gave, or the file holds.
+        remedy: what to do about it.
+        path: the file or directory concerned, if ``where`` is not its path.
+
     Attributes:
+        where: what is at fault.
         path: the file or directory concerned, or None.
         expected: what was expected there, or None.
         found: what was found instead, or None.
         remedy: what to do about it, or None.
+
+    Example:
+        >>> error = VectorsError("encode_fn", expected="3 rows", found="2", remedy="return one for each text")
+        >>> str(error), error.found
+        ('encode_fn: expected 3 rows, found 2; return one for each text', '2')
     """
 
+    where: str
     path: str | None
     expected: str | None
     found: str | None
@@ -20,18 +67,35 @@ class DejavecError(Exception):
 
     def __init__(
         self,
-        message: str,
+        where: object,
         *,
-        path: str | None = None,
         expected: str | None = None,
         found: str | None = None,
         remedy: str | None = None,
+        path: object = None,
     ) -> None:
-        super().__init__(message)
-        self.path = path
+        super().__init__(sentence(where, expected=expected, found=found, remedy=remedy))
+        concerned = where if path is None and isinstance(where, PurePath) else path
+        self.where = str(where)
+        self.path = None if concerned is None else str(concerned)
         self.expected = expected
         self.found = found
         self.remedy = remedy
+
+    def within(self, where: str) -> Self:
+        """Return the same error with more of where it happened in front.
+
+        Example:
+            >>> str(ItemError("item 3", expected="str", found="int").within("field 'title'"))
+            "field 'title': item 3: expected str, found int"
+        """
+        return type(self)(
+            f"{where}: {self.where}",
+            expected=self.expected,
+            found=self.found,
+            remedy=self.remedy,
+            path=self.path,
+        )
 
 
 class StorageError(DejavecError, OSError):

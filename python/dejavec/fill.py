@@ -139,9 +139,10 @@ def fill(
         vectors, still = run.collect_again(vectors, lost, again)
         if len(still):
             raise CorruptCacheError(
-                f"{store.path}: expected a sound row for {name(int(lost[still[0]]))}, found it damaged again "
-                "after it was written anew; check the disk, then run `dejavec verify --repair`",
-                path=str(store.path),
+                store.path,
+                expected=f"a sound row for {name(int(lost[still[0]]))}",
+                found="it damaged again after it was written anew",
+                remedy="check the disk, then run `dejavec verify --repair`",
             )
     run.warn_of_what_was_not_stored()
     counts = Counts(found.items, found.hits, found.misses, found.duplicates, run.appended)

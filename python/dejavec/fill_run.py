@@ -29,7 +29,7 @@ from dejavec.in_flight import Claim, as_bytes
 from dejavec.keys import Keys
 from dejavec.progress import progress
 from dejavec.settings import FillSettings
-from dejavec.values import Output, Rows, check_kind, convert_list, nonfinite, refusal, to_rows
+from dejavec.values import Output, Rows, check_kind, convert_list, nonfinite, to_rows
 from dejavec.vector_store import Positions, VectorStore
 from dejavec.warn import warn
 
@@ -112,9 +112,10 @@ class Run:
         """
         if len(positions) and self._settings.miss == "raise":
             raise MissingVectorsError(
-                f"{self._store.path}: expected all of {len(self._keys)} items, found {len(positions)} "
-                f'missing: {self._list(positions)}; encode them first or open the cache with miss="encode"',
-                path=str(self._store.path),
+                self._store.path,
+                expected=f"all of {len(self._keys)} items",
+                found=f"{len(positions)} missing: {self._list(positions)}",
+                remedy='encode them first or open the cache with miss="encode"',
             )
         with progress(self._settings.progress, len(positions)) as self._advance:
             while len(positions):
@@ -190,12 +191,14 @@ class Run:
     def warn_of_what_was_not_stored(self) -> None:
         """Say once which items' vectors were returned but not stored."""
         if self._nonfinite:
-            warn(self._describe_nonfinite(self._nonfinite))
+            warn(self._store.path, **self._nonfinite_parts(self._nonfinite))
         if self._inexact:
             warn(
-                f"{self._store.path}: expected lists that {self.output.dtype} holds exactly, found "
-                f"others for {self._list(np.array(self._inexact))}; they are returned, not stored: pass "
-                'dtype="float32" to store them rounded, or use another directory'
+                self._store.path,
+                expected=f"lists that {self.output.dtype} holds exactly",
+                found=f"others for {self._list(np.array(self._inexact))}",
+                remedy='they are returned, not stored: pass dtype="float32" to store them rounded, or use '
+                "another directory",
             )
 
     def _encode_chunk(
@@ -265,11 +268,11 @@ class Run:
             all_rows: Any = as_array_or_rows(made)
             rows, output = to_rows([all_rows[at] for at in good], len(good), where)
             rows = self._fit(rows, output, where)
-            error = refusal(
+            error = VectorsError(
                 self._maker,
-                f"a vector of {self._dim} numbers for {self._name(int(chunk[bad]))}",
-                found,
-                f"return one for each text; the other {len(good)} of this call are stored",
+                expected=f"a vector of {self._dim} numbers for {self._name(int(chunk[bad]))}",
+                found=found,
+                remedy=f"return one for each text; the other {len(good)} of this call are stored",
             )
             return chunk[good], rows, error
         return chunk, self._fit(rows, output, where), None
@@ -294,7 +297,9 @@ class Run:
                 vectors, count = _counted(block, single=single)
                 if end == len(chunk) or (count is not None and end + count > len(chunk)):
                     where, found = self._where(chunk), f"{end + (count or 1)} or more"
-                    raise refusal(where, f"{len(chunk)} rows", found, _ONE_FOR_EACH)
+                    raise VectorsError(
+                        where, expected=f"{len(chunk)} rows", found=found, remedy=_ONE_FOR_EACH
+                    )
                 part = chunk[end:] if count is None else chunk[end : end + count]
                 kept, rows, error = self._understand(vectors, part)
                 # A copy: the model may use its output buffer again for the next block.
@@ -307,7 +312,9 @@ class Run:
         finally:
             commit()
         if end < len(chunk):
-            raise refusal(self._where(chunk), f"{len(chunk)} rows", f"{end}", _ONE_FOR_EACH)
+            raise VectorsError(
+                self._where(chunk), expected=f"{len(chunk)} rows", found=f"{end}", remedy=_ONE_FOR_EACH
+            )
 
     def _where(self, chunk: Positions) -> str:
         return f"{self._maker}, for {len(chunk)} items from {self._name(int(chunk[0]))} on"
@@ -342,8 +349,7 @@ class Run:
         bad = nonfinite(rows)
         if len(bad):
             if self._settings.on_nonfinite == "raise":
-                message = self._describe_nonfinite(chunk[bad].tolist())
-                raise NonFiniteVectorsError(message, path=str(self._store.path))
+                raise NonFiniteVectorsError(self._store.path, **self._nonfinite_parts(chunk[bad].tolist()))
             self._nonfinite += chunk[bad].tolist()
             self._remember(chunk[bad], rows[bad], claim)
             chunk, rows = (np.delete(part, bad, axis=0) for part in (chunk, rows))
@@ -438,11 +444,12 @@ class Run:
         more = len(positions) - len(names)
         return ", ".join(names) + (f" and {more} more" if more else "")
 
-    def _describe_nonfinite(self, positions: list[int]) -> str:
-        return (
-            f"{self._store.path}: expected finite vectors, found NaN or infinity in those of "
-            f"{self._list(np.array(positions))}; they are not stored"
-        )
+    def _nonfinite_parts(self, positions: list[int]) -> dict[str, str]:
+        return {
+            "expected": "finite vectors",
+            "found": f"NaN or infinity in those of {self._list(np.array(positions))}",
+            "remedy": "they are not stored",
+        }
 
 
 def _counted(block: Any, *, single: bool) -> tuple[Any, int | None]:

@@ -91,7 +91,7 @@ class FunctionCheck:
                 store = self._store(subject)
             yield store, watched
         except ClaimLostError:
-            raise self._mismatch("found those of another function, which came there first") from None
+            raise self._mismatch("those of another function, which came there first") from None
 
     def _store(self, subject: Subject) -> VectorStore:
         cache, description, proofs = self._cache, subject.look.description, self._cache.proofs
@@ -113,13 +113,8 @@ class FunctionCheck:
         return mixing
 
     def _mismatch(self, found: str) -> IdentityMismatchError:
-        expected = "vectors that this function makes"
         return IdentityMismatchError(
-            f"{self._cache.path}: expected {expected}, {found}; {_REMEDY}",
-            path=str(self._cache.path),
-            expected=expected,
-            found=found.removeprefix("found "),
-            remedy=_REMEDY,
+            self._cache.path, expected="vectors that this function makes", found=found, remedy=_REMEDY
         )
 
 

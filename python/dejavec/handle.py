@@ -114,7 +114,9 @@ class Handle:
             return store
         with self._opening:
             if self.is_closed:
-                raise ClosedCacheError(f"{self.path}: expected an open cache, found it closed; open it again")
+                raise ClosedCacheError(
+                    self.path, expected="an open cache", found="it closed", remedy="open it again"
+                )
             if self._store is None:
                 self._store = self._open()
             return self._store
@@ -223,7 +225,12 @@ class Handle:
             )
         except (CacheNotFoundError, ForeignDirectoryError) as error:
             if all((self.path / name).is_file() for name in _MTEB_FILES):
-                raise _old_mteb_directory(self.path) from None
+                raise ForeignDirectoryError(
+                    self.path,
+                    expected="a dejavec cache or an empty directory",
+                    found="a cache that mteb wrote",
+                    remedy=f"run `dejavec import {self.path} NEW --model name@revision` and use NEW",
+                ) from None
             if self._mode == "a" and isinstance(error, CacheNotFoundError):
                 return None
             raise
@@ -234,18 +241,11 @@ class Handle:
             found = {**({} if self._identity is None else found), "container": store.container}
         if expected is None or same(found, expected):
             return store
-        clause, remedy = mismatch(expected, found)
-        message = f"{self.path}: {clause}"
+        wanted, held, remedy = mismatch(expected, found)
         if self.on_mismatch == "raise":
-            raise IdentityMismatchError(
-                f"{message}; {remedy}",
-                path=str(self.path),
-                expected=canonical_json(expected),
-                found=canonical_json(found),
-                remedy=remedy,
-            )
+            raise IdentityMismatchError(self.path, expected=wanted, found=held, remedy=remedy)
         beside = sibling(self.path, expected)
-        warn(f"{message}; these vectors go to {beside} instead")
+        warn(self.path, expected=wanted, found=held, remedy=f"these vectors go to {beside} instead")
         self.path, self.on_mismatch = beside, "raise"
         return self._open()
 
@@ -255,17 +255,8 @@ class Handle:
         if mode & stat.S_IWOTH and not self._warned:
             self._warned = True
             warn(
-                f"{self.path}: expected a directory that only its owner or group writes, found mode "
-                f"{stat.S_IMODE(mode):o}; anybody may forge vectors there: chmod o-w"
+                self.path,
+                expected="a directory that only its owner or group writes",
+                found=f"mode {stat.S_IMODE(mode):o}",
+                remedy="chmod o-w, as anybody may forge vectors there",
             )
-
-
-def _old_mteb_directory(path: Path) -> ForeignDirectoryError:
-    remedy = f"run `dejavec import {path} NEW --model name@revision` and use NEW"
-    return ForeignDirectoryError(
-        f"{path}: expected a dejavec cache or an empty directory, found a cache that mteb wrote; {remedy}",
-        path=str(path),
-        expected="a dejavec cache or an empty directory",
-        found="a cache that mteb wrote",
-        remedy=remedy,
-    )

@@ -192,35 +192,37 @@ def model_text(identity: Mapping[str, Any]) -> str | None:
     return str(model["name"]) if revision is None else f"{model['name']}@{revision}"
 
 
-def mismatch(expected: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, str]:
-    """Say in a clause what a cache holds in the place of what was expected, and what to do about it."""
+def mismatch(expected: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return whose vectors a cache should hold, whose it holds, and what to do about it, each in words."""
     held = model_text(found)
     if "bare-backend" in expected and held is not None:
         others = sorted(set(found) - {"model", "container"})
         also = f" and the {', '.join(others)} it was made with" if others else ""
-        return f"holds vectors of {held} and no model was named", f"pass model={held!r}{also}"
-    return difference(expected, found), 'use another directory for other vectors, or on_mismatch="sibling"'
+        return "vectors of no named model", f"those of {held}", f"pass model={held!r}{also}"
+    remedy = 'use another directory for other vectors, or on_mismatch="sibling"'
+    return *difference(expected, found), remedy
 
 
-def difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """Say in one clause how two identities differ.
+def difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the entries in which two identities differ: of the expected one, and of the one found.
 
     Example:
-        >>> difference({"model": "a", "role": "query"}, {"model": "b", "role": "query"})
-        'expected model "a", found "b"'
+        >>> difference({"model": "a", "role": "query"}, {"model": "b"})
+        ('model "a" and role "query"', 'model "b" and no role')
     """
-    clauses = []
-    for name in sorted({*expected, *found}):
-        wanted, held = (_clause(side, name) for side in (expected, found))
-        if wanted != held:
-            clauses.append(f"expected {name} {wanted:.200}, found {held:.200}")
-    return "; ".join(clauses)
+    names = [name for name in sorted({*expected, *found}) if _clause(expected, name) != _clause(found, name)]
+    wanted, held = (
+        " and ".join(f"{_clause(side, name):.200}" for name in names) for side in (expected, found)
+    )
+    return wanted, held
 
 
 def _clause(identity: Mapping[str, Any], name: str) -> str:
+    if name not in identity:
+        return f"no {name}"
     if name == "model" and set(identity.get(name) or ()) == {"name", "revision"}:
-        return str(model_text(identity) or canonical_json(identity[name]))
-    return canonical_json(identity[name]) if name in identity else "none"
+        return f"model {model_text(identity) or canonical_json(identity[name])}"
+    return f"{name} {canonical_json(identity[name])}"
 
 
 def sibling(path: str | Path, identity: Mapping[str, Any]) -> Path:

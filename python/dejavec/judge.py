@@ -46,7 +46,7 @@ class Verdict:
     """What came of a judgement.
 
     Attributes:
-        refused: why the vectors are not the model's; None if they are.
+        refused: whose the vectors are instead, as a message says it; None if they are the model's.
         hits: positions of the items that the directory has.
         asked: how many items the model encoded to be compared.
         is_open: whether nothing could be compared, so that nothing shows whose the vectors are.
@@ -107,15 +107,13 @@ class Judge:
         if not len(others):
             if proven:
                 self.note_own(place, description, subject.keys[np.setdiff1d(among, hits)])
-            return Verdict(
-                None if proven else "found some that nothing shows to be its own", hits, is_open=True
-            )
+            return Verdict(None if proven else "some that nothing shows to be its own", hits, is_open=True)
         # Sixteen items do not show every change of a tokenizer.
         tokenizers = {other.tokenizer for other in known if other.versions == description.versions}
         if description.tokenizer and tokenizers and tokenizers.isdisjoint({None, description.tokenizer}):
-            return Verdict("found those of another tokenizer", hits)
+            return Verdict("those of another tokenizer", hits)
         if not confirming.items:
-            return Verdict("found some that were not confirmed, as confirm=0 says", hits)
+            return Verdict("some that were not confirmed, as confirm=0 says", hits)
         subject.ready()
         count = items_to_ask(known, description, confirming.items)
         chosen = choose(subject.keys, others, subject.texts, min(count, subject.most))
@@ -128,7 +126,7 @@ class Judge:
             known=known,
             confirming=confirming,
         )
-        self._answers[key] = None if answer.agrees else f"found others: {answer.said}"
+        self._answers[key] = None if answer.agrees else f"others: {answer.said}"
         if answer.agrees:
             proofs.add(description)
         return Verdict(self._answers[key], hits, answer.asked)

@@ -33,7 +33,6 @@ from dejavec.values import (
     check_kind,
     convert_list,
     nonfinite,
-    refusal,
     stored_dtype,
     to_rows,
 )
@@ -433,14 +432,11 @@ class KeyedCache(Closing):
             return store.append(keys, rows, seen)
         except VectorsError as error:
             # These rows fit the cache that was opened, so another one lies there now.
-            remedy = "use another directory"
             raise IdentityMismatchError(
-                f"{self.path}: expected the cache that was opened, found that another process replaced it "
-                f"({error}); {remedy}",
-                path=str(self.path),
+                self.path,
                 expected="the cache that was opened",
-                found=error.found,
-                remedy=remedy,
+                found=f"that another process replaced it by one of other vectors ({error})",
+                remedy="use another directory",
             ) from error
 
     def read(self, keys: Keys, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Rows]:
@@ -459,13 +455,14 @@ class KeyedCache(Closing):
         rows, output = self._fitting(vectors, len(keys))
         bad = nonfinite(rows)
         if len(bad):
-            message = (
-                f"{self.path}: expected finite vectors, found NaN or infinity in those of {len(bad)} items"
-            )
-            message += f", the first at position {bad[0]}; they are not stored"
+            parts = {
+                "expected": "finite vectors",
+                "found": f"NaN or infinity in those of {len(bad)} items, the first at position {bad[0]}",
+                "remedy": "they are not stored",
+            }
             if self.settings.on_nonfinite == "raise":
-                raise NonFiniteVectorsError(message, path=str(self.path))
-            warn(message)
+                raise NonFiniteVectorsError(self.path, **parts)
+            warn(self.path, **parts)
             keys, rows = np.delete(keys, bad, axis=0), np.delete(rows, bad, axis=0)
         self.refresh()  # The directory may be gone, or hold another cache by now.
         store, rows = self._writable(rows, output)
@@ -489,7 +486,9 @@ class KeyedCache(Closing):
             _, bad, found = parts
             found = f"{found} at position {bad}"
             remedy = "leave it out; nothing was stored"
-            raise refusal(where, "a vector of one length for each", found, remedy) from None
+            raise VectorsError(
+                where, expected="a vector of one length for each", found=found, remedy=remedy
+            ) from None
         if self.settings.dtype is not None:
             with np.errstate(over="ignore"):
                 rows, output = rows.astype(np.float32), replace(output, dtype="float32")
@@ -499,7 +498,9 @@ class KeyedCache(Closing):
             if not exact.all():
                 found = f"numbers that {held.dtype} rounds at position {int(np.argmin(exact))}"
                 remedy = f'convert them to {held.dtype}, or pass dtype="float32" to store them rounded'
-                raise refusal(where, f"lists that {held.dtype} holds exactly", found, remedy)
+                raise VectorsError(
+                    where, expected=f"lists that {held.dtype} holds exactly", found=found, remedy=remedy
+                )
             output = replace(output, dtype=held.dtype)
         return rows, output
 
@@ -540,7 +541,7 @@ def _check_out(out: object, count: int, store: _core.Store | None) -> None:
     expected = f"C-contiguous {dtype}({count}, {'dim' if store is None else store.dim}), writable"
     remedy = "make such an array"
     if not isinstance(out, np.ndarray):
-        raise refusal("out=", expected, type(out).__name__, remedy)
+        raise VectorsError("out=", expected=expected, found=type(out).__name__, remedy=remedy)
     if store is None:
         fits = out.ndim == 2 and len(out) == count and out.dtype.kind in "fiub"
     else:
@@ -548,4 +549,6 @@ def _check_out(out: object, count: int, store: _core.Store | None) -> None:
     if not (fits and out.flags.c_contiguous and out.flags.writeable):
         state = "" if out.flags.writeable else ", read-only"
         order = "" if out.flags.c_contiguous else ", not C-contiguous"
-        raise refusal("out=", expected, f"{out.dtype} {out.shape}{order}{state}", remedy)
+        raise VectorsError(
+            "out=", expected=expected, found=f"{out.dtype} {out.shape}{order}{state}", remedy=remedy
+        )

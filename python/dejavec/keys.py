@@ -79,7 +79,12 @@ def dataset_fields(dataset: Any, names: Iterable[str] = FIELDS) -> dict[str, obj
             continue
         if _is_number(dataset.features[name]):
             if name == "text":
-                raise ItemError(f"field 'text': expected texts (str), found {dataset.features[name]}")
+                raise ItemError(
+                    "field 'text'",
+                    expected="texts (str)",
+                    found=str(dataset.features[name]),
+                    remedy="convert the column to texts",
+                )
             columns[name] = _number_digests(dataset.with_format(None)[name])
         elif name in MEDIA:
             stored = stored_digests(dataset, name)
@@ -118,8 +123,10 @@ def field_keys(columns: Mapping[str, object]) -> Keys:
     content = [name for name in columns if name == "text" or name in MEDIA]
     if not content or not set(columns) <= set(FIELDS):
         raise ItemError(
-            f"expected the field text, image, audio or video, and others of {', '.join(FIELDS)}, "
-            f"found {', '.join(columns) or 'none'}"
+            "the fields",
+            expected=f"the field text, image, audio or video, and others of {', '.join(FIELDS)}",
+            found=", ".join(columns) or "none",
+            remedy="rename or leave out the others",
         )
     order = content if "text" in content else ["text", *content]
     names = [name for part in order for name in (TEXT_FIELDS if part == "text" else (part,))]
@@ -128,13 +135,23 @@ def field_keys(columns: Mapping[str, object]) -> Keys:
         try:
             fields[name] = _field(name, columns[name], nullable=content != ["text"])
         except ItemError as error:
-            raise ItemError(f"field {name!r}: {error}") from None
+            raise error.within(f"field {name!r}") from None
     lengths = {name: len(digests) for name, (digests, _) in fields.items()}
     if len(set(lengths.values())) > 1:
-        raise ItemError(f"expected columns of one length, found {lengths}")
+        raise ItemError(
+            "the fields",
+            expected="columns of one length",
+            found=str(lengths),
+            remedy="give each item every field, or null",
+        )
     empty = np.all([fields[name][1] < 0 for name in content], axis=0)
     if empty.any():
-        raise ItemError(f"expected content, found only null at position {np.flatnonzero(empty)[0]}")
+        raise ItemError(
+            "the fields",
+            expected="content",
+            found=f"only null at position {np.flatnonzero(empty)[0]}",
+            remedy="leave that item out",
+        )
     if "text" in fields:
         _drop_what_adds_nothing(fields, "title", "body")
         _drop_what_adds_nothing(fields, "instruction", "query")
@@ -158,14 +175,21 @@ def item_keys(items: Sequence[str | Mapping[str, Any]]) -> Keys:
         np.True_
     """
     if not isinstance(items, list | tuple):
-        raise ItemError(f"expected a list of items, found {type(items).__name__}; write [item]")
+        raise ItemError(
+            "the items", expected="a list of items", found=type(items).__name__, remedy="write [item]"
+        )
     if all(isinstance(item, str) for item in items):
         return text_keys(items)
     rows = [{"text": item} if isinstance(item, str) else item for item in items]
     groups: dict[tuple[str, ...], list[int]] = {}
     for position, row in enumerate(rows):
         if not isinstance(row, Mapping):
-            raise ItemError(f"item {position}: expected str or dict, found {type(row).__name__}")
+            raise ItemError(
+                f"item {position}",
+                expected="str or dict",
+                found=type(row).__name__,
+                remedy="convert the item, or leave it out",
+            )
         media = [name for name in row if name in MEDIA and row[name] is not None]
         # Items that are read in one order make one group.
         order = tuple(name for name in row if name == "text" or name in media) if media else ("text",)
@@ -198,13 +222,26 @@ def frozen(items: object) -> Any:
     """
     if _is_table(items):
         raise ItemError(
-            f"expected one column of texts, found a whole {type(items).__name__}; choose a column"
+            "the texts",
+            expected="one column of texts",
+            found=f"a whole {type(items).__name__}",
+            remedy="choose a column",
         )
     if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
-        raise ItemError(f"expected a list of texts, found one {type(items).__name__}; write [text]")
+        raise ItemError(
+            "the texts",
+            expected="a list of texts",
+            found=f"one {type(items).__name__}",
+            remedy="write [text]",
+        )
     if isinstance(items, np.ndarray):
         if items.ndim != 1:
-            raise ItemError(f"expected a 1-D array of texts, found shape {items.shape}")
+            raise ItemError(
+                "the texts",
+                expected="a 1-D array of texts",
+                found=f"shape {items.shape}",
+                remedy="choose a column",
+            )
         return tuple(items.tolist())
     if _is_arrow(items) or _is_column(items):
         return items
@@ -264,7 +301,12 @@ def _digest(texts: Texts, *, lengths: bool, nullable: bool = False) -> tuple[Key
     if isinstance(texts, ArrowTexts):
         keys, sizes = texts.digest()
         if not nullable and len(nulls := np.flatnonzero(sizes < 0)):
-            raise ItemError(f"expected texts (str), found null at position {nulls[0]}")
+            raise ItemError(
+                "the texts",
+                expected="texts (str)",
+                found=f"null at position {nulls[0]}",
+                remedy="leave the item out, or give it a text",
+            )
         return keys, sizes
     absent = [position for position, text in enumerate(texts) if text is None] if nullable else []
     if absent:
@@ -298,7 +340,12 @@ def _conversations(column: Any) -> tuple[str | None, ...]:
     try:
         return tuple(None if turn is None else canonical_json(turn) for turn in turns)
     except TypeError as error:
-        raise ItemError(str(error)) from None
+        raise ItemError(
+            "a conversation",
+            expected="a JSON value",
+            found=str(error),
+            remedy="write it as a list of turns, each a text or a dict of texts",
+        ) from None
 
 
 def _drop_what_adds_nothing(

@@ -72,14 +72,14 @@ def directories_below(
     """
 
     def refuse(error: OSError) -> None:
-        refused = StorageError(f"{error.filename}: could not be read: {error.strerror}")
+        refused = StorageError(f"{error.filename}: could not be read: {error.strerror}", path=error.filename)
         if unreadable is None or str(error.filename) == str(directory):
             raise refused from error
         unreadable.append(str(refused))
 
     found = sorted(Path(path) for path, _, _ in os.walk(directory, onerror=refuse) if holds(Path(path)))
     if not found and not unreadable:
-        raise CacheNotFoundError(f"{directory}: expected {what}, found none", path=str(directory))
+        raise CacheNotFoundError(directory, expected=what, found="none", remedy="check the path")
     return found
 
 

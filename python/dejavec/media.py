@@ -28,6 +28,10 @@ from dejavec.identity import canonical_json
 MEDIA = ("image", "audio", "video")
 """Fields that make an item more than text."""
 
+_WHERE = "an image, audio or video"
+_LEAVE_OUT = "leave the item out, or mend it"
+_CONVERT = "convert it to a NumPy array"
+
 _NO_CONTENT = {"decode", "id", "_type", "num_ffmpeg_threads", "device"}
 """Entries of a feature that do not change what it decodes."""
 
@@ -121,7 +125,7 @@ def media_digests(column: Iterable[Any]) -> Digests:
         try:
             digest = Digest(bytes(32), -1) if value is None else media_digest(value)
         except ItemError as error:
-            raise ItemError(f"position {position}: {error}") from None
+            raise error.within(f"position {position}") from None
         keys += digest.key
         sizes.append(digest.size)
     return Digests(np.frombuffer(keys, np.uint8).reshape(-1, 32), np.array(sizes, np.int64))
@@ -164,14 +168,26 @@ def media_digest(value: Any) -> Digest:
             try:
                 return digest(value)
             except (OSError, RuntimeError, TypeError, ValueError) as error:
-                raise ItemError(f"expected a readable {type(value).__name__}: {error}") from None
-    raise ItemError(f"expected an image, audio or video, found {type(value).__name__}, which has no key")
+                raise ItemError(
+                    _WHERE, expected=f"a readable {type(value).__name__}", found=str(error), remedy=_LEAVE_OUT
+                ) from None
+    raise ItemError(
+        _WHERE,
+        expected="an image, audio or video",
+        found=f"{type(value).__name__}, which has no key",
+        remedy=_CONVERT,
+    )
 
 
 def _of_image(image: Any) -> Digest:
     if getattr(image, "n_frames", 1) > 1:
         # Reading the other frames would move the caller's image to them.
-        raise ItemError("an image of several frames has no key once it is decoded")
+        raise ItemError(
+            _WHERE,
+            expected="an image of one frame",
+            found="several frames, which have no key once they are decoded",
+            remedy="give the bytes of the file",
+        )
     pixels = image.tobytes()
     palette = image.palette and [image.palette.mode, image.getpalette(image.palette.mode)]
     transparency = image.info.get("transparency")
@@ -183,14 +199,16 @@ def _of_image(image: Any) -> Digest:
 def _of_tensor(tensor: Any) -> Digest:
     torch = sys.modules["torch"]
     if tensor.layout is not torch.strided or tensor.is_quantized:
-        raise ItemError("expected a dense tensor, found another, which has no key")
+        raise ItemError(_WHERE, expected="a dense tensor", found="another, which has no key", remedy=_CONVERT)
     raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return _hashed(["torch", str(tensor.dtype), list(tensor.shape)], raw)
 
 
 def _of_array(library: str, array: NDArray[Any]) -> Digest:
     if array.dtype.kind not in "biufc":
-        raise ItemError(f"expected numbers, found an array of {array.dtype}, which has no key")
+        raise ItemError(
+            _WHERE, expected="numbers", found=f"an array of {array.dtype}, which has no key", remedy=_CONVERT
+        )
     return _hashed([library, array.dtype.str, list(array.shape)], np.ascontiguousarray(array))
 
 
@@ -241,7 +259,9 @@ def _of_dict(values: Mapping[Any, Any]) -> Digest:
     # Where the samples were read from is no part of them.
     names = [name for name in values if not (name == "path" and "array" in values)]
     if not all(isinstance(name, str) for name in names):
-        raise ItemError("expected names for the parts of an item, found others")
+        raise ItemError(
+            _WHERE, expected="names for the parts of an item", found="other keys", remedy=_CONVERT
+        )
     names.sort()
     return _joined(["dict", *names], [media_digest(values[name]) for name in names])
 
@@ -260,7 +280,7 @@ def _of_encoded(label: str, encoded: Mapping[str, Any]) -> Digest:
 def _of_file(path: str | None) -> tuple[bytes, int]:
     """Return SHA-256 and length of a file's content; data sets know files in archives and on servers too."""
     if path is None:
-        raise ItemError("expected bytes or a file, found neither")
+        raise ItemError(_WHERE, expected="bytes or a file", found="neither", remedy=_LEAVE_OUT)
     utilities: Any = sys.modules.get("datasets.utils.file_utils")
     try:
         remote = utilities is not None and not utilities.is_local_path(path)
@@ -270,7 +290,9 @@ def _of_file(path: str | None) -> tuple[bytes, int]:
                 digest.update(block)
                 size += len(block)
     except Exception as error:  # Servers raise what their clients please.
-        raise ItemError(f"expected a file, found none that can be read: {error}") from None
+        raise ItemError(
+            _WHERE, expected="a file", found=f"none that can be read: {error}", remedy=_LEAVE_OUT
+        ) from None
     return digest.digest(), size
 
 

@@ -24,9 +24,4 @@ def check_mteb() -> None:
         found = "none"
     numbers = tuple(map(int, re.findall(r"\d+", found)[:2]))
     if numbers < LOWEST:
-        raise MissingPackageError(
-            f"dejavec's cache needs {expected}, found {found}: {remedy}",
-            expected=expected,
-            found=found,
-            remedy=remedy,
-        )
+        raise MissingPackageError("dejavec's cache for mteb", expected=expected, found=found, remedy=remedy)

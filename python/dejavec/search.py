@@ -7,10 +7,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.errors import MissingPackageError
+from dejavec.errors import MissingPackageError, VectorsError
 from dejavec.keyed_cache import KeyedCache
 from dejavec.settings import whole_number
-from dejavec.values import refusal, to_rows
+from dejavec.values import to_rows
 
 Metric = Literal["l2", "ip"]
 """Squared Euclidean distance, where less is nearer; inner product, where more is."""
@@ -25,9 +25,11 @@ def import_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        remedy = "pip install 'dejavec[faiss]'"
         raise MissingPackageError(
-            f"expected the package faiss-cpu, found none ({error}); {remedy}", remedy=remedy
+            "search",
+            expected="the package faiss-cpu",
+            found=f"none ({error})",
+            remedy="pip install 'dejavec[faiss]'",
         ) from error
     return faiss
 
@@ -67,11 +69,11 @@ def flat_index(vectors: NDArray[Any], metric: Metric) -> Any:
     elif vectors.dtype == np.float16:
         index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, number)
     else:
-        raise refusal(
+        raise VectorsError(
             "search",
-            "vectors of float32 or float16",
-            str(vectors.dtype),
-            'use build_index("Flat"), which converts them',
+            expected="vectors of float32 or float16",
+            found=str(vectors.dtype),
+            remedy='use build_index("Flat"), which converts them',
         )
     if len(vectors) == 0:
         return index
@@ -93,11 +95,21 @@ def search(
     k = whole_number("k", k)
     first = next(iter(queries), None) if isinstance(queries, list | tuple) else queries
     if isinstance(first, str):
-        raise refusal("the queries", "vectors (n, dim)", "texts", "embed them with the cache's model")
+        raise VectorsError(
+            "the queries",
+            expected="vectors (n, dim)",
+            found="texts",
+            remedy="embed them with the cache's model",
+        )
     wanted = to_rows(queries, None, "the queries")[0].astype(np.float32, copy=False)
     if cache.dim not in (None, wanted.shape[1]):
         found = f"{wanted.shape[1]}"
-        raise refusal("the queries", f"dimension {cache.dim}", found, "embed them with the cache's model")
+        raise VectorsError(
+            "the queries",
+            expected=f"dimension {cache.dim}",
+            found=found,
+            remedy="embed them with the cache's model",
+        )
     rows, replaced, bits = cache.newest()
     vectors = cache.vectors[:rows] if rows else np.empty((0, wanted.shape[1]), np.float32)
     index = flat_index(vectors, metric or default_metric(cache))

@@ -82,15 +82,17 @@ def to_rows(vectors: object, count: int | None, where: str) -> tuple[Rows, Outpu
     """
     vectors = as_array_or_rows(vectors)
     if vectors is None or isinstance(vectors, str | bytes | Mapping | Awaitable):
-        raise refusal(where, "an array (rows, dim)", found_type(vectors), _REMEDY)
+        raise VectorsError(where, expected="an array (rows, dim)", found=found_type(vectors), remedy=_REMEDY)
     rows, output = _from_torch(vectors, where) or _from_array(vectors, where)
     if rows.dtype.str not in _STORABLE:
-        raise refusal(where, "numbers of 1 to 8 bytes", f"dtype {rows.dtype}", _REMEDY)
+        raise VectorsError(
+            where, expected="numbers of 1 to 8 bytes", found=f"dtype {rows.dtype}", remedy=_REMEDY
+        )
     if rows.ndim != 2 or rows.shape[1] == 0:
         expected = "shape (rows, dim)" if count is None else f"shape ({count}, dim)"
-        raise refusal(where, expected, f"shape {rows.shape}", _REMEDY)
+        raise VectorsError(where, expected=expected, found=f"shape {rows.shape}", remedy=_REMEDY)
     if count not in (None, len(rows)):
-        raise refusal(where, f"{count} rows", f"{len(rows)}", _REMEDY)
+        raise VectorsError(where, expected=f"{count} rows", found=f"{len(rows)}", remedy=_REMEDY)
     return np.ascontiguousarray(rows), output
 
 
@@ -109,11 +111,19 @@ def check_kind(rows: Rows, output: Output, dim: int, dtype: str, where: str) -> 
         VectorsError: they are not.
     """
     if rows.shape[1] != dim:
-        raise refusal(
-            where, f"dimension {dim}", f"{rows.shape[1]}", "use another directory for another model"
+        raise VectorsError(
+            where,
+            expected=f"dimension {dim}",
+            found=f"{rows.shape[1]}",
+            remedy="use another directory for another model",
         )
     if output.dtype != dtype:
-        raise refusal(where, f"dtype {dtype}", output.dtype, "convert the vectors or use another directory")
+        raise VectorsError(
+            where,
+            expected=f"dtype {dtype}",
+            found=output.dtype,
+            remedy="convert the vectors or use another directory",
+        )
 
 
 def convert_list(rows: Rows, output: Output) -> tuple[Rows, NDArray[np.bool_]]:
@@ -155,11 +165,11 @@ def stored_dtype(rows: Rows, output: Output, container: Container, where: str) -
         return rows.dtype
     if output.dtype not in FLOAT32_HOLDS:
         lost = _LOST.get(output.dtype, "integers above 16,777,216")
-        raise refusal(
+        raise VectorsError(
             where,
-            "vectors that float32 holds exactly, as vectors.faiss does",
-            f"{output.dtype}, of which it would lose {lost}",
-            'use NumpyCache, or accept the loss with FaissCache(directory, dtype="float32")',
+            expected="vectors that float32 holds exactly, as vectors.faiss does",
+            found=f"{output.dtype}, of which it would lose {lost}",
+            remedy='use NumpyCache, or accept the loss with FaissCache(directory, dtype="float32")',
         )
     return np.dtype("<f4")
 
@@ -223,12 +233,6 @@ def nonfinite(rows: Rows) -> NDArray[np.intp]:
     return np.flatnonzero(~np.isfinite(rows).all(axis=1))
 
 
-def refusal(where: str, expected: str, found: str, remedy: str) -> VectorsError:
-    """Make the error for vectors that do not fit, with the same parts in its message and its attributes."""
-    message = f"{where}: expected {expected}, found {found}; {remedy}"
-    return VectorsError(message, expected=expected, found=found, remedy=remedy)
-
-
 def _from_torch(vectors: object, where: str) -> tuple[Rows, Output] | None:
     """Convert a tensor or a list of tensors; None if ``vectors`` is neither."""
     torch = sys.modules.get("torch")
@@ -238,17 +242,24 @@ def _from_torch(vectors: object, where: str) -> tuple[Rows, Output] | None:
         try:
             vectors = torch.stack(tuple(vectors))
         except (RuntimeError, TypeError) as error:
-            raise refusal(where, "rows of one length", f"a ragged list ({error})", _REMEDY) from None
+            raise VectorsError(
+                where, expected="rows of one length", found=f"a ragged list ({error})", remedy=_REMEDY
+            ) from None
     if not isinstance(vectors, torch.Tensor):
         return None
     output = Output("torch", str(vectors.dtype).removeprefix("torch."))
     if vectors.layout is not torch.strided:
-        raise refusal(where, "a dense tensor", f"layout {vectors.layout}", _REMEDY)
+        raise VectorsError(where, expected="a dense tensor", found=f"layout {vectors.layout}", remedy=_REMEDY)
     try:
         dense = vectors.float() if vectors.dtype == torch.bfloat16 else vectors
         return dense.numpy(force=True), output
     except (RuntimeError, TypeError) as error:
-        raise refusal(where, "numbers of 1 to 8 bytes", f"dtype {vectors.dtype} ({error})", _REMEDY) from None
+        raise VectorsError(
+            where,
+            expected="numbers of 1 to 8 bytes",
+            found=f"dtype {vectors.dtype} ({error})",
+            remedy=_REMEDY,
+        ) from None
 
 
 def _dimensions(part: object) -> int:
@@ -259,15 +270,20 @@ def _dimensions(part: object) -> int:
 def _from_array(vectors: object, where: str) -> tuple[Rows, Output]:
     """Convert anything else that NumPy understands as one array."""
     if isinstance(vectors, np.ma.MaskedArray):
-        raise refusal(where, "an array without a mask", "a masked array", _REMEDY)
+        raise VectorsError(where, expected="an array without a mask", found="a masked array", remedy=_REMEDY)
     if isinstance(vectors, tuple) and len(set(map(_dimensions, vectors))) > 1:
         found = f"a tuple of {', '.join(type(part).__name__ for part in vectors[:5])}"
-        raise refusal(where, "one array of vectors", found, "return the vectors alone")
+        raise VectorsError(
+            where, expected="one array of vectors", found=found, remedy="return the vectors alone"
+        )
     try:
         rows = np.asarray(vectors)
     except (ValueError, TypeError) as error:
-        raise refusal(
-            where, "rows of one length", f"a ragged {type(vectors).__name__} ({error})", _REMEDY
+        raise VectorsError(
+            where,
+            expected="rows of one length",
+            found=f"a ragged {type(vectors).__name__} ({error})",
+            remedy=_REMEDY,
         ) from None
     rows = rows.astype(rows.dtype.newbyteorder("<"), copy=False)
     if rows.ndim == 2 and is_list_of_lists(vectors):

@@ -5,14 +5,23 @@ from __future__ import annotations
 import sys
 import warnings
 
-from dejavec.errors import DejavecWarning
+from dejavec.errors import DejavecWarning, sentence
 
 _LIBRARIES = ("dejavec", "mteb")
 """Packages whose lines no reader of a warning can change; mteb calls the wrapper for its user."""
 
 
-def warn(message: str) -> None:
-    """Issue a ``DejavecWarning`` that names the line from which the library was called."""
+def warn(
+    where: object,
+    *,
+    expected: str | None = None,
+    found: str | None = None,
+    remedy: str | None = None,
+) -> None:
+    """Issue a ``DejavecWarning`` that names the line from which the library was called.
+
+    The arguments are those of :func:`dejavec.errors.sentence`.
+    """
     frame, level = sys._getframe(1), 2
     first_outside = None
     while frame is not None:
@@ -24,4 +33,5 @@ def warn(message: str) -> None:
         frame, level = frame.f_back, level + 1  # type: ignore[assignment]
     else:
         level = first_outside or 2
+    message = sentence(where, expected=expected, found=found, remedy=remedy)
     warnings.warn(message, DejavecWarning, stacklevel=level)

@@ -79,5 +79,5 @@ def test_a_sibling_lies_beside_and_is_named_after_the_identity() -> None:
 
 
 def test_a_difference_names_only_what_differs() -> None:
-    clause = difference({"model": "a", "role": "query"}, {"model": "b", "role": "query", "prompt": "p"})
-    assert clause == 'expected model "a", found "b"; expected prompt none, found "p"'
+    named = difference({"model": "a", "role": "query"}, {"model": "b", "role": "query", "prompt": "p"})
+    assert named == ('model "a" and no prompt', 'model "b" and prompt "p"')

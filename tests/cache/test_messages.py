@@ -133,17 +133,17 @@ MISTAKES: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
     "model is not named": (
         EmbeddingCache,
         IdentityMismatchError,
-        r"filled: holds vectors of m@1 and no model was named; pass model='m@1'$",
+        r"filled: expected vectors of no named model, found those of m@1; pass model='m@1'$",
     ),
     "another model": (
         lambda path: EmbeddingCache(path, model="other@1"),
         IdentityMismatchError,
-        "expected model other@1, found m@1; use another directory",
+        "expected model other@1, found model m@1; use another directory",
     ),
     "no revision": (
         lambda path: EmbeddingCache(path, model="m"),
         IdentityMismatchError,
-        "expected model m, found m@1",
+        "expected model m, found model m@1",
     ),
     "a function of one text": (
         lambda path: EmbeddingCache(path, model="m@1").encode(["x", "y"], lambda texts: np.ones(4)),

@@ -14,7 +14,7 @@ from dejavec.mteb.doubts import Place, prompt_type, registered
 from dejavec.mteb.loaders import UncacheableError
 from dejavec.mteb.model_call import is_dense
 from dejavec.mteb.model_identity import encoder_kind, reads_argument
-from dejavec.values import Output, refusal, to_rows
+from dejavec.values import Output, to_rows
 
 if TYPE_CHECKING:
     from dejavec.mteb.wrapper import CachedEmbeddingWrapper
@@ -35,14 +35,27 @@ class WrapperCalls:
         self, wrapper: CachedEmbeddingWrapper, tasks: Mapping[str, Any], arguments: dict[str, Any]
     ) -> None:
         if arguments.get("precision") is not None:
-            raise VectorsError("expected vectors as the model made them; quantised ones are not imported")
+            raise VectorsError(
+                "arguments",
+                expected="vectors as the model made them",
+                found=f"precision={arguments['precision']!r}",
+                remedy="leave precision out: quantised vectors are not imported",
+            )
         for name in ("hf_subset", "hf_split"):
             if reads_argument(wrapper._model, name):
                 raise IdentityMismatchError(
-                    f"expected a model that does not look at {name}, which mteb's directories do not tell"
+                    "the model",
+                    expected=f"an encode that does not look at {name}",
+                    found="one that does",
+                    remedy="encode again: mteb's directories do not say which one it was",
                 )
         if wrapper._call_dependent:
-            raise IdentityMismatchError("expected vectors that do not depend on the rest of their call")
+            raise IdentityMismatchError(
+                "the model",
+                expected="vectors that do not depend on the rest of their call",
+                found="some that do",
+                remedy="encode again: such vectors are not cached",
+            )
         self._wrapper = wrapper
         self._kind = encoder_kind(wrapper._model)
         self._tasks = tasks
@@ -71,7 +84,9 @@ class WrapperCalls:
         try:
             found = self._wrapper._place(self._kind, self._wrapper._source.look(), call)
         except UncacheableError as error:
-            raise IdentityMismatchError(f"expected calls that can be cached: {error}") from None
+            raise IdentityMismatchError(
+                "the model", expected="calls that can be cached", found=str(error), remedy="encode again"
+            ) from None
         if found.path != self._wrapper.cache_path / place.path(safe_name(place.task), role):
             return None
         cache = stack.enter_context(self._wrapper._places.using(found))
@@ -90,16 +105,19 @@ class WrapperCalls:
             loader = DataLoader(Dataset.from_dict({"text": ["dejavec"]}), batch_size=1)
             vectors = self._wrapper._model.encode(loader, **self._call(task, role))
             if not is_dense(vectors):
-                raise refusal(
-                    "the model", "a dense 2-D array", type(vectors).__name__, "its vectors are not cached"
+                raise VectorsError(
+                    "the model",
+                    expected="a dense 2-D array",
+                    found=type(vectors).__name__,
+                    remedy="its vectors are not cached",
                 )
             rows, output = to_rows(vectors, 1, "the model")
             if output.dtype not in _KEPT_BY_FLOAT32:
-                raise refusal(
+                raise VectorsError(
                     "the model",
-                    "vectors that float32 holds",
-                    output.dtype,
-                    "mteb's cache, which is float32, does not have them as they were",
+                    expected="vectors that float32 holds",
+                    found=output.dtype,
+                    remedy="mteb's cache, which is float32, does not have them as they were",
                 )
             self._vectors = rows.shape[1], output
         return self._vectors

@@ -24,6 +24,7 @@ from dejavec.mteb.files import BLOCK_BYTES, DIMENSION, INDEX, VECTORS
 
 _META = "meta.json"
 _SIBLING = re.compile("@[0-9a-f]{12}$")
+_REMEDY = "choose another"
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,13 @@ def export(source: Path, target: Path, *, progress: bool | None = None) -> list[
     for path in sources:
         _refuse_inexact(path)
     if target.resolve().is_relative_to(source.resolve()):
-        raise _unfit(target, f"a directory apart from {source}", "one in it")
+        raise ForeignDirectoryError(
+            target, expected=f"a directory apart from {source}", found="one in it", remedy=_REMEDY
+        )
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
-        raise _unfit(target, "an empty directory or none", "other files")
+        raise ForeignDirectoryError(
+            target, expected="an empty directory or none", found="other files", remedy=_REMEDY
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=target.parent))
@@ -95,7 +100,11 @@ def export(source: Path, target: Path, *, progress: bool | None = None) -> list[
     except DejavecError:
         raise
     except OSError as error:
-        raise StorageError(f"{target}: could not be written: {error}", path=str(target)) from error
+        raise StorageError(
+            f"{target}: could not be written: {error}",
+            remedy="free space or mend the permissions, then run again",
+            path=target,
+        ) from error
     return exported + [Exported(path, None) for path in beside]
 
 
@@ -122,25 +131,14 @@ def export_command(source: Path, target: Path) -> int:
     return 0
 
 
-def _unfit(target: Path, expected: str, found: str) -> ForeignDirectoryError:
-    return ForeignDirectoryError(
-        f"{target}: expected {expected}, found {found}; choose another",
-        path=str(target),
-        expected=expected,
-        found=found,
-        remedy="choose another",
-    )
-
-
 def _refuse_inexact(path: Path) -> None:
     with EmbeddingCache(path, mode="r") as cache:
         if cache.dtype is not None and not np.can_cast(cache.dtype, np.float32, "safe"):
             raise VectorsError(
-                f"{path}: expected vectors that float32 holds exactly, found {cache.dtype}; mteb keeps "
-                "float32 only, so these cannot be exported",
-                path=str(path),
-                expected="float32 or less",
+                path,
+                expected="vectors that float32 holds exactly",
                 found=str(cache.dtype),
+                remedy="leave them out: mteb keeps float32 only, so these cannot be exported",
             )
 
 

@@ -26,6 +26,9 @@ from dejavec.listing import directories_below
 
 INDEX, VECTORS, DIMENSION, FAISS = "index.json", "vectors.npy", "dimension", "vectors.faiss"
 
+REMEDY = "leave this cache out, or restore it from a copy"
+"""What to do about files that mteb did not write so."""
+
 BLOCK_BYTES = 16 << 20
 """Vectors that are read at a time."""
 
@@ -117,7 +120,9 @@ class OldCache:
             run = np.fromfile(file, _FLOAT, (end - start) * self.dim)
             if run.size != (end - start) * self.dim:
                 path = self.directory / self.vectors.name
-                raise damaged(path, f"row {rows[end - 1]}", "the end of the file")
+                raise CorruptCacheError(
+                    path, expected=f"row {rows[end - 1]}", found="the end of the file", remedy=REMEDY
+                )
             vectors[start:end] = run.reshape(-1, self.dim)
             start = end
         return vectors
@@ -162,7 +167,9 @@ def open_old_cache(directory: Path) -> OldCache:
         every = np.concatenate([rows, media_rows])
         if every.max() >= vectors.count:
             expected = f"rows below {vectors.count}, as {VECTORS} has"
-            raise damaged(directory / INDEX, expected, f"row {every.max()}")
+            raise CorruptCacheError(
+                directory / INDEX, expected=expected, found=f"row {every.max()}", remedy=REMEDY
+            )
     order = np.argsort(rows, kind="stable")
     keys, rows = keys[order], rows[order]
     _refuse_equal_keys(directory / INDEX, keys)
@@ -184,7 +191,7 @@ def _find_vectors(directory: Path) -> Vectors:
     has_numpy, has_faiss = (os.path.lexists(directory / name) for name in (VECTORS, FAISS))
     if has_numpy and has_faiss:
         found = f"both, and nothing tells of which {INDEX} is"
-        raise damaged(directory, f"{VECTORS} or {FAISS}", found)
+        raise CorruptCacheError(directory, expected=f"{VECTORS} or {FAISS}", found=found, remedy=REMEDY)
     if has_faiss:
         return _read_flat_header(directory / FAISS)
     dim = _read_dimension(directory / DIMENSION)
@@ -196,22 +203,21 @@ def _read_flat_header(path: Path) -> Vectors:
         size = os.fstat(file.fileno()).st_size
         header = file.read(_FLAT_HEADER.size)
     if len(header) < _FLAT_HEADER.size:
-        raise damaged(path, "the header of a flat index of FAISS", f"{len(header)} bytes")
+        raise CorruptCacheError(
+            path, expected="the header of a flat index of FAISS", found=f"{len(header)} bytes", remedy=REMEDY
+        )
     kind, dim, count, trained, _, numbers = _FLAT_HEADER.unpack(header)
     fits = 1 <= dim <= _LARGEST_DIM and count >= 0 and numbers == count * dim
     if kind not in _FLAT_KINDS or not trained or not fits:
-        raise damaged(path, "the header of a flat index of FAISS", f"{_shown(header)}")
+        raise CorruptCacheError(
+            path, expected="the header of a flat index of FAISS", found=f"{_shown(header)}", remedy=REMEDY
+        )
     whole = _FLAT_HEADER.size + numbers * _FLOAT.itemsize
     if size != whole:
-        raise damaged(path, f"{whole} bytes, as its header says", f"{size}")
+        raise CorruptCacheError(
+            path, expected=f"{whole} bytes, as its header says", found=f"{size}", remedy=REMEDY
+        )
     return Vectors(FAISS, _FLAT_HEADER.size, dim, count)
-
-
-def damaged(path: Path, expected: str, found: str) -> CorruptCacheError:
-    """Make the error for a file that mteb did not write so, with the same parts in message and attributes."""
-    return CorruptCacheError(
-        f"{path}: expected {expected}, found {found}", path=str(path), expected=expected, found=found
-    )
 
 
 def _open(path: Path) -> BinaryIO:
@@ -220,10 +226,12 @@ def _open(path: Path) -> BinaryIO:
         # A pipe would keep the reader waiting for ever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
-        raise damaged(path, "a file", str(error.strerror or error)) from None
+        raise CorruptCacheError(
+            path, expected="a file", found=str(error.strerror or error), remedy=REMEDY
+        ) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise damaged(path, "a file", "something else")
+        raise CorruptCacheError(path, expected="a file", found="something else", remedy=REMEDY)
     return os.fdopen(descriptor, "rb")
 
 
@@ -232,7 +240,12 @@ def _read_dimension(path: Path) -> int:
         text = file.read(32)
     digits = text.strip()
     if not re.fullmatch(rb"[1-9][0-9]{0,4}", digits) or int(digits) > _LARGEST_DIM:
-        raise damaged(path, f"a number from 1 to {_LARGEST_DIM}", repr(text.decode("ascii", "replace")))
+        raise CorruptCacheError(
+            path,
+            expected=f"a number from 1 to {_LARGEST_DIM}",
+            found=repr(text.decode("ascii", "replace")),
+            remedy=REMEDY,
+        )
     return int(digits)
 
 
@@ -240,10 +253,20 @@ def _count_rows(path: Path, dim: int) -> int:
     with _open(path) as file:
         size = os.fstat(file.fileno()).st_size
         if file.read(len(_NUMPY_MAGIC)) == _NUMPY_MAGIC:
-            raise damaged(path, "float32 numbers alone, as mteb writes", "the header of a NumPy file")
+            raise CorruptCacheError(
+                path,
+                expected="float32 numbers alone, as mteb writes",
+                found="the header of a NumPy file",
+                remedy=REMEDY,
+            )
     row_bytes = dim * _FLOAT.itemsize
     if size % row_bytes:
-        raise damaged(path, f"rows of {row_bytes} bytes, by the dimension {dim}", f"{size} bytes in all")
+        raise CorruptCacheError(
+            path,
+            expected=f"rows of {row_bytes} bytes, by the dimension {dim}",
+            found=f"{size} bytes in all",
+            remedy=REMEDY,
+        )
     return size // row_bytes
 
 
@@ -260,7 +283,12 @@ def _read_index(path: Path) -> tuple[Keys, NDArray[np.int64], NDArray[np.int64],
         empty = re.match(rb"[ \t\n\r]*\{[ \t\n\r]*\}", text)
         begin = empty or re.match(rb"[ \t\n\r]*\{", text)
         if begin is None:
-            raise damaged(path, "a JSON object of keys and rows", f"{_shown(text)} at byte 0")
+            raise CorruptCacheError(
+                path,
+                expected="a JSON object of keys and rows",
+                found=f"{_shown(text)} at byte 0",
+                remedy=REMEDY,
+            )
         position, offset, ended = begin.end(), 0, empty is not None
         while not ended:
             entry = _ENTRY.match(text, position)
@@ -280,7 +308,12 @@ def _read_index(path: Path) -> tuple[Keys, NDArray[np.int64], NDArray[np.int64],
             offset, text, position = offset + position, text[position:] + more, 0
         rest = text[position:] + file.read(_INDEX_BLOCK_BYTES)
     if rest.strip(b" \t\n\r"):
-        raise damaged(path, "the end of the file", f"{_shown(rest)} at byte {offset + position}")
+        raise CorruptCacheError(
+            path,
+            expected="the end of the file",
+            found=f"{_shown(rest)} at byte {offset + position}",
+            remedy=REMEDY,
+        )
     return (
         np.frombuffer(keys, np.uint8).reshape(-1, 32),
         np.array(rows, np.int64),
@@ -294,11 +327,20 @@ def _not_an_entry(path: Path, text: bytes, offset: int) -> CorruptCacheError:
     entry = _ANY_ENTRY.match(text[:_LONGEST_ENTRY])
     if entry is None:
         found = "the end of the file" if len(text) < _LONGEST_ENTRY and b"}" not in text else _shown(text)
-        return damaged(path, "a key and a row", f"{found} at byte {offset}")
+        return CorruptCacheError(
+            path, expected="a key and a row", found=f"{found} at byte {offset}", remedy=REMEDY
+        )
     if not re.fullmatch(rb"(?:[0-9a-f]{64}){1,4}", entry[1]):
         expected = "keys of 64 lower-case hexadecimal digits or a small multiple"
-        return damaged(path, expected, f"{_shown(entry[1])} ({len(entry[1])} characters) at byte {offset}")
-    return damaged(path, "row numbers", f"{_shown(entry[2])} at byte {offset}")
+        return CorruptCacheError(
+            path,
+            expected=expected,
+            found=f"{_shown(entry[1])} ({len(entry[1])} characters) at byte {offset}",
+            remedy=REMEDY,
+        )
+    return CorruptCacheError(
+        path, expected="row numbers", found=f"{_shown(entry[2])} at byte {offset}", remedy=REMEDY
+    )
 
 
 def _refuse_equal_keys(path: Path, keys: Keys) -> None:
@@ -306,7 +348,9 @@ def _refuse_equal_keys(path: Path, keys: Keys) -> None:
     ordered = parts[np.lexsort(parts.T)]
     equal = np.flatnonzero((ordered[1:] == ordered[:-1]).all(axis=1))
     if len(equal):
-        raise damaged(path, "each key once", f"{ordered[equal[0]].tobytes().hex()} twice")
+        raise CorruptCacheError(
+            path, expected="each key once", found=f"{ordered[equal[0]].tobytes().hex()} twice", remedy=REMEDY
+        )
 
 
 def _shown(text: bytes) -> str:

@@ -124,14 +124,17 @@ class ForeignCache:
                 self._backend.save()
         except Exception as error:
             raise StorageError(
-                f"{self.path}: {type(error).__name__}: {error}", path=str(self.path)
+                f"{self.path}: {self._identity['backend']} could not store vectors: "
+                f"{type(error).__name__}: {error}",
+                remedy="use dejavec.NumpyCache",
+                path=self.path,
             ) from error
         if not all(self._holds(items[at], wanted[at]) for at in new):
             self._record.unlink(missing_ok=True)
             raise StorageError(
-                f"{self.path}: expected {self._identity['backend']} to return the vectors that it was given, "
-                "found others; use dejavec.NumpyCache",
-                path=str(self.path),
+                self.path,
+                expected=f"{self._identity['backend']} to return the vectors that it was given",
+                found="others",
                 remedy="use dejavec.NumpyCache",
             )
         return len(new)
@@ -156,8 +159,9 @@ class ForeignCache:
             return
         held = {name: record[name] for name in self._identity}
         if _essence(held) != _essence(self._identity):
+            expected, found = difference(self._identity, held)
             raise IdentityMismatchError(
-                f"{self.path}: {difference(self._identity, held)}", path=str(self.path)
+                self.path, expected=expected, found=found, remedy="use another cache_path"
             )
         if "output" not in record:
             return  # Its first vectors are being made.
@@ -185,7 +189,11 @@ class ForeignCache:
         try:
             self._update_record(lambda record: {**record, **form})
         except OSError as error:
-            raise StorageError(f"{self._record}: {error}", path=str(self._record)) from error
+            raise StorageError(
+                f"{self._record}: could not be written: {error}",
+                remedy="free space or mend the permissions, then run again",
+                path=self._record,
+            ) from error
 
 
 def foreign_path(path: Path, backend: type[Any], identity: Mapping[str, Any]) -> Path:

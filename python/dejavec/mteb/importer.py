@@ -39,7 +39,7 @@ from dejavec.mteb.doubts import (
     only_text,
     place_of,
 )
-from dejavec.mteb.files import OldCache, damaged, find_old_caches, is_old_cache, open_old_cache
+from dejavec.mteb.files import REMEDY, OldCache, find_old_caches, is_old_cache, open_old_cache
 from dejavec.values import Output, Rows, nonfinite
 
 if TYPE_CHECKING:
@@ -166,7 +166,9 @@ def import_command(old: Path, new: Path, model: str, *, trust: bool) -> int:
         DejavecError: nothing could be imported.
     """
     if not all(model.rpartition("@")):
-        raise IdentityMismatchError(f"expected --model name@revision, found {model!r}")
+        raise IdentityMismatchError(
+            "--model", expected="name@revision", found=repr(model), remedy="name the commit of the model, too"
+        )
     with ExitStack() as stack:
         if is_old_cache(old):
             reports = [import_cache(old, new, model, trust=trust)]
@@ -214,7 +216,12 @@ def _import_branch(
             return
         dim, output = calls.vectors(task, roles[0])
         if cache.dim != dim:
-            raise damaged(report.source, f"dimension {dim}, as this model's", str(cache.dim))
+            raise CorruptCacheError(
+                report.source,
+                expected=f"dimension {dim}, as this model's",
+                found=str(cache.dim),
+                remedy=REMEDY,
+            )
         report.targets = [target.path for target, _ in targets]
         report.prompts = [prompt for _, prompt in targets]
         _copy(cache, selected, [target for target, _ in targets], output, report, progress=progress)
@@ -294,7 +301,12 @@ def _as_returned(vectors: NDArray[np.float32], output: Output, directory: Path) 
     else:
         exact = output.dtype == "float32" or not (vectors.view(np.uint32) & 0xFFFF).any()
     if not exact:
-        raise damaged(directory, f"vectors of dtype {output.dtype}, as this model's", "more exact ones")
+        raise CorruptCacheError(
+            directory,
+            expected=f"vectors of dtype {output.dtype}, as this model's",
+            found="more exact ones",
+            remedy=REMEDY,
+        )
     return rows
 
 
@@ -302,7 +314,10 @@ def _refuse_overlap(old: Path, new: Path) -> None:
     one, other = old.resolve(), new.resolve()
     if one.is_relative_to(other) or other.is_relative_to(one):
         raise ForeignDirectoryError(
-            f"{new}: expected a directory apart from {old}, which is only read; choose another", path=str(new)
+            new,
+            expected=f"a directory apart from {old}, which is only read",
+            found="one in it" if one != other and other.is_relative_to(one) else "one that holds it",
+            remedy="choose another",
         )
 
 
@@ -320,7 +335,12 @@ def _wrapper_of(model: str, new: Path) -> CachedEmbeddingWrapper:
 
         loaded = mteb.get_model(name["name"], revision=name["revision"])
     except (ImportError, KeyError, ValueError, OSError) as error:
-        raise DejavecError(f"expected a model that mteb loads as {model}: {error}") from error
+        raise DejavecError(
+            "--model",
+            expected=f"a model that mteb loads as {model}",
+            found=f"{type(error).__name__}: {error}",
+            remedy="check name and revision, or import in Python with the loaded model: `import_tree`",
+        ) from error
     return CachedEmbeddingWrapper(loaded, new)
 
 

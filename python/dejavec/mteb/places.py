@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dejavec.backends import FaissCache, NumpyCache
-from dejavec.errors import IdentityMismatchError
+from dejavec.errors import IdentityMismatchError, sentence
 from dejavec.fork import make_locks_of
 from dejavec.identity import BARE, canonical_json, difference, digest, same, sibling
 from dejavec.keyed_cache import KeyedCache
@@ -51,6 +51,21 @@ class Place:
     def of(cls, path: Path, identity: Mapping[str, Any]) -> Place:
         """Return the place of an identity."""
         return cls(path, digest(identity), canonical_json(identity))
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Why vectors do not go to the directory that was asked for.
+
+    Attributes:
+        directory: which one that is.
+        expected: whose vectors it should hold.
+        found: whose vectors it holds.
+    """
+
+    directory: Path
+    expected: str
+    found: str
 
 
 class Places:
@@ -136,12 +151,12 @@ class Places:
         raise AssertionError("the places of an identity have no end")
 
     @contextmanager
-    def using(self, place: Place, why: str | None = None) -> Iterator[Any]:
+    def using(self, place: Place, why: Elsewhere | None = None) -> Iterator[Any]:
         """Open the cache of a place, or take the open one, and keep it open as long as it is used.
 
         Args:
             place: one of :meth:`all`.
-            why: what there is to say if it is beside the directory that was asked for.
+            why: why it is beside the directory that was asked for, if it is.
 
         Raises:
             IdentityMismatchError: the directory holds another model's vectors, and that is to raise.
@@ -198,22 +213,27 @@ class Places:
         identity = json.loads(place.identity)
         return place.path if found is None or same(found, identity) else sibling(place.path, identity)
 
-    def _open(self, place: Place, why: str | None) -> KeyedCache | ForeignCache:
+    def _open(self, place: Place, why: Elsewhere | None) -> KeyedCache | ForeignCache:
         identity = json.loads(place.identity)
         if self._is_foreign:
             return ForeignCache(place.path, self._backend, identity, **self._options)
         directory = self._directory(place)
         if directory != place.path:
-            why = f"{place.path}: {difference(identity, read_identity(place.path) or {})}"
+            why = Elsewhere(place.path, *difference(identity, read_identity(place.path) or {}))
         if why is not None:
             if self._raises:
+                remedy = 'use another cache_path for other vectors, or on_mismatch="sibling"'
                 raise IdentityMismatchError(
-                    f'{why}; use another cache_path for other vectors, or on_mismatch="sibling"',
-                    path=str(place.path),
-                    expected=place.identity,
-                    remedy='use another cache_path, or on_mismatch="sibling"',
+                    why.directory, expected=why.expected, found=why.found, remedy=remedy
                 )
-            self._warn_once(f"{why}; these vectors go to {directory} instead")
+            self._warn_once(
+                sentence(
+                    why.directory,
+                    expected=why.expected,
+                    found=why.found,
+                    remedy=f"these vectors go to {directory} instead",
+                )
+            )
         return KeyedCache(
             directory,
             identity=identity,

@@ -18,7 +18,7 @@ from dejavec.judge import Judge, Subject
 from dejavec.keys import Keys, first_of_each
 from dejavec.mteb.foreign_backend import ForeignCache, ForeignCall
 from dejavec.mteb.loaders import Items, Positions
-from dejavec.mteb.places import Place, Places
+from dejavec.mteb.places import Elsewhere, Place, Places
 from dejavec.observed import Description, Look
 from dejavec.proven import Proofs
 from dejavec.values import Rows
@@ -144,7 +144,8 @@ class Siblings:
             # Those that the description is proven for need the fewest questions.
             candidates.sort(key=lambda candidate: not self._serves(candidate, request))
         agreeing: list[Candidate] = []
-        reason, asked = None, 0
+        reason: Elsewhere | None = None
+        asked = 0
         missing = np.arange(len(request.keys))
         for candidate in candidates:
             if candidate.is_empty and not candidate.proofs.read():
@@ -159,7 +160,7 @@ class Siblings:
                 agreeing.append(candidate)
                 missing = np.setdiff1d(missing, verdict.hits)
             elif reason is None:
-                reason = f"{candidate.cache.path}: expected this model's vectors, {verdict.refused}"
+                reason = Elsewhere(candidate.cache.path, "this model's vectors", verdict.refused)
             if agreeing and not len(missing):
                 break
         if not agreeing:
@@ -173,7 +174,7 @@ class Siblings:
         return chosen.cache, chosen.store, asked
 
     def _candidate(
-        self, place: Place, request: Request, stack: ExitStack, reason: str | None = None
+        self, place: Place, request: Request, stack: ExitStack, reason: Elsewhere | None = None
     ) -> Candidate:
         cache = stack.enter_context(self._places.using(place, reason))
         store = _store_of(cache, request)

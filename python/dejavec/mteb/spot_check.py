@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ def compare(
     tolerance: float,
     *,
     name: Callable[[int], str],
-    path: object,
+    path: Path,
 ) -> None:
     """Compare held vectors with what the model returns for the same items now.
 
@@ -42,8 +43,7 @@ def compare(
     remedy = "use another cache_path, or a larger spot_check_tolerance if the model is as it was"
     if found.shape != held.shape:
         raise SpotCheckError(
-            f"{path}: expected dimension {held.shape[1]}, found {found.shape[1]} when made again; {remedy}",
-            path=str(path),
+            path,
             expected=f"dimension {held.shape[1]}",
             found=f"dimension {found.shape[1]}",
             remedy=remedy,
@@ -56,10 +56,8 @@ def compare(
     if differences[worst] > tolerance:
         off = int((differences > tolerance).sum())
         raise SpotCheckError(
-            f"{path}: expected the model to return the held vectors within {tolerance:g}, found {off} of "
-            f"{len(held)} farther off, the worst of {name(worst)} by {differences[worst]:.3g}; {remedy}",
-            path=str(path),
-            expected=f"a difference of at most {tolerance:g}",
-            found=f"{differences[worst]:.3g} for {name(worst)}",
+            path,
+            expected=f"the cached vectors again within {tolerance:g}",
+            found=f"{off} of {len(held)} farther off, by {differences[worst]:.3g} for {name(worst)}",
             remedy=remedy,
         )

@@ -144,8 +144,9 @@ class CachedEmbeddingWrapper(Closing):
     def __new__(cls, model: Any, *_args: Any, **keywords: Any) -> CachedEmbeddingWrapper:
         """Make a wrapper that searches only if the model does: mteb tells models by their methods."""
         if "mteb" not in sys.modules and importlib.util.find_spec("mteb") is None:
-            remedy = "pip install 'dejavec[mteb]'"
-            raise MissingPackageError(f"expected the package mteb, found none; {remedy}", remedy=remedy)
+            raise MissingPackageError(
+                cls.__name__, expected="the package mteb", found="none", remedy="pip install 'dejavec[mteb]'"
+            )
         if is_recipe(model):
             searching = Recipe(model, keywords.get("model_meta")).searches
         else:

@@ -3,7 +3,6 @@
 use dejavec_core::Error;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 /// The class in `dejavec.errors` that stands for an error.
 fn class_name(error: &Error) -> &'static str {
@@ -26,13 +25,14 @@ fn class_name(error: &Error) -> &'static str {
 
 /// An exception of `dejavec.errors` by the name of its class.
 fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
-    let details = PyDict::new(py);
-    details.set_item("path", error.path().map(|path| path.display().to_string()))?;
-    details.set_item("expected", error.expected())?;
-    details.set_item("found", error.found())?;
-    details.set_item("remedy", error.remedy())?;
     let class = py.import("dejavec.errors")?.getattr(class_name(error))?;
-    Ok(PyErr::from_value(class.call((error.to_string(),), Some(&details))?))
+    // The sentence is the core's own, so it is not composed of the parts once more.
+    let made = class.call1((error.to_string(),))?;
+    made.setattr("path", error.path().map(|path| path.display().to_string()))?;
+    made.setattr("expected", error.expected())?;
+    made.setattr("found", error.found())?;
+    made.setattr("remedy", error.remedy())?;
+    Ok(PyErr::from_value(made))
 }
 
 /// The Python exception for an error of the core.
