@@ -104,10 +104,12 @@ class FaissBuild(FaissFile):
         return (DEJAVEC,)
 
     def measure(self, place: Place) -> Measured:
+        from dejavec.built_index import build_index
+
         with _open(directory(place)) as cache:
             for saved in directory(place).glob("search-*"):
                 saved.unlink()
-            found, index = measured(lambda: cache.build_index(FACTORY), len(cache))
+            found, index = measured(lambda: build_index(cache, FACTORY), len(cache))
             checks.equal("rows in the index", index.ntotal, len(cache))
             return Measured(found.seconds, found.items, found.memory | {"matrix": cache.vectors.nbytes})
 
@@ -118,9 +120,10 @@ def directory(place: Place) -> Path:
 
 
 def _open(path: Path, **options: Any) -> Any:
-    from dejavec import EmbeddingCache
+    from dejavec.identity import describe
+    from dejavec.keyed_cache import KeyedCache
 
-    return EmbeddingCache(path, model="numbered@1", container="faiss-l2", **options)
+    return KeyedCache(path, identity=describe("numbered@1", None), container="faiss-l2", **options)
 
 
 def _append(cache: Any, first: int, vectors: Vectors) -> None:

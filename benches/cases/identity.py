@@ -56,7 +56,7 @@ class Identity(Case):
         (stored,) = _directory(place).rglob("meta.json")
         container = NumpyCache.container
         with KeyedCache(stored.parent, identity=read_identity(stored.parent), container=container) as cache:
-            cache.write(text_keys(rows["text"]), place.work.vectors())
+            cache.put(text_keys(rows["text"]), place.work.vectors())
 
     def measure(self, place: Place) -> Measured:
         if place.contestant in _STATES:

@@ -89,7 +89,7 @@ class Open(Large):
         if place.contestant == MTEB:
             seconds, vector = timed(lambda: _mteb(directory(place)).get_vector({"text": str(row)}))
         else:
-            seconds, vector = timed(lambda: _open(directory(place), "r").read(keys(row, row + 1))[1][0])
+            seconds, vector = timed(lambda: _open(directory(place), "r").get(keys(row, row + 1))[1][0])
         anonymous = memory.anonymous() - before
         checks.same(vector[None], vectors(row, row + 1))
         return Measured(seconds, 1, {"anonymous": anonymous})
@@ -112,7 +112,7 @@ class Append(Large):
             checks.equal("keys that are there", int((cache.lookup(new) >= 0).sum()), 0)
             seconds, appended = timed(lambda: cache.append(new, rows, _output()))
             checks.equal("rows appended", appended, _APPENDED)
-            found, held = cache.read(new)
+            found, held = cache.get(new)
             checks.equal("rows found", int(found.sum()), _APPENDED)
             checks.same(held, rows)
         return Measured(seconds, _APPENDED)
@@ -186,10 +186,11 @@ def _keys_of(numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 def _open(path: Path, mode: str = "a") -> Any:
-    from dejavec import EmbeddingCache
+    from dejavec.identity import describe
+    from dejavec.keyed_cache import KeyedCache
 
     synced_last: Any = {} if mode == "r" or path.exists() else {"durability": "close"}
-    return EmbeddingCache(path, model="numbered@1", mode=mode, **synced_last)
+    return KeyedCache(path, identity=describe("numbered@1", None), mode=mode, **synced_last)
 
 
 def _output() -> Any:

@@ -12,11 +12,12 @@ from typing import Any, Literal, Protocol, Self, get_args, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.cache import EmbeddingCache
+from dejavec.built_index import build_index
 from dejavec.errors import CacheNotFoundError, IdentityMismatchError
+from dejavec.keyed_cache import KeyedCache
 from dejavec.keys import item_keys
 from dejavec.paths import local_directory
-from dejavec.search import Metric, default_metric, flat_index
+from dejavec.search import Metric, default_metric, flat_index, search
 from dejavec.values import Container, from_rows, to_rows
 
 Item = str | Mapping[str, Any]
@@ -115,7 +116,7 @@ class _Backend:
         many = [items] if isinstance(items, str | Mapping) else items
         if len(many) == 1 and np.ndim(vectors) == 1:
             vectors = [vectors]
-        self._cache.write(item_keys(many), vectors)
+        self._cache.put(item_keys(many), vectors)
 
     def get_vector(self, item: Item) -> NDArray[Any] | None:
         """Return the vector (dim,) of an item, None if there is none.
@@ -129,8 +130,8 @@ class _Backend:
         if self._serves_mteb and self._named is not None:
             raise self._named
         if isinstance(item, str):
-            return self._cache.read_text(item)
-        found, vectors = self._cache.read(item_keys([item]))
+            return self._cache.get_text(item)
+        found, vectors = self._cache.get(item_keys([item]))
         output = self._cache.output
         if output is None or not found[0]:
             return None
@@ -172,7 +173,7 @@ class _Backend:
         self._closed = False
         self._named: IdentityMismatchError | None = None
         try:
-            self._cache = EmbeddingCache(self.directory, container=self.container, durability="close")
+            self._cache = KeyedCache(self.directory, container=self.container, durability="close")
         except IdentityMismatchError as error:
             self._named = IdentityMismatchError(
                 self.directory,
@@ -180,7 +181,7 @@ class _Backend:
                 found=error.found,
                 remedy="use another directory, or dejavec's CachedEmbeddingWrapper; reading is allowed",
             )
-            self._cache = EmbeddingCache(self.directory, container=self.container, mode="r")
+            self._cache = KeyedCache(self.directory, container=self.container, mode="r")
 
     def _refuse_directory_above(self) -> None:
         if self._cache.dim is not None:
@@ -306,7 +307,7 @@ class FaissCache(_Backend):
     def search(self, queries: object, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Find the nearest vectors of each query: see :meth:`EmbeddingCache.search`."""
         self._refuse_directory_above()
-        return self._cache.search(queries, k)
+        return search(self._cache, queries, k)
 
     def search_items(self, queries: object, k: int) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
         """Do what :meth:`search` does, and return the items' keys.
@@ -323,7 +324,7 @@ class FaissCache(_Backend):
     ) -> Any:
         """Build an index for approximate search: see :meth:`EmbeddingCache.build_index`."""
         self._refuse_directory_above()
-        return self._cache.build_index(factory, train_rows=train_rows, progress=progress)
+        return build_index(self._cache, factory, None, train_rows, progress)
 
 
 def _rounded(vectors: Any) -> NDArray[np.float32]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import html
+import json
+import os
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +17,26 @@ from numpy.typing import NDArray
 from dejavec import _core
 from dejavec.built_index import build_index
 from dejavec.chunks import encoded, refuse_quantised
+from dejavec.closing import Closing
+from dejavec.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
 from dejavec.fill import Plan, fill, plan
 from dejavec.function_check import FunctionCheck
+from dejavec.handle import Durability, Mode, OnMismatch
+from dejavec.identity import BARE, canonical_json, describe
 from dejavec.keyed_cache import KeyedCache
 from dejavec.keys import Keys, frozen, take, text_keys
+from dejavec.paths import local_directory
 from dejavec.search import Metric, search
-from dejavec.settings import whole_number
-from dejavec.values import Output, from_rows
+from dejavec.settings import FillSettings, Miss, OnProblem, check_choice, whole_number
+from dejavec.summary import line_of, table_of
+from dejavec.values import Container, Kind, Output, from_rows
 from dejavec.vector_store import Positions, VectorStore
 
+_PLACE = ("self", "path", "on_mismatch")
+"""Arguments of ``EmbeddingCache`` that say where it lies; a pickled one lies where it was found to lie."""
 
-class EmbeddingCache(KeyedCache):
+
+class EmbeddingCache(Closing):
     """A directory of vectors, each under the digest of the text it was made from.
 
     The directory is created when the first vectors arrive; their dimension and dtype become the cache's. Many
@@ -82,8 +95,150 @@ class EmbeddingCache(KeyedCache):
         ((3, 2), 2, True)
     """
 
-    _check: FunctionCheck | None = None
-    _read_one: tuple[_core.Store, int, np.dtype[Any], Output | None] | None = None
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        model: str | None = None,
+        identity: Mapping[str, Any] | None = None,
+        prompt: str | None = None,
+        role: str | None = None,
+        confirm: int | None = None,
+        confirm_tolerance: float | None = None,
+        on_unconfirmed: OnUnconfirmed = "warn",
+        container: Container | None = None,
+        mode: Mode = "a",
+        miss: Miss = "encode",
+        refresh: bool = False,
+        verify: bool = True,
+        durability: Durability = "commit",
+        chunk_rows: int = 10_000,
+        chunk_seconds: float | None = 10.0,
+        dtype: Literal["float32"] | None = None,
+        output: Kind | None = None,
+        on_write_error: OnProblem = "warn",
+        on_nonfinite: OnProblem = "warn",
+        on_mismatch: OnMismatch = "raise",
+        lock_timeout: float = 60.0,
+        shared: bool = False,
+        allow_network: bool = False,
+        progress: bool | None = False,
+    ) -> None:
+        given = {name: value for name, value in locals().items() if name not in _PLACE}
+        described = describe(model, identity, prompt=prompt, role=role)
+        check_choice("on_unconfirmed", on_unconfirmed, OnUnconfirmed)
+        check_choice("output", output or "numpy", Kind)
+        if identity is not None:
+            given["identity"] = json.loads(canonical_json(identity))
+        self._given = given
+        self._mode: Mode = mode
+        self._kind: Kind | None = output
+        self._settings = FillSettings(
+            chunk_rows=chunk_rows,
+            chunk_seconds=chunk_seconds,
+            miss=miss,
+            refresh=refresh,
+            progress=progress,
+            dtype=dtype,
+            on_nonfinite=on_nonfinite,
+            on_write_error=on_write_error,
+        )
+        items = KNOWN_ITEMS if confirm is None and "model" not in described else confirm or 0
+        self._confirming = Confirming(items, confirm_tolerance, on_unconfirmed)
+        self._check: FunctionCheck | None = None
+        self._store = KeyedCache(
+            path,
+            identity=None if described == BARE else described,
+            container=container,
+            mode=mode,
+            verify=verify,
+            durability=durability,
+            on_mismatch=on_mismatch,
+            lock_timeout=lock_timeout,
+            shared=shared,
+            allow_network=allow_network,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return path and settings; whoever is given them opens the cache there."""
+        place = {"path": str(self.path), "on_mismatch": self._store.on_mismatch}
+        return {**place, **self._given, "closed": self.closed}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        settings = dict(state)
+        path, closed = settings.pop("path"), settings.pop("closed")
+        EmbeddingCache.__init__(self, path, **settings)
+        if closed:
+            self.close()
+
+    def __repr__(self) -> str:
+        return line_of(type(self).__name__, self._store, self._mode)
+
+    def _repr_html_(self) -> str:
+        """Return the same as a table, for notebooks."""
+        if self.closed:
+            return f"<code>{html.escape(repr(self))}</code>"
+        return table_of(type(self).__name__, self._store)
+
+    def __bool__(self) -> bool:
+        """Whether there is a cache object, empty or not: ``if cache:`` asks for no length."""
+        return True
+
+    def __len__(self) -> int:
+        """Return how many different texts have a vector, by anybody."""
+        return len(self._store)
+
+    def __contains__(self, text: object) -> bool:
+        return bool(self._store.get(text_keys([text]))[0][0])
+
+    @property
+    def path(self) -> Path:
+        """The directory: beside the one asked for if ``on_mismatch="sibling"`` applied."""
+        return self._store.path
+
+    @property
+    def model(self) -> str | None:
+        """The model as ``"name@revision"``; None if none is named."""
+        return self._store.model
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Which model and settings make the vectors, as a JSON object; empty if none is named."""
+        return self._store.identity
+
+    @property
+    def dim(self) -> int | None:
+        """Numbers in a vector; None before the first vector."""
+        return self._store.dim
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """The stored dtype; None before the first vector."""
+        return self._store.dtype
+
+    @property
+    def container(self) -> Container:
+        """The file that holds the rows, or will: see the constructor."""
+        return self._store.container
+
+    @property
+    def closed(self) -> bool:
+        """Whether the cache was closed."""
+        return self._store.closed
+
+    @property
+    def vectors(self) -> NDArray[Any]:
+        """All committed rows (rows, dim), replaced ones too: read-only, not copied, of the stored dtype."""
+        return self._store.vectors
+
+    def keys(self) -> Keys:
+        """Return the key of each row of :attr:`vectors`.
+
+        Returns:
+            uint8 (rows, 32): of a text, the SHA-256 of its UTF-8 bytes (:func:`dejavec.keys.text_keys`). Of
+            equal keys the last row counts; zeros stand for a row that was given up.
+        """
+        return self._store.keys()
 
     def encode(
         self, texts: object, encode_fn: Callable[[list[str]], Any], *, batch_size: int | None = None
@@ -147,10 +302,10 @@ class EmbeddingCache(KeyedCache):
                 store,
                 keys,
                 watched,
-                self.settings,
+                self._settings,
                 name=lambda position: f"item {position} ({take(texts, np.array([position]))[0][:40]!r})",
                 maker="encode_fn",
-                warn_unwritten=self.warn_once,
+                warn_unwritten=self._store.warn_once,
             )
         return from_rows(filled.vectors, self._shown(filled.output))
 
@@ -171,8 +326,8 @@ class EmbeddingCache(KeyedCache):
             CacheNotFoundError: of more than one text: the directory is gone, and ``mode="r"``.
             CorruptCacheError: the files do not hold what was committed.
         """
-        found, vectors = self.read(text_keys(texts), out)
-        output = self.output
+        found, vectors = self._store.get(text_keys(texts), out)
+        output = self._store.output
         if out is not None or output is None:
             return found, vectors
         return found, from_rows(vectors, self._shown(output))
@@ -193,14 +348,12 @@ class EmbeddingCache(KeyedCache):
             NonFiniteVectorsError: see ``on_nonfinite``.
             StorageError: they could not be written.
         """
-        return self.write(text_keys(texts), vectors)
-
-    def __contains__(self, text: object) -> bool:
-        return bool(self.read(text_keys([text]))[0][0])
+        keys, settings = text_keys(texts), self._settings
+        return self._store.put(keys, vectors, dtype=settings.dtype, on_nonfinite=settings.on_nonfinite)
 
     def plan(self, texts: object) -> Plan:
         """Tell what ``encode`` would find: hits, misses, duplicates, and the bytes that it would add."""
-        return plan(self, text_keys(texts), self.settings)
+        return plan(self._store, text_keys(texts), self._settings)
 
     def search(
         self, queries: object, k: int, *, metric: Metric | None = None
@@ -231,7 +384,7 @@ class EmbeddingCache(KeyedCache):
             ...     cache.search([[0.9, 0.1]], 1, metric="ip")
             (array([[0.9]], dtype=float32), array([[0]]))
         """
-        return search(self, queries, k, metric)
+        return search(self._store, queries, k, metric)
 
     def build_index(
         self,
@@ -266,7 +419,102 @@ class EmbeddingCache(KeyedCache):
             ValueError: FAISS does not know the factory string.
             RuntimeError: FAISS needs more rows to train on, or cannot fill such an index.
         """
-        return build_index(self, factory, metric, train_rows, progress)
+        return build_index(self._store, factory, metric, train_rows, progress)
+
+    def refresh(self) -> int:
+        """Learn what other processes have stored; return the number of rows.
+
+        ``encode``, ``get``, ``in`` and ``len`` do so by themselves. ``vectors``, ``keys``, ``search`` and
+        ``stats`` go by what this object knows.
+
+        Raises:
+            CacheNotFoundError: the directory is gone, and ``mode="r"``.
+            StorageError: the files cannot be read.
+            CorruptCacheError: they do not hold what was committed.
+        """
+        return self._store.refresh()
+
+    def sync(self) -> None:
+        """Make all that is stored survive a power loss.
+
+        Raises:
+            StorageError: that failed, or the directory was replaced before what was put there was synced.
+        """
+        self._store.sync()
+
+    def close(self) -> None:
+        """Sync and release everything; later calls raise ``ClosedCacheError``. Closing twice is fine.
+
+        Raises:
+            StorageError: see :meth:`sync`.
+        """
+        self._store.close()
+
+    def stats(self) -> dict[str, int]:
+        """Return counts and sizes.
+
+        Returns:
+            ``rows``, replaced ones too; ``keys``, the different ones; ``synced`` rows; ``epoch``, which grows
+            by one with each commit; ``row_bytes``; ``bytes_on_disk``; ``snapshot_rows`` and ``delta_rows``,
+            the rows that are looked up in the index file and in memory.
+        """
+        return self._store.stats()
+
+    def verify(self) -> dict[str, Any]:
+        """Check every row and file.
+
+        Returns:
+            ``rows``, ``keys`` (different ones), ``dead`` (rows given up), ``replaced`` (rows), ``damaged`` (a
+            list of rows) and ``problems`` (a list of sentences, one for each damaged file).
+
+        Raises:
+            StorageError: the files cannot be read.
+        """
+        return self._store.verify()
+
+    @staticmethod
+    def repair(
+        path: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        lock_timeout: float = 60.0,
+        allow_network: bool = False,
+    ) -> dict[str, Any]:
+        """Make a damaged cache good again, also one that does not open.
+
+        Damaged rows become misses. The commit record, the headers and the index are made anew where they are
+        damaged.
+
+        Args:
+            path: the directory.
+            force: whether to go on if more rows are damaged than sound.
+            lock_timeout: seconds to wait for another process that is writing.
+            allow_network: whether to write on a network file system.
+
+        Returns:
+            What :meth:`verify` found before the repair.
+
+        Raises:
+            CacheNotFoundError: there is no cache.
+            CorruptCacheError: most rows are damaged and ``force`` is false, or ``meta.json`` is damaged.
+            LockTimeoutError: another process was writing for longer than ``lock_timeout``.
+            NetworkFileSystemError: the directory is on one.
+
+        Example:
+            >>> import tempfile, numpy as np
+            >>> from dejavec import EmbeddingCache
+            >>> directory = tempfile.TemporaryDirectory()
+            >>> with EmbeddingCache(directory.name) as cache:
+            ...     _ = cache.put(["a", "b"], np.eye(2, dtype=np.float32))
+            >>> EmbeddingCache.repair(directory.name)["damaged"]
+            []
+            >>> directory.cleanup()
+        """
+        return _core.repair(str(local_directory(path)), lock_timeout, force, allow_network)
+
+    def _shown(self, output: Output) -> Output:
+        """Return the kind of array to return in the place of the stored one."""
+        return output if self._kind is None else replace(output, library=self._kind)
 
     def _serving(
         self,
@@ -276,33 +524,8 @@ class EmbeddingCache(KeyedCache):
         encode: Callable[[Positions], Any],
     ) -> AbstractContextManager[tuple[VectorStore, Callable[[Positions], Any]]]:
         """Return the context of the store, once the function is known to make its vectors, and ``encode``."""
-        if not self._confirming.items or self.settings.refresh or not callable(function):
-            return nullcontext((self, encode))
+        if not self._confirming.items or self._settings.refresh or not callable(function):
+            return nullcontext((self._store, encode))
         if self._check is None:
-            self._check = FunctionCheck(self, self._confirming)
+            self._check = FunctionCheck(self._store, self._confirming, self._settings.chunk_rows)
         return self._check.serving(function, keys, texts, encode)
-
-    def read_text(self, text: str) -> NDArray[Any] | None:
-        """Return the vector (dim,) of one text as :attr:`output` has it, but NumPy's; None if there is none.
-
-        What other processes stored meanwhile counts, unless the directory was replaced, which :meth:`refresh`
-        notices. bfloat16, which NumPy lacks, is float32.
-
-        Raises:
-            CorruptCacheError: the files do not hold what was committed.
-        """
-        store = self._handle.store()
-        if store is None:
-            return None
-        read_one = self._read_one
-        if read_one is None or read_one[0] is not store:
-            # What a store holds does not change, and to ask it takes longer than to read a vector.
-            output, dtype = Output.from_json(store.output), np.dtype(store.dtype)
-            kept = output.dtype == dtype.name
-            other = None if kept else replace(output, library="numpy")
-            self._read_one = read_one = store, store.dim, dtype, other
-        _, dim, dtype, other = read_one
-        vector = np.empty(dim, dtype)
-        if not store.read_text(text, vector, self._verify):
-            return None
-        return vector if other is None else from_rows(vector, other)

@@ -21,9 +21,6 @@ _KEPT = {
 }
 """What is true when a command is interrupted."""
 
-_LOCK_TIMEOUT = 60.0
-"""Seconds to wait for a writer before a repair."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -203,11 +200,13 @@ def _stats(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from dejavec import _core
+    from dejavec import EmbeddingCache, _core
 
     path = str(options.cache)
     if options.repair:
-        found = _core.repair(path, _LOCK_TIMEOUT, options.force, options.allow_network)
+        found = EmbeddingCache.repair(
+            options.cache.absolute(), force=options.force, allow_network=options.allow_network
+        )
     else:
         found = _core.verify(path)
     damaged, problems = found["damaged"], found["problems"]

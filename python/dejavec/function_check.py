@@ -39,10 +39,12 @@ class FunctionCheck:
     Args:
         cache: the cache.
         confirming: how functions are asked.
+        most: how many texts a function is given at a time.
     """
 
-    def __init__(self, cache: KeyedCache, confirming: Confirming) -> None:
+    def __init__(self, cache: KeyedCache, confirming: Confirming, most: int) -> None:
         self._cache = cache
+        self._most = most
         self._judge = Judge(confirming)
         make_locks_of(self)
 
@@ -85,7 +87,7 @@ class FunctionCheck:
             made = joined(watched(positions))
             return to_rows(made, len(positions), "the vectors of some texts")[0]
 
-        subject = Subject(look, keys, texts, compared, self._cache.settings.chunk_rows)
+        subject = Subject(look, keys, texts, compared, self._most)
         try:
             with self._asking:
                 store = self._store(subject)

@@ -1,9 +1,7 @@
-"""One directory of vectors, by key: what :mod:`dejavec.fill`, the backends and the mteb wrapper work with."""
+"""One directory of vectors, by key: what callers that have keys work with."""
 
 from __future__ import annotations
 
-import html
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,27 +13,16 @@ from numpy.typing import NDArray
 
 from dejavec import _core
 from dejavec.closing import Closing
-from dejavec.columns import first_bad_row
-from dejavec.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
-from dejavec.errors import DejavecError, IdentityMismatchError, NonFiniteVectorsError, VectorsError
+from dejavec.errors import IdentityMismatchError, NonFiniteVectorsError, VectorsError
+from dejavec.fitting import check_out, fitting_rows
 from dejavec.handle import DEFAULT_CONTAINER, Durability, Handle, Mode, OnMismatch
-from dejavec.identity import BARE, canonical_json, describe, model_text
+from dejavec.identity import BARE, model_text
 from dejavec.in_flight import InFlight
 from dejavec.keys import Keys, first_of_each
 from dejavec.paths import local_directory
 from dejavec.proven import Proofs
-from dejavec.settings import FillSettings, Miss, OnProblem, check_choice
-from dejavec.values import (
-    Container,
-    Kind,
-    Output,
-    Rows,
-    check_kind,
-    convert_list,
-    nonfinite,
-    stored_dtype,
-    to_rows,
-)
+from dejavec.settings import OnProblem, check_choice, check_flag
+from dejavec.values import Container, Output, Rows, check_kind, from_rows, nonfinite, stored_dtype
 from dejavec.warn import warn
 
 _MAPPED_BYTES = 1 << 20
@@ -45,103 +32,68 @@ _STATS = ("rows", "keys", "synced", "epoch", "row_bytes", "bytes_on_disk", "snap
 class KeyedCache(Closing):
     """A directory of vectors, each under its key.
 
-    Args, errors and settings are those of :class:`dejavec.cache.EmbeddingCache`.
+    Args:
+        path: the directory, created by the first :meth:`append` or :meth:`put`.
+        identity: which model and settings make the vectors, a JSON object; None if none is named, for reading
+            any.
+        container: the file that has to hold the rows; None takes what is there, and makes ``vectors.npy``.
+        mode: ``"a"`` reads and appends, ``"r"`` only reads.
+        verify: whether each row's checksum is verified when it is read.
+        durability: ``"commit"`` syncs each append, ``"close"`` only :meth:`sync` and :meth:`close`.
+        on_mismatch: whether a directory of another identity raises, or the cache goes to one beside it.
+        lock_timeout: seconds to wait for another process that is writing.
+        shared: whether a new directory and its files are for its group, too.
+        allow_network: whether to write on a network file system.
+
+    Raises:
+        IdentityMismatchError: the directory has another identity or container.
+        ForeignDirectoryError: the directory holds something else.
+        CacheNotFoundError: ``mode="r"``, and there is no cache.
+
+    Example:
+        >>> import tempfile
+        >>> from dejavec.keys import text_keys
+        >>> with tempfile.TemporaryDirectory() as path, KeyedCache(path) as cache:
+        ...     cache.put(text_keys(["a", "b"]), np.eye(2, dtype=np.float32))
+        ...     found, vectors = cache.get(text_keys(["b", "c"]))
+        ...     found, vectors
+        2
+        (array([ True, False]), array([[0., 1.],
+               [0., 0.]], dtype=float32))
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         *,
-        model: str | None = None,
         identity: Mapping[str, Any] | None = None,
-        prompt: str | None = None,
-        role: str | None = None,
-        confirm: int | None = None,
-        confirm_tolerance: float | None = None,
-        on_unconfirmed: OnUnconfirmed = "warn",
         container: Container | None = None,
         mode: Mode = "a",
-        miss: Miss = "encode",
-        refresh: bool = False,
         verify: bool = True,
         durability: Durability = "commit",
-        chunk_rows: int = 10_000,
-        chunk_seconds: float | None = 10.0,
-        dtype: Literal["float32"] | None = None,
-        output: Kind | None = None,
-        on_write_error: OnProblem = "warn",
-        on_nonfinite: OnProblem = "warn",
         on_mismatch: OnMismatch = "raise",
         lock_timeout: float = 60.0,
         shared: bool = False,
         allow_network: bool = False,
-        progress: bool | None = False,
     ) -> None:
         directory = local_directory(path)
-        flags = {"refresh": refresh, "verify": verify, "shared": shared, "allow_network": allow_network}
-        for name, flag in flags.items():
-            if not isinstance(flag, bool):
-                raise TypeError(f"expected {name} to be True or False, found {type(flag).__name__}")
+        for name, flag in (("verify", verify), ("shared", shared), ("allow_network", allow_network)):
+            check_flag(name, flag)
         if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, int | float):
             raise TypeError(f"expected lock_timeout to be a number, found {type(lock_timeout).__name__}")
-        described = describe(model, identity, prompt=prompt, role=role)
-        expected = None if mode == "r" and described == BARE else described
         for name, value, allowed in (
             ("mode", mode, Mode),
             ("durability", durability, Durability),
             ("on_mismatch", on_mismatch, OnMismatch),
-            ("on_unconfirmed", on_unconfirmed, OnUnconfirmed),
             ("container", container or DEFAULT_CONTAINER, Container),
-            ("output", output or "numpy", Kind),
         ):
             check_choice(name, value, allowed)
-        self._arguments: dict[str, Any] = {
-            "model": model,
-            "identity": None if identity is None else json.loads(canonical_json(identity)),
-            "prompt": prompt,
-            "role": role,
-            "confirm": confirm,
-            "confirm_tolerance": confirm_tolerance,
-            "on_unconfirmed": on_unconfirmed,
-            "container": container,
-            "mode": mode,
-            "miss": miss,
-            "refresh": refresh,
-            "verify": verify,
-            "durability": durability,
-            "chunk_rows": chunk_rows,
-            "chunk_seconds": chunk_seconds,
-            "dtype": dtype,
-            "output": output,
-            "on_write_error": on_write_error,
-            "on_nonfinite": on_nonfinite,
-            "lock_timeout": lock_timeout,
-            "shared": shared,
-            "allow_network": allow_network,
-            "progress": progress,
-        }
-        self.mode: Mode = mode
-        self.settings = FillSettings(
-            chunk_rows=chunk_rows,
-            chunk_seconds=chunk_seconds,
-            miss=miss,
-            refresh=refresh,
-            progress=progress,
-            dtype=dtype,
-            on_nonfinite=on_nonfinite,
-            on_write_error=on_write_error,
-        )
-        self._output_kind = output
         self._verify = verify
         self._warned = False
-        self._confirming = Confirming(
-            KNOWN_ITEMS if confirm is None and "model" not in described else confirm or 0,
-            confirm_tolerance,
-            on_unconfirmed,
-        )
+        self._read_one: tuple[_core.Store, int, np.dtype[Any], Output | None] | None = None
         self._handle = Handle(
             directory,
-            identity=expected,
+            identity=(None if mode == "r" else dict(BARE)) if identity is None else identity,
             container=container,
             mode=mode,
             durability=durability,
@@ -151,20 +103,11 @@ class KeyedCache(Closing):
             allow_network=allow_network,
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return path and settings; whoever is given them opens the cache there."""
-        place = {"path": str(self.path), "on_mismatch": self._handle.on_mismatch}
-        return {**place, **self._arguments, "closed": self._handle.is_closed}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        settings = dict(state)
-        path, closed = settings.pop("path"), settings.pop("closed")
-        KeyedCache.__init__(self, path, **settings)
-        if closed:
-            self.close()
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
 
     def __bool__(self) -> bool:
-        """Whether there is a cache object, empty or not: ``if cache:`` asks for no length."""
+        """Whether there is a cache object, empty or not."""
         return True
 
     def __len__(self) -> int:
@@ -176,6 +119,11 @@ class KeyedCache(Closing):
     def path(self) -> Path:
         """The directory: beside the one asked for if ``on_mismatch="sibling"`` applied."""
         return self._handle.path
+
+    @property
+    def on_mismatch(self) -> OnMismatch:
+        """What applies to that directory: ``"raise"`` once it lies beside the one asked for."""
+        return self._handle.on_mismatch
 
     @property
     def dim(self) -> int | None:
@@ -190,23 +138,15 @@ class KeyedCache(Closing):
         return None if store is None else np.dtype(store.dtype)
 
     @property
-    def container(self) -> Container:
-        """The file that holds the rows, or will."""
-        return self._handle.container
-
-    @property
     def output(self) -> Output | None:
         """The kind of array that the model returned; None before the first vector."""
         store = self._handle.store()
         return None if store is None else Output.from_json(store.output)
 
     @property
-    def vectors(self) -> NDArray[Any]:
-        """All committed rows (rows, dim), replaced ones too: read-only, not copied, of the stored dtype."""
-        store = self._handle.store()
-        if store is None:
-            return np.empty((0, 0), np.float32)
-        return np.frombuffer(memoryview(store.map_all()), np.dtype(store.dtype)).reshape(-1, store.dim)
+    def container(self) -> Container:
+        """The file that holds the rows, or will."""
+        return self._handle.container
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -218,6 +158,20 @@ class KeyedCache(Closing):
     def model(self) -> str | None:
         """The model as ``"name@revision"``; None if none is named."""
         return model_text(self.identity)
+
+    @property
+    def uuid(self) -> str | None:
+        """What tells the cache from any other, 32 hex digits; None before the first vector."""
+        store = self._handle.store()
+        return None if store is None else store.uuid
+
+    @property
+    def vectors(self) -> NDArray[Any]:
+        """All committed rows (rows, dim), replaced ones too: read-only, not copied, of the stored dtype."""
+        store = self._handle.store()
+        if store is None:
+            return np.empty((0, 0), np.float32)
+        return np.frombuffer(memoryview(store.map_all()), np.dtype(store.dtype)).reshape(-1, store.dim)
 
     @property
     def closed(self) -> bool:
@@ -235,7 +189,7 @@ class KeyedCache(Closing):
         return self._handle.proofs
 
     def stats(self) -> dict[str, int]:
-        """Return counts and sizes: see ``_core.Store.stats``."""
+        """Return counts and sizes: see :meth:`dejavec.EmbeddingCache.stats`."""
         store = self._handle.store()
         return dict.fromkeys(_STATS, 0) if store is None else store.stats()
 
@@ -248,9 +202,6 @@ class KeyedCache(Closing):
 
     def refresh(self) -> int:
         """Learn what other processes have stored; return the number of rows.
-
-        ``encode``, ``get``, ``in``, ``len`` and ``read_text`` do so by themselves. ``vectors``, ``keys``,
-        ``newest``, ``search`` and ``stats`` go by what this object knows.
 
         Raises:
             CacheNotFoundError: the directory is gone, and ``mode="r"``.
@@ -270,42 +221,6 @@ class KeyedCache(Closing):
         """Sync and release everything; later calls raise ``ClosedCacheError``. Closing twice is fine."""
         self._handle.close()
 
-    def __repr__(self) -> str:
-        parts = [repr(str(self.path))]
-        if self.closed:
-            return f"{type(self).__name__}({parts[0]}, closed)"
-        try:
-            model, stats = self.model, self.stats()
-        except DejavecError as error:
-            return f"{type(self).__name__}({parts[0]}, {type(error).__name__})"
-        if model is not None:
-            parts.append(f"model={model!r}")
-        if self.mode != "a":
-            parts.append(f"mode={self.mode!r}")
-        if self.output is None:
-            parts.append("empty")
-        else:
-            parts += [f"{stats['keys']:,} × {self.dim:,} {self.output.dtype}", _size(stats["bytes_on_disk"])]
-        return f"{type(self).__name__}({', '.join(parts)})"
-
-    def _repr_html_(self) -> str:
-        """Return the same as a table, for notebooks."""
-        if self.closed:
-            return f"<code>{html.escape(repr(self))}</code>"
-        stats, output = self.stats(), self.output
-        rows = {
-            "directory": str(self.path),
-            "model": self.model or "none named",
-            "vectors": f"{stats['keys']:,}",
-            "dimension": "" if self.dim is None else f"{self.dim:,}",
-            "dtype": "" if output is None else f"{output.dtype} ({output.library})",
-            "size": _size(stats["bytes_on_disk"]),
-        }
-        cells = "".join(
-            f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items() if value
-        )
-        return f"<table><caption>{type(self).__name__}</caption>{cells}</table>"
-
     def keys(self) -> Keys:
         """Return each committed row's key (rows, 32), zeros for a dead row; of equal keys the last counts."""
         store = self._handle.store()
@@ -318,12 +233,6 @@ class KeyedCache(Closing):
         if store is not None:
             store.read_keys(rows, keys)
         return keys
-
-    @property
-    def uuid(self) -> str | None:
-        """What tells the cache from any other, 32 hex digits; None before the first vector."""
-        store = self._handle.store()
-        return None if store is None else store.uuid
 
     def newest(self) -> tuple[int, int, bytes]:
         """Tell which rows are the newest of their key: see ``_core.Store.newest``."""
@@ -390,7 +299,7 @@ class KeyedCache(Closing):
         """
         store = self._handle.store()
         if out is not None:
-            _check_out(out, len(rows), store)
+            check_out(out, len(rows), store)
         if store is None:
             if out is None:
                 return np.zeros((len(rows), 0), np.float32), []
@@ -439,8 +348,22 @@ class KeyedCache(Closing):
                 remedy="use another directory",
             ) from error
 
-    def read(self, keys: Keys, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Rows]:
-        """Do what :meth:`get` does, for keys; the vectors are NumPy's, as :func:`from_rows` takes them."""
+    def get(self, keys: Keys, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Rows]:
+        """Return the stored vectors of keys.
+
+        Args:
+            keys: (n, 32).
+            out: where to put the vectors: C-contiguous, (n, dim), of the stored dtype.
+
+        Returns:
+            Which keys have a sound vector (n,), and the vectors (n, dim), zeros for the others: NumPy's, as
+            :func:`dejavec.values.from_rows` takes them.
+
+        Raises:
+            VectorsError: ``out`` does not fit.
+            CacheNotFoundError: of more than one key: the directory is gone, and ``mode="r"``.
+            CorruptCacheError: the files do not hold what was committed.
+        """
         if len(keys) > 1:
             self.refresh()  # One key sees what others stored too, but not that the directory was replaced.
         rows = self.lookup(keys)
@@ -450,9 +373,57 @@ class KeyedCache(Closing):
         vectors[damaged] = 0
         return found, vectors
 
-    def write(self, keys: Keys, vectors: object) -> int:
-        """Do what :meth:`put` does, for keys."""
-        rows, output = self._fitting(vectors, len(keys))
+    def get_text(self, text: str) -> NDArray[Any] | None:
+        """Return the vector (dim,) of one text as :attr:`output` has it, but NumPy's; None if there is none.
+
+        What other processes stored meanwhile counts, unless the directory was replaced, which :meth:`refresh`
+        notices. bfloat16, which NumPy lacks, is float32.
+
+        Raises:
+            CorruptCacheError: the files do not hold what was committed.
+        """
+        store = self._handle.store()
+        if store is None:
+            return None
+        read_one = self._read_one
+        if read_one is None or read_one[0] is not store:
+            # What a store holds does not change, and to ask it takes longer than to read a vector.
+            output, dtype = Output.from_json(store.output), np.dtype(store.dtype)
+            kept = output.dtype == dtype.name
+            other = None if kept else replace(output, library="numpy")
+            self._read_one = read_one = store, store.dim, dtype, other
+        _, dim, dtype, other = read_one
+        vector = np.empty(dim, dtype)
+        if not store.read_text(text, vector, self._verify):
+            return None
+        return vector if other is None else from_rows(vector, other)
+
+    def put(
+        self,
+        keys: Keys,
+        vectors: object,
+        *,
+        dtype: Literal["float32"] | None = None,
+        on_nonfinite: OnProblem = "warn",
+    ) -> int:
+        """Store the vectors of keys; where another vector is stored, replace it.
+
+        Args:
+            keys: (n, 32); of equal ones the last counts.
+            vectors: (n, dim): an array or tensor, lists, or a column of pandas, polars or Arrow.
+            dtype: ``"float32"`` rounds the vectors to it.
+            on_nonfinite: whether vectors with NaN or infinity, which are never stored, warn or raise.
+
+        Returns:
+            How many rows were appended: vectors that are stored already are not.
+
+        Raises:
+            VectorsError: the vectors do not fit; nothing was written.
+            NonFiniteVectorsError: see ``on_nonfinite``.
+            StorageError: they could not be written.
+        """
+        where = f"the vectors of {len(keys)} items for {self.path}"
+        rows, output = fitting_rows(vectors, len(keys), where, dim=self.dim, stored=self.output, dtype=dtype)
         bad = nonfinite(rows)
         if len(bad):
             parts = {
@@ -460,7 +431,7 @@ class KeyedCache(Closing):
                 "found": f"NaN or infinity in those of {len(bad)} items, the first at position {bad[0]}",
                 "remedy": "they are not stored",
             }
-            if self.settings.on_nonfinite == "raise":
+            if on_nonfinite == "raise":
                 raise NonFiniteVectorsError(self.path, **parts)
             warn(self.path, **parts)
             keys, rows = np.delete(keys, bad, axis=0), np.delete(rows, bad, axis=0)
@@ -474,40 +445,6 @@ class KeyedCache(Closing):
             self._warned = True
             warn(f"{self.path}: {message}")
 
-    def _fitting(self, vectors: object, count: int) -> tuple[Rows, Output]:
-        """Return what was given for ``count`` items as rows, lists of them in the dtype of the cache."""
-        where = f"the vectors of {count} items for {self.path}"
-        try:
-            rows, output = to_rows(vectors, count, where)
-        except VectorsError:
-            parts = first_bad_row(vectors, count, self.dim)
-            if parts is None:
-                raise
-            _, bad, found = parts
-            found = f"{found} at position {bad}"
-            remedy = "leave it out; nothing was stored"
-            raise VectorsError(
-                where, expected="a vector of one length for each", found=found, remedy=remedy
-            ) from None
-        if self.settings.dtype is not None:
-            with np.errstate(over="ignore"):
-                rows, output = rows.astype(np.float32), replace(output, dtype="float32")
-        held = self.output
-        if held is not None and output.library == "list" and output.dtype != held.dtype:
-            rows, exact = convert_list(rows, held)
-            if not exact.all():
-                found = f"numbers that {held.dtype} rounds at position {int(np.argmin(exact))}"
-                remedy = f'convert them to {held.dtype}, or pass dtype="float32" to store them rounded'
-                raise VectorsError(
-                    where, expected=f"lists that {held.dtype} holds exactly", found=found, remedy=remedy
-                )
-            output = replace(output, dtype=held.dtype)
-        return rows, output
-
-    def _shown(self, output: Output) -> Output:
-        """Return the kind of array to return in the place of the stored one."""
-        return output if self._output_kind is None else replace(output, library=self._output_kind)
-
     def _writable(self, rows: Rows, output: Output) -> tuple[_core.Store, Rows]:
         """Return the store, created if need be, and the rows in its dtype, having checked that they fit."""
         where = f"the vectors for {self.path}"
@@ -515,40 +452,3 @@ class KeyedCache(Closing):
         store = self._handle.create(rows.shape[1], dtype.str, output)
         check_kind(rows, output, store.dim, Output.from_json(store.output).dtype, where)
         return store, rows.astype(dtype, copy=False)
-
-
-def _size(count: int) -> str:
-    """Return a number of bytes as people write it.
-
-    Example:
-        >>> _size(999), _size(1_600_000)
-        ('999 B', '1.6 MB')
-    """
-    amount, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while amount >= 999.5 and len(units) > 1:
-        amount /= 1000
-        units.pop(0)
-    return f"{amount:.0f} {units[0]}" if units[0] == "B" else f"{amount:.1f} {units[0]}"
-
-
-def _check_out(out: object, count: int, store: _core.Store | None) -> None:
-    """Check that vectors can be put into what the caller gave for them.
-
-    Raises:
-        VectorsError: they cannot.
-    """
-    dtype = "" if store is None else f"{np.dtype(store.dtype)} "
-    expected = f"C-contiguous {dtype}({count}, {'dim' if store is None else store.dim}), writable"
-    remedy = "make such an array"
-    if not isinstance(out, np.ndarray):
-        raise VectorsError("out=", expected=expected, found=type(out).__name__, remedy=remedy)
-    if store is None:
-        fits = out.ndim == 2 and len(out) == count and out.dtype.kind in "fiub"
-    else:
-        fits = out.shape == (count, store.dim) and out.dtype == np.dtype(store.dtype)
-    if not (fits and out.flags.c_contiguous and out.flags.writeable):
-        state = "" if out.flags.writeable else ", read-only"
-        order = "" if out.flags.c_contiguous else ", not C-contiguous"
-        raise VectorsError(
-            "out=", expected=expected, found=f"{out.dtype} {out.shape}{order}{state}", remedy=remedy
-        )

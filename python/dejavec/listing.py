@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dejavec.cache import EmbeddingCache
 from dejavec.errors import CacheNotFoundError, DejavecError, StorageError
 from dejavec.identity import BARE
+from dejavec.keyed_cache import KeyedCache
 from dejavec.proven import FILE as PROVEN
 from dejavec.proven import read_proven
 
@@ -89,7 +89,7 @@ def describe_cache(path: Path) -> Listed:
     Raises:
         DejavecError: it does not open.
     """
-    with EmbeddingCache(path, mode="r") as cache:
+    with KeyedCache(path, mode="r") as cache:
         stats, output = cache.stats(), cache.output
         identity = json.loads((path / _META).read_text())["identity"]
         dtype = "" if output is None else f"{output.library} {output.dtype}"
@@ -134,7 +134,7 @@ def stats_command(path: Path) -> int:
         DejavecError: there is none, or it does not open.
     """
     cache = describe_cache(path)
-    with EmbeddingCache(path, mode="r") as opened:
+    with KeyedCache(path, mode="r") as opened:
         numbers = {"dim": cache.dim, **opened.stats()}
     print(f"{path}: vectors of {cache.dtype}")
     for name, number in numbers.items():

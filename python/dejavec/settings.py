@@ -48,6 +48,7 @@ class FillSettings:
     def __post_init__(self) -> None:
         """Check the settings."""
         check_choice("miss", self.miss, Miss)
+        check_flag("refresh", self.refresh)
         if self.dtype not in ("float32", None):
             raise ValueError(f"expected dtype to be 'float32' or None, found {self.dtype!r}")
         check_choice("on_nonfinite", self.on_nonfinite, OnProblem)
@@ -80,6 +81,16 @@ def whole_number(name: str, value: object, least: int = 1) -> int:
     if number < least:
         raise ValueError(f"expected {name} of at least {least}, found {number}")
     return number
+
+
+def check_flag(name: str, value: object) -> None:
+    """Check that an argument is True or False.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"expected {name} to be True or False, found {type(value).__name__}")
 
 
 def check_choice(name: str, value: object, allowed: Any) -> None:

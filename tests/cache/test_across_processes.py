@@ -57,7 +57,7 @@ def test_a_cache_carries_path_and_settings(tmp_path: Path, carried: Any, is_warm
     assert type(found) is EmbeddingCache
     assert found is not cache
     assert found.path == cache.path
-    assert found.settings == cache.settings
+    assert found._settings == cache._settings
     assert same_bits(found.encode(["a", "bb"], numbered), numbered(["a", "bb"]))
     cache.refresh()
     assert len(cache) == 2

@@ -60,7 +60,7 @@ def test_a_new_cache_is_empty_and_makes_no_directory(tmp_path: Path) -> None:
     assert len(cache) == 0
     assert cache.dim is None
     assert cache.dtype is None
-    assert cache.output is None
+    assert cache._store.output is None
     assert cache.vectors.shape == (0, 0)
     assert cache.refresh() == 0
     assert cache.stats()["rows"] == 0
@@ -78,7 +78,7 @@ def test_a_new_cache_is_empty_and_makes_no_directory(tmp_path: Path) -> None:
 def test_dimension_and_dtype_are_learnt_from_the_first_vectors(cache: EmbeddingCache) -> None:
     assert cache.dim == 4
     assert cache.dtype == np.float32
-    assert cache.output == dejavec.values.Output("numpy", "float32")
+    assert cache._store.output == dejavec.values.Output("numpy", "float32")
 
 
 def test_get_tells_which_texts_are_held_and_gives_zeros_for_the_others(
@@ -219,10 +219,10 @@ def test_another_models_vectors_are_never_served(cache: EmbeddingCache, model: A
     ):
         with pytest.raises(
             dejavec.IdentityMismatchError,
-            match=r"expected .*, found .* use another directory|no model was named; pass",
+            match=r"expected .*, found .* use another directory|no named model, found .*; pass",
         ):
             EmbeddingCache(cache.path, **settings)
-    with pytest.raises(dejavec.IdentityMismatchError, match=r"expected model toy@2, found toy@1"):
+    with pytest.raises(dejavec.IdentityMismatchError, match=r"expected model toy@2, found model toy@1"):
         EmbeddingCache(cache.path, model="toy@2", mode="r")
     assert EmbeddingCache(cache.path, model="toy@1").get(["a"])[0].all()
 
@@ -461,7 +461,7 @@ from dejavec import EmbeddingCache
 cache = EmbeddingCache(sys.argv[1], model="toy@1")
 held, done = threading.Event(), threading.Event()
 def hold():
-    with cache._handle._opening:
+    with cache._store._handle._opening:
         held.set()
         done.wait()
 threading.Thread(target=hold, daemon=True).start()

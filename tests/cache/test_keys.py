@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dejavec import EmbeddingCache
 from dejavec.errors import ItemError
+from dejavec.keyed_cache import KeyedCache
 from dejavec.keys import (
     dataset_keys,
     dataset_texts,
@@ -120,9 +120,9 @@ def test_hashing_leaves_no_second_copy_in_a_text_of_any_script(script: str, tmp_
     texts = [f"{i}" + SCRIPTS[script] * (i % 60) for i in range(3_000)]
     before = [sys.getsizeof(text) for text in texts]
     assert np.array_equal(text_keys(texts), digests(texts))
-    cache = EmbeddingCache(tmp_path, model="m@1")
-    cache.put(texts[:2], np.ones((2, 3), np.float32))
-    assert cache.read_text(texts[1]) is not None
+    cache = KeyedCache(tmp_path)
+    cache.put(text_keys(texts[:2]), np.ones((2, 3), np.float32))
+    assert cache.get_text(texts[1]) is not None
     # A string that was asked for its UTF-8 keeps it, and is larger then.
     assert [sys.getsizeof(text) for text in texts] == before
 

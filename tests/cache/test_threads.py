@@ -108,8 +108,8 @@ def test_calls_with_other_batch_sizes_do_not_change_the_chunks_of_a_call_under_w
 def test_nothing_that_two_callers_share_can_be_assigned_a_setting(tmp_path: Path) -> None:
     cache = EmbeddingCache(tmp_path, chunk_rows=3)
     with pytest.raises(FrozenInstanceError):
-        cache.settings.chunk_rows = 5  # type: ignore[misc]
-    assert cache.settings.chunk_rows == 3
+        cache._settings.chunk_rows = 5  # type: ignore[misc]
+    assert cache._settings.chunk_rows == 3
 
 
 def numbered(texts: list[str]) -> Any:
@@ -148,7 +148,7 @@ class TestOneOfManyEncodes:
         calls: list[list[str]] = []
         begun, release = threading.Event(), threading.Event()
         cache = EmbeddingCache(tmp_path / "cache", model="m@1", **settings)
-        in_flight = cache.in_flight
+        in_flight = cache._store.in_flight
         waits, lock = [0], threading.Lock()
         wait = in_flight.wait
 

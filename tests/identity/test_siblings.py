@@ -296,7 +296,7 @@ class TestDirectoriesOfOlderReleases:
         with KeyedCache(tmp_path / "new" / TASK.name, identity=identity) as old:
             from dejavec.keys import text_keys
 
-            old.write(text_keys(OLD), vectors)
+            old.put(text_keys(OLD), vectors)
         for run in range(2):
             with CachedEmbeddingWrapper(published(), tmp_path / "new") as wrapper:
                 assert same_bits(encode(wrapper, OLD), vectors)
@@ -311,7 +311,7 @@ class TestDirectoriesOfOlderReleases:
         with KeyedCache(tmp_path / "new" / TASK.name, identity=identity) as old:
             from dejavec.keys import text_keys
 
-            old.write(text_keys(OLD), bare_minilm().encode(OLD))
+            old.put(text_keys(OLD), bare_minilm().encode(OLD))
         model = published(1.5)
         with CachedEmbeddingWrapper(model, tmp_path / "new") as wrapper:
             assert same_bits(encode(wrapper, OLD), encode(model, OLD))

@@ -194,7 +194,7 @@ def test_arguments_that_the_old_run_had_are_part_of_the_call(old: Path, tmp_path
     model.calls.clear()
     encode(wrapper, TEXTS, task_metadata=STS, normalize_embeddings=True)
     assert model.calls == []
-    with pytest.warns(DejavecWarning, match="expected arguments"):
+    with pytest.warns(DejavecWarning, match="expected no arguments, found arguments"):
         encode(wrapper, TEXTS, task_metadata=STS)
     assert model.calls == [TEXTS]
 
@@ -333,7 +333,8 @@ def test_vectors_that_the_model_cannot_have_made_are_refused(old: Path, tmp_path
     write_old(old / STS.name, ["a"], vectors_of(1, DIM + 1))
     wrapper = CachedEmbeddingWrapper(FieldsModel(), tmp_path / "new")
     refused = {report.refused for report in import_tree(old, wrapper, tasks=[MockSTSTask()])}
-    assert refused == {None, f"{old / STS.name}: expected dimension {DIM}, as this model's, found {DIM + 1}"}
+    said = f"expected dimension {DIM}, as this model's, found {DIM + 1}; name the model that made it"
+    assert refused == {None, f"{old / STS.name}: {said}"}
 
 
 def test_a_damaged_cache_does_not_keep_others_from_being_taken(

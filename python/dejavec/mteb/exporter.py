@@ -12,13 +12,13 @@ from typing import IO
 
 import numpy as np
 
-from dejavec.cache import EmbeddingCache
 from dejavec.errors import (
     DejavecError,
     ForeignDirectoryError,
     StorageError,
     VectorsError,
 )
+from dejavec.keyed_cache import KeyedCache
 from dejavec.listing import caches_below
 from dejavec.mteb.files import BLOCK_BYTES, DIMENSION, INDEX, VECTORS
 
@@ -132,7 +132,7 @@ def export_command(source: Path, target: Path) -> int:
 
 
 def _refuse_inexact(path: Path) -> None:
-    with EmbeddingCache(path, mode="r") as cache:
+    with KeyedCache(path, mode="r") as cache:
         if cache.dtype is not None and not np.can_cast(cache.dtype, np.float32, "safe"):
             raise VectorsError(
                 path,
@@ -147,7 +147,7 @@ def _write(source: Path, directory: Path, target: Path, progress: bool | None) -
     from tqdm import tqdm
 
     directory.mkdir(parents=True, exist_ok=True)
-    with EmbeddingCache(source, mode="r") as cache:
+    with KeyedCache(source, mode="r") as cache:
         keys = cache.keys()
         dim = cache.dim or 0
         live = keys.any(axis=1)

@@ -260,13 +260,13 @@ class ForeignCall:
         return 0
 
     def partition(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Do what ``EmbeddingCache.partition`` does; a row is 0 where the backend has one."""
+        """Do what ``KeyedCache.partition`` does; a row is 0 where the backend has one."""
         first = first_of_each(keys).astype(np.int64)
         rows = self.lookup(keys)
         return rows, np.where(rows < 0, first, np.arange(len(keys)))
 
     def lookup(self, keys: Keys) -> NDArray[np.int64]:
-        """Do what ``EmbeddingCache.lookup`` does; a row is 0 where the backend has one."""
+        """Do what ``KeyedCache.lookup`` does; a row is 0 where the backend has one."""
         return np.array([-1 if self._get(key.tobytes()) is None else 0 for key in keys], np.int64)
 
     def gather(

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.cache import EmbeddingCache
 from dejavec.errors import (
     CorruptCacheError,
     DejavecError,
     ForeignDirectoryError,
     IdentityMismatchError,
 )
-from dejavec.identity import parse_model
+from dejavec.identity import describe, parse_model
 from dejavec.keyed_cache import KeyedCache
 from dejavec.mteb.calls import WrapperCalls
 from dejavec.mteb.doubts import (
@@ -39,7 +38,7 @@ from dejavec.mteb.doubts import (
     only_text,
     place_of,
 )
-from dejavec.mteb.files import REMEDY, OldCache, find_old_caches, is_old_cache, open_old_cache
+from dejavec.mteb.files import OldCache, find_old_caches, is_old_cache, open_old_cache
 from dejavec.values import Output, Rows, nonfinite
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ def import_cache(
     _refuse_overlap(old, new)
     report = Imported(old)
     cache = open_old_cache(old)
-    with EmbeddingCache(new, model=model) as target:
+    with KeyedCache(new, identity=describe(model, None)) as target:
         report.targets = [target.path]
         selected = _select(cache, report, doubt_of_path(old), trust=trust)
         _copy(cache, selected, [target], Output("numpy", "float32"), report, progress=progress)
@@ -220,7 +219,7 @@ def _import_branch(
                 report.source,
                 expected=f"dimension {dim}, as this model's",
                 found=str(cache.dim),
-                remedy=REMEDY,
+                remedy="name the model that made it",
             )
         report.targets = [target.path for target, _ in targets]
         report.prompts = [prompt for _, prompt in targets]
@@ -305,7 +304,7 @@ def _as_returned(vectors: NDArray[np.float32], output: Output, directory: Path) 
             directory,
             expected=f"vectors of dtype {output.dtype}, as this model's",
             found="more exact ones",
-            remedy=REMEDY,
+            remedy="name the model that made them",
         )
     return rows
 

@@ -57,7 +57,7 @@ def compare(
         off = int((differences > tolerance).sum())
         raise SpotCheckError(
             path,
-            expected=f"the cached vectors again within {tolerance:g}",
-            found=f"{off} of {len(held)} farther off, by {differences[worst]:.3g} for {name(worst)}",
+            expected=f"vectors that the model makes again within {tolerance:g}",
+            found=f"{off} of {len(held)} farther off, the worst of {name(worst)} by {differences[worst]:.3g}",
             remedy=remedy,
         )
