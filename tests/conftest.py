@@ -20,7 +20,7 @@ def model() -> ToyModel:
 @pytest.fixture
 def never_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrappers of mteb's models do not ask them by default, so that tests can count their calls."""
-    monkeypatch.setattr("dejavec.mteb.wrapper.KNOWN_ITEMS", 0)
+    monkeypatch.setattr("dejavec.mteb.engine_settings.KNOWN_ITEMS", 0)
 
 
 @pytest.fixture(params=["npy", "faiss-l2", "faiss-ip"])

@@ -36,7 +36,7 @@ class ArrowTexts:
             IndexError: an index points outside the chunks.
         """
         keys = np.empty((len(self), 32), np.uint8)
-        chunks = [_buffers(chunk) for chunk in self.chunks if len(chunk)]
+        chunks = [_buffers_of(chunk) for chunk in self.chunks if len(chunk)]
         rows = sum(len(chunk.lengths) for chunk in chunks)
         if self.indices is not None and len(self.indices):
             lowest, highest = int(self.indices.min()), int(self.indices.max())
@@ -98,7 +98,7 @@ class _Buffers(NamedTuple):
     lengths: NDArray[np.int64]
 
 
-def _buffers(chunk: Any) -> _Buffers:
+def _buffers_of(chunk: Any) -> _Buffers:
     _, offset_buffer, data_buffer = chunk.buffers()
     wide = sys.modules["pyarrow"].types.is_large_string(chunk.type)
     offsets: NDArray[Any] = np.frombuffer(offset_buffer, np.int64 if wide else np.int32)

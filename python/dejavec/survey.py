@@ -24,6 +24,7 @@ import numpy as np
 from dejavec import _core
 from dejavec.fingerprint import code_form, is_module
 from dejavec.secret_names import is_secret
+from dejavec.wrapped import ModelWrapper
 
 _ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None), type(Ellipsis), range, slice})
 _VALUES = (
@@ -353,13 +354,11 @@ class _Walk:
 
     def _visit_object(self, path: str, value: Any, depth: int) -> None:
         made = type(value)
-        if made.__module__.startswith("dejavec."):
-            # Our own wrapper around a model: only that makes vectors.
-            source = getattr(value, "__dict__", {}).get("_source")
-            if getattr(source, "is_built", False):
-                self.visit(path, source.model, depth)  # type: ignore[union-attr]
-            else:
-                self.found.hidden.append(path)
+        if isinstance(value, ModelWrapper) and (source := value.__wrapped_model__()).is_built:
+            self.visit(path, source.model, depth)
+            return
+        if isinstance(value, ModelWrapper) or made.__module__.startswith("dejavec."):
+            self.found.hidden.append(path)
             return
         self._visit_class(path, made)
         if self._visit_tokenizer(path, value):

@@ -205,7 +205,7 @@ def test_a_lazy_model_that_was_trained_since_is_noticed_when_it_is_built(tiny: P
     with CachedEmbeddingWrapper(untrained, tmp_path, model_meta=described) as wrapper:
         encode(wrapper, TEXTS)
         assert wrapper.totals.misses == wrapper.totals.confirmed == 0
-        assert not wrapper._source.is_built
+        assert not wrapper._engine.source.is_built
     model = trained()
     with CachedEmbeddingWrapper(trained, tmp_path, model_meta=described) as wrapper:
         found = encode(wrapper, [*TEXTS, "one more, so that it is built"])

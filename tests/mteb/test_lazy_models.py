@@ -97,7 +97,7 @@ class TestWithoutWeights:
         for run in range(2):
             wrapper = CachedEmbeddingWrapper(local_meta(directory), tmp_path / "cache")
             assert [evaluate(wrapper, task()) for task in tasks] == uncached
-            assert wrapper._source.is_built == (run == 0)
+            assert wrapper._engine.source.is_built == (run == 0)
             lose_weights(directory)
         with pytest.raises(OSError, match="mine"):
             encode(wrapper, ["not cached"])

@@ -1,4 +1,4 @@
-"""The calls of our mteb wrapper whose vectors an old tree may hold."""
+"""The calls of a wrapped model whose vectors an old tree may hold."""
 
 from __future__ import annotations
 
@@ -17,23 +17,21 @@ from dejavec.mteb.model_identity import encoder_kind, reads_argument
 from dejavec.values import Output, to_rows
 
 if TYPE_CHECKING:
-    from dejavec.mteb.wrapper import CachedEmbeddingWrapper
+    from dejavec.mteb.engine import Engine
 
 _KEPT_BY_FLOAT32 = ("float32", "float16", "bfloat16")
 
 
-class WrapperCalls:
-    """The calls of a wrapper whose vectors an old tree may hold.
+class EngineCalls:
+    """The calls of a model whose vectors an old tree may hold.
 
     Args:
-        wrapper: the wrapper.
+        engine: what is behind our wrapper of the model.
         tasks: tasks that mteb's registry lacks, by name.
         arguments: what ``encode`` is given besides mteb's own arguments.
     """
 
-    def __init__(
-        self, wrapper: CachedEmbeddingWrapper, tasks: Mapping[str, Any], arguments: dict[str, Any]
-    ) -> None:
+    def __init__(self, engine: Engine, tasks: Mapping[str, Any], arguments: dict[str, Any]) -> None:
         if arguments.get("precision") is not None:
             raise VectorsError(
                 "arguments",
@@ -42,22 +40,22 @@ class WrapperCalls:
                 remedy="leave precision out: quantised vectors are not imported",
             )
         for name in ("hf_subset", "hf_split"):
-            if reads_argument(wrapper._model, name):
+            if reads_argument(engine.source.model, name):
                 raise IdentityMismatchError(
                     "the model",
                     expected=f"an encode that does not look at {name}",
                     found="one that does",
                     remedy="encode again: mteb's directories do not say which one it was",
                 )
-        if wrapper._call_dependent:
+        if engine.call_dependent:
             raise IdentityMismatchError(
                 "the model",
                 expected="vectors that do not depend on the rest of their call",
                 found="some that do",
                 remedy="encode again: such vectors are not cached",
             )
-        self._wrapper = wrapper
-        self._kind = encoder_kind(wrapper._model)
+        self._engine = engine
+        self._kind = encoder_kind(engine.source.model)
         self._tasks = tasks
         self._arguments = arguments
         self._vectors: tuple[int, Output] | None = None
@@ -82,14 +80,14 @@ class WrapperCalls:
         """
         call = self._call(task, role)
         try:
-            found = self._wrapper._place(self._kind, self._wrapper._source.look(), call)
+            found = self._engine.place(self._kind, self._engine.source.look(), call)
         except UncacheableError as error:
             raise IdentityMismatchError(
                 "the model", expected="calls that can be cached", found=str(error), remedy="encode again"
             ) from None
-        if found.path != self._wrapper.cache_path / place.path(safe_name(place.task), role):
+        if found.path != self._engine.settings.cache_path / place.path(safe_name(place.task), role):
             return None
-        cache = stack.enter_context(self._wrapper._places.using(found))
+        cache = stack.enter_context(self._engine.using(found))
         return cache, json.loads(found.identity)["prompt"]
 
     def vectors(self, task: Any, role: str | None) -> tuple[int, Output]:
@@ -103,7 +101,7 @@ class WrapperCalls:
             from torch.utils.data import DataLoader
 
             loader = DataLoader(Dataset.from_dict({"text": ["dejavec"]}), batch_size=1)
-            vectors = self._wrapper._model.encode(loader, **self._call(task, role))
+            vectors = self._engine.source.model.encode(loader, **self._call(task, role))
             if not is_dense(vectors):
                 raise VectorsError(
                     "the model",

@@ -24,7 +24,7 @@ from dejavec.errors import (
 )
 from dejavec.identity import describe, parse_model
 from dejavec.keyed_cache import KeyedCache
-from dejavec.mteb.calls import WrapperCalls
+from dejavec.mteb.calls import EngineCalls
 from dejavec.mteb.doubts import (
     MEDIA,
     MIXED_ROWS,
@@ -140,8 +140,12 @@ def import_tree(
         VectorsError: mteb's cache does not keep vectors such as this model's.
         IdentityMismatchError: this model's vectors depend on what the old directories do not tell.
     """
+    from dejavec.mteb.wrapper import engine_of
+
     _refuse_overlap(old, wrapper.cache_path)
-    calls = WrapperCalls(wrapper, {task.metadata.name: task for task in tasks}, dict(arguments or {}))
+    calls = EngineCalls(
+        engine_of(wrapper), {task.metadata.name: task for task in tasks}, dict(arguments or {})
+    )
     reports = []
     for source in find_old_caches(old):
         report = Imported(source)
@@ -187,7 +191,7 @@ def import_command(old: Path, new: Path, model: str, *, trust: bool) -> int:
 
 
 def _import_branch(
-    old: Path, calls: WrapperCalls, report: Imported, *, trust: bool, progress: bool | None
+    old: Path, calls: EngineCalls, report: Imported, *, trust: bool, progress: bool | None
 ) -> None:
     """Import one cache of a tree."""
     cache = open_old_cache(report.source)

@@ -38,6 +38,13 @@ class Recipe:
         model: a registered name, a ``ModelMeta``, or a function without arguments.
         meta: the metadata of what the function makes.
 
+    Attributes:
+        origin: ``model`` and ``meta``, as given.
+        meta: the metadata of what is built.
+        loader: the function that makes the model.
+        build: makes the model, without arguments.
+        made_by_mteb: whether mteb loads it.
+
     Raises:
         ValueError: it makes no encoder, or only one of a function and its metadata is given.
         KeyError: mteb knows no model of this name.
@@ -47,6 +54,7 @@ class Recipe:
         from mteb import get_model_meta
         from mteb.models import ModelMeta
 
+        self.origin = model, meta
         builds = callable(model) and (isinstance(model, type) or not hasattr(model, "encode"))
         if (meta is not None) != builds:
             raise ValueError("expected model_meta= with a function that builds a model, and only with one")
@@ -133,6 +141,11 @@ class LazyModel:
     def is_built(self) -> bool:
         """Whether the model is there."""
         return self._built is not None
+
+    @property
+    def origin(self) -> tuple[Any, Any]:
+        """What the recipe was made of."""
+        return self._recipe.origin
 
     @property
     def model(self) -> Any:

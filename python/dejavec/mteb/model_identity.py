@@ -16,6 +16,7 @@ from dejavec.fingerprint import describe, is_module, sha256_of
 from dejavec.identity import canonical_json, parse_model
 from dejavec.observed import Look, observe
 from dejavec.secret_names import without_secrets
+from dejavec.wrapped import ModelSource, ModelWrapper
 
 Kind = Literal["sentence-transformers", "instruct", "other"]
 """How much is known of ``encode``: one of mteb's two, whose prompts and batches can be told, or another."""
@@ -50,9 +51,11 @@ def layers(model: Any) -> Iterator[Any]:
         yield model
         if is_module(model):
             return
-        own = getattr(model, "__dict__", {})
-        source = getattr(own.get("_source"), "model", None)  # as our own wrapper has it
-        model = own.get("model", own.get("_model", source))
+        if isinstance(model, ModelWrapper):
+            model = model.__wrapped_model__().model
+        else:
+            own = getattr(model, "__dict__", {})
+            model = own.get("model", own.get("_model"))
 
 
 def encoder_kind(model: Any) -> Kind:
@@ -103,12 +106,28 @@ class Profile:
     call_dependent: bool
 
 
-class Source(Protocol):
-    """Who tells about a model, whether it is built or not."""
+class Source(ModelSource, Protocol):
+    """A model, whether it is built or not, and what is known of it."""
+
+    mteb_model_meta: Any
+    """The model's metadata, None without any."""
 
     @property
-    def mteb_model_meta(self) -> Any:
-        """The model's metadata, None without any."""
+    def origin(self) -> tuple[Any, Any]:
+        """What the wrapper was given, to make another: the model, or what builds it; and ``model_meta``."""
+
+    def ready(self) -> Any:
+        """Return the model, built by now, for a call that was prepared by what this object has told.
+
+        Raises:
+            ModelChangedError: that is not what the model tells, so the call has to be prepared again.
+        """
+
+    def similarity(self, name: str, embeddings1: Any, embeddings2: Any) -> Any:
+        """Return what the model's method ``name`` returns, ``similarity`` or ``similarity_pairwise``."""
+
+    def encoding(self, look: Look) -> AbstractContextManager[None]:
+        """Return a context for an ``encode``, in which it is learnt what that changes in the model."""
 
     def profile(self) -> Profile:
         """Return what the model tells of itself.
@@ -125,9 +144,22 @@ class BuiltModel:
     """A model that is there. It is asked at each call: settings may be assigned in between, weights too."""
 
     def __init__(self, model: Any) -> None:
-        self.model = model
+        self._model = model
 
-    is_built = True
+    @property
+    def model(self) -> Any:
+        """The model."""
+        return self._model
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the model is there: it is."""
+        return True
+
+    @property
+    def origin(self) -> tuple[Any, Any]:
+        """The model, and no ``model_meta``."""
+        return self._model, None
 
     def ready(self) -> Any:
         """Return the model."""

@@ -5,48 +5,30 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
-from dataclasses import astuple, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
-
-from dejavec import _core
 from dejavec.backends import CacheBackendProtocol, NumpyCache
-from dejavec.claiming import ClaimLostError
 from dejavec.closing import Closing
-from dejavec.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
+from dejavec.confirm import OnUnconfirmed
 from dejavec.errors import MissingPackageError
-from dejavec.fill import Counts, Filled, fill
+from dejavec.fill import Counts
 from dejavec.handle import OnMismatch
-from dejavec.keys import Keys
-from dejavec.mteb.encoders import INTEGER_PRECISIONS, as_encoder, refuse_sharing, searches
-from dejavec.mteb.foreign_backend import is_backend, not_kept
-from dejavec.mteb.lazy_model import LazyModel, ModelChangedError, Recipe, is_recipe
-from dejavec.mteb.loaders import Items, Positions, UncacheableError
-from dejavec.mteb.model_call import NOT_DENSE, ModelCall, divides_calls, not_dense, quantised
-from dejavec.mteb.model_identity import BuiltModel, Kind, ModelIdentity
-from dejavec.mteb.places import Place, Places, Scope
-from dejavec.mteb.siblings import Request, Siblings
-from dejavec.mteb.spot_check import compare, draw
-from dejavec.mteb.timed_loader import Pace
-from dejavec.observed import UNSEEN, Look
-from dejavec.paths import local_directory
-from dejavec.settings import FillSettings, OnProblem, check_choice
-from dejavec.values import Rows, from_rows, to_rows
-from dejavec.vector_store import VectorStore
-from dejavec.warn import warn
-
-_QUANTISED_HERE = frozenset({"int8", "uint8", "binary", "ubinary"})
-"""What sentence-transformers makes of float vectors after the last batch."""
+from dejavec.mteb.encoders import as_encoder, searches
+from dejavec.mteb.engine import Engine
+from dejavec.mteb.engine_settings import EngineSettings
+from dejavec.mteb.lazy_model import LazyModel, Recipe, is_recipe
+from dejavec.mteb.model_identity import BuiltModel, Source
+from dejavec.mteb.places import Scope
+from dejavec.settings import OnProblem
+from dejavec.wrapped import ModelWrapper
 
 _NOT_FORWARDED = frozenset({"predict", "index", "search"})
+_NOT_SETTINGS = frozenset({"self", "model", "model_meta", "__class__"})
 
 
-class CachedEmbeddingWrapper(Closing):
+class CachedEmbeddingWrapper(Closing, ModelWrapper):
     """An mteb model whose embeddings are kept on disk and made only once.
 
     Vectors lie in ``<cache_path>/<task>[/experiments/<settings>][/<query or document>]``, one cache for each
@@ -121,25 +103,7 @@ class CachedEmbeddingWrapper(Closing):
         (4, ['document', 'query'])
     """
 
-    cache_path: Path
-    cache_backend: type[CacheBackendProtocol] | type[NumpyCache]
-    _given: dict[str, Any]
-    _counting: threading.Lock
-    totals: Counts
-    """What all calls so far have found, added up."""
-    _source: BuiltModel | LazyModel
-    _identity: ModelIdentity
-    _places: Places
-    _siblings: Siblings
-    _scope: Scope
-    _settings: FillSettings
-    _pace: Pace
-    _extra_fields: tuple[str, ...]
-    _marked_call_dependent: bool
-    _spot_check: int
-    _tolerance: float
-    _not_dense: set[Place]
-    _warned: set[str]
+    _engine: Engine
 
     def __new__(cls, model: Any, *_args: Any, **keywords: Any) -> CachedEmbeddingWrapper:
         """Make a wrapper that searches only if the model does: mteb tells models by their methods."""
@@ -177,56 +141,16 @@ class CachedEmbeddingWrapper(Closing):
         shared: bool = False,
         allow_network: bool = False,
     ) -> None:
-        own = self.__dict__
-        given = {name: value for name, value in locals().items() if name not in ("self", "own", "__class__")}
-        own["cache_path"] = local_directory(cache_path, "cache_path")
-        own["_given"] = {**given, "cache_path": str(self.cache_path)}
+        given = {name: value for name, value in locals().items() if name not in _NOT_SETTINGS}
+        settings = EngineSettings(**given)
+        source: Source
         if is_recipe(model) or model_meta is not None:
             recipe = Recipe(model, model_meta)
-            own["_source"] = LazyModel(recipe, self.cache_path, named=model_name is not None)
+            source = LazyModel(recipe, settings.cache_path, named=model_name is not None)
         else:
-            own["_source"] = BuiltModel(as_encoder(model))
-        if not is_backend(cache_backend):
-            raise ValueError(f"expected cache_backend to be a CacheBackendProtocol, found {cache_backend!r}")
-        if spot_check < 0 or not spot_check_tolerance >= 0:
-            raise ValueError(
-                "expected spot_check and spot_check_tolerance of at least 0, found "
-                f"{spot_check} and {spot_check_tolerance}"
-            )
-        own["_settings"] = FillSettings(
-            chunk_rows=chunk_rows,
-            chunk_seconds=chunk_seconds,
-            on_nonfinite=on_nonfinite,
-            on_write_error=on_write_error,
-        )
-        check_choice("on_mismatch", on_mismatch, OnMismatch)
-        check_choice("on_unconfirmed", on_unconfirmed, OnUnconfirmed)
-        own["_pace"] = Pace()
-        if scope not in get_args(Scope):
-            raise ValueError(f"expected scope to be one of {get_args(Scope)}, found {scope!r}")
-        own["cache_backend"] = cache_backend
-        own["totals"] = Counts(0, 0, 0, 0, 0)
-        own["_counting"] = threading.Lock()
-        own["_identity"] = ModelIdentity(self._source, model_name)
-        options = {"shared": shared, "allow_network": allow_network}
-        raises = on_mismatch == "raise"
-        own["_places"] = Places(self.cache_path, cache_backend, scope, options, raises=raises)
-        items = KNOWN_ITEMS if confirm is None else confirm
-        confirming = Confirming(items, confirm_tolerance, on_unconfirmed)
-        own["_siblings"] = Siblings(
-            self._places,
-            confirming=None if confirm is None and model_name is not None else confirming,
-        )
-        own["_scope"] = scope
-        own["_extra_fields"] = tuple(extra_fields)
-        own["_marked_call_dependent"] = call_dependent
-        own["_spot_check"] = spot_check
-        own["_tolerance"] = spot_check_tolerance
-        own["_not_dense"] = set()
-        own["_warned"] = set()
-        if scope == "model" and self._source.is_built:
-            refuse_sharing(self._source.profile().kind, text_only=True)
-        _core.make_directories(str(self.cache_path), shared)
+            source = BuiltModel(as_encoder(model))
+        # All attributes but this one are the model's, to assign too.
+        self.__dict__["_engine"] = Engine(source, settings)
 
     def encode(
         self, inputs: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, **arguments: Any
@@ -258,238 +182,74 @@ class CachedEmbeddingWrapper(Closing):
             "hf_subset": hf_subset,
             **arguments,
         }
-        try:
-            self._known_kind()
-            items = Items(inputs, self._extra_fields)
-            inputs = items.inputs
-            try:
-                return self._encode(items, arguments)
-            except ModelChangedError:
-                return self._encode(items, arguments)  # It is built by now, and asked itself.
-        except UncacheableError as error:
-            uncacheable = error
-        self._warn_once(uncacheable)
-        if uncacheable.vectors is not None:
-            return uncacheable.vectors
-        return self._model.encode(inputs, **arguments)
+        return self._engine.encode(inputs, arguments)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Return the model's similarities of all pairs of vectors."""
-        return self._source.similarity("similarity", embeddings1, embeddings2)
+        return self._engine.source.similarity("similarity", embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Return the model's similarities of the vectors at the same position."""
-        return self._source.similarity("similarity_pairwise", embeddings1, embeddings2)
+        return self._engine.source.similarity("similarity_pairwise", embeddings1, embeddings2)
+
+    @property
+    def cache_path(self) -> Path:
+        """The directory of all caches of this wrapper."""
+        return self._engine.settings.cache_path
+
+    @property
+    def cache_backend(self) -> type[CacheBackendProtocol] | type[NumpyCache]:
+        """The kind of cache."""
+        return self._engine.settings.cache_backend
+
+    @property
+    def totals(self) -> Counts:
+        """What all calls so far have found, added up."""
+        return self._engine.totals
 
     @property
     def mteb_model_meta(self) -> Any:
         """The model's metadata; assigning replaces it in the model."""
-        return self._source.mteb_model_meta
+        return self._engine.source.mteb_model_meta
 
     @mteb_model_meta.setter
     def mteb_model_meta(self, meta: Any) -> None:
-        self._source.mteb_model_meta = meta
+        self._engine.source.mteb_model_meta = meta
 
     def close(self) -> None:
         """Release all caches; a later ``encode`` opens them again."""
-        self._places.close()
+        self._engine.close()
+
+    def __wrapped_model__(self) -> Source:
+        """Return the model, or how it is built."""
+        return self._engine.source
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the model, the path and the settings; whoever is given them opens the caches there."""
-        model = self._source.model if isinstance(self._source, BuiltModel) else self._given["model"]
-        return _rewrapped, (type(self), {**self._given, "model": model})
+        model, meta = self._engine.source.origin
+        return _rewrapped, (
+            type(self),
+            {"model": model, "model_meta": meta, **self._engine.settings.arguments()},
+        )
 
     def __repr__(self) -> str:
-        if "_identity" not in self.__dict__:
+        if "_engine" not in self.__dict__:
             return f"<{type(self).__name__}>"
-        return f"CachedEmbeddingWrapper({self._identity.model_name!r}, {str(self.cache_path)!r})"
+        return f"CachedEmbeddingWrapper({self._engine.model_name!r}, {str(self.cache_path)!r})"
 
     def __getattr__(self, name: str) -> Any:
-        # `_source` is missing only before `__init__`, as while unpickling.
-        refused = name.startswith("__") or name in _NOT_FORWARDED or "_source" not in self.__dict__
+        # `_engine` is missing only before `__init__`, as while unpickling.
+        refused = name.startswith("__") or name in _NOT_FORWARDED or "_engine" not in self.__dict__
         # Notebooks and the like look for private names, which is no reason to build a model.
-        if refused or (name.startswith("_") and not self._source.is_built):
+        if refused or (name.startswith("_") and not self._engine.source.is_built):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        return getattr(self._model, name)
+        return getattr(self._engine.source.model, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__ or hasattr(type(self), name):
             super().__setattr__(name, value)
         else:
-            setattr(self._model, name, value)
-
-    @property
-    def _model(self) -> Any:
-        """The model, built by now."""
-        return self._source.model
-
-    @property
-    def _call_dependent(self) -> bool:
-        return self._marked_call_dependent or self._source.profile().call_dependent
-
-    def _encode(self, items: Items, arguments: dict[str, Any]) -> Any:
-        """Do what :meth:`encode` does, for calls that can be cached.
-
-        Raises:
-            UncacheableError: this one cannot.
-            ModelChangedError: the model is built now, and is another than it was known to be.
-        """
-        kind = self._known_kind()
-        if len(items) == 0:
-            return self._model.encode(items.inputs, **arguments)
-        keys = items.keys()
-        if self._scope == "model":
-            refuse_sharing(kind, text_only=items.text_only)
-        known = kind != "other" and items.text_only
-        precision = arguments.get("precision")
-        quantise = known and precision in _QUANTISED_HERE
-        if precision in INTEGER_PRECISIONS and not quantise:
-            raise UncacheableError(f"precision {precision!r} is taken over the whole call")
-        floats = {name: value for name, value in arguments.items() if name != "precision"}
-        makes_floats = known and (quantise or precision == "float32")
-        look = self._source.look() if self._siblings.asks else UNSEEN
-        place = self._place(kind, look, floats if makes_floats else arguments)
-        if place in self._not_dense:
-            raise UncacheableError(NOT_DENSE)
-        try:
-            filled = self._fill(
-                place, look, items, keys, kind=kind, arguments=floats if quantise else arguments
-            )
-        except UncacheableError as error:
-            if error.reason == NOT_DENSE:
-                self._not_dense.add(place)
-            raise UncacheableError(error.reason, vectors=None if quantise else error.vectors) from None
-        with self._counting:
-            self.__dict__["totals"] = _sum(self.totals, filled.counts)
-        if quantise:
-            return quantised(filled.vectors, filled.output, kind, str(precision))
-        return from_rows(filled.vectors, filled.output)
-
-    def _known_kind(self) -> Kind:
-        """Return how much is known of the model's ``encode``.
-
-        Raises:
-            UncacheableError: no vectors of this model can be cached.
-        """
-        try:
-            kind, call_dependent = self._source.profile().kind, self._call_dependent
-        except TypeError as error:
-            raise UncacheableError("a setting of the model cannot be told from others", str(error)) from None
-        if call_dependent:
-            raise UncacheableError("the model's vectors depend on the rest of the call")
-        return kind
-
-    def _fill(
-        self, place: Place, look: Look, items: Items, keys: Keys, *, kind: Kind, arguments: dict[str, Any]
-    ) -> Filled:
-        """Have the model encode what is missing, and some of what is not where that is in doubt."""
-        settings = replace(
-            self._settings, progress=None if arguments.get("show_progress_bar", True) else False
-        )
-
-        def model() -> Any:
-            return _Watched(self._source.ready(), lambda: self._source.encoding(look))
-
-        def call(cache: Any) -> ModelCall:
-            return ModelCall(
-                model,
-                kind,
-                items,
-                arguments=arguments,
-                settings=settings,
-                pace=self._pace,
-                divides=divides_calls(self._model if self._source.is_built else None, arguments),
-                refusal=not_dense if cache.container == "npy" else not_kept,
-            )
-
-        def confirming(positions: Positions, cache: Any) -> Rows | None:
-            try:
-                vectors = call(cache).encode(positions)
-            except UncacheableError:
-                return None
-            return to_rows(vectors, len(positions), f"the vectors of {len(positions)} items")[0]
-
-        request = Request(place, look, items, keys, self._source.is_built, self._source.ready, confirming)
-        while True:
-            with suppress(ClaimLostError), self._siblings.serving(request) as (cache, store, asked):
-                filled = self._fill_from(cache, store, call, keys, arguments["task_metadata"].name)
-                return replace(filled, counts=replace(filled.counts, confirmed=asked))
-
-    def _fill_from(
-        self, cache: Any, store: VectorStore, call: Callable[[Any], ModelCall], keys: Keys, task: str
-    ) -> Filled:
-        """Fill from the directory that serves a call, and spot-check it."""
-
-        def name(position: int) -> str:
-            return f"item {position} of {task}"
-
-        hits = np.flatnonzero(store.partition(keys)[0] >= 0) if self._spot_check else np.empty(0, np.intp)
-        asked = call(cache)
-        filled = fill(
-            store,
-            keys,
-            asked.encode_in_time,
-            asked.settings,
-            name=name,
-            warn_unwritten=cache.warn_once,
-            order=asked.order,
-        )
-        if len(hits):
-            chosen = draw(hits, self._spot_check)
-            compare(
-                filled.vectors[chosen],
-                call(cache).encode(chosen),
-                self._tolerance,
-                name=lambda position: name(int(chosen[position])),
-                path=cache.path,
-            )
-        return filled
-
-    def _place(self, kind: Kind, look: Look, arguments: Mapping[str, Any]) -> Place:
-        """Return directory and identity of a call's vectors.
-
-        Raises:
-            UncacheableError: nothing stable tells these vectors from others.
-        """
-        meta = self.mteb_model_meta
-        settings = dict(getattr(meta, "experiment_kwargs", None) or {})
-        if arguments.get("precision") is not None:
-            settings["output_dtypes"] = arguments["precision"]
-        named = ("task_metadata", "hf_split", "hf_subset")
-        try:
-            identity = self._identity.of_call(
-                kind,
-                look.state,
-                **{name: arguments[name] for name in named},
-                arguments={name: value for name, value in arguments.items() if name not in named},
-            )
-            return self._places.first(
-                identity,
-                task=arguments["task_metadata"].name,
-                model=self._identity.model_name,
-                settings=settings,
-            )
-        except TypeError as error:
-            raise UncacheableError("an argument or setting cannot be told from others", str(error)) from None
-
-    def _warn_once(self, error: UncacheableError) -> None:
-        if error.reason not in self._warned:
-            self._warned.add(error.reason)
-            warn(f"passed to the model uncached: {error}")
-
-
-class _Watched:
-    """A model of which each ``encode`` is watched for what it changes in the model."""
-
-    def __init__(self, model: Any, encoding: Callable[[], AbstractContextManager[None]]) -> None:
-        self.model = getattr(model, "model", None)
-        self._whole = model
-        self._encoding = encoding
-
-    def encode(self, inputs: Any, **arguments: Any) -> Any:
-        """Do what the model's ``encode`` does."""
-        with self._encoding():
-            return self._whole.encode(inputs, **arguments)
+            setattr(self._engine.source.model, name, value)
 
 
 class _SearchingWrapper(CachedEmbeddingWrapper):
@@ -497,18 +257,19 @@ class _SearchingWrapper(CachedEmbeddingWrapper):
 
     def index(self, *args: Any, **kwargs: Any) -> Any:
         """Have the model index a corpus."""
-        return self._model.index(*args, **kwargs)
+        return self._engine.source.model.index(*args, **kwargs)
 
     def search(self, *args: Any, **kwargs: Any) -> Any:
         """Have the model search its index."""
-        return self._model.search(*args, **kwargs)
+        return self._engine.source.model.search(*args, **kwargs)
+
+
+def engine_of(wrapper: CachedEmbeddingWrapper) -> Engine:
+    """Return what is behind a wrapper; the wrapper's own attributes are its model's."""
+    return wrapper._engine
 
 
 def _rewrapped(kind: type[CachedEmbeddingWrapper], given: dict[str, Any]) -> CachedEmbeddingWrapper:
     wrapper = kind.__new__(kind, given["model"], model_meta=given["model_meta"])
     CachedEmbeddingWrapper.__init__(wrapper, **given)
     return wrapper
-
-
-def _sum(one: Counts, other: Counts) -> Counts:
-    return Counts(*(left + right for left, right in zip(astuple(one), astuple(other), strict=True)))

@@ -1,0 +1,302 @@
+"""How mteb's calls become vectors: identity, place, fill, check."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import astuple, replace
+from typing import Any
+
+import numpy as np
+
+from dejavec import _core
+from dejavec.claiming import ClaimLostError
+from dejavec.fill import Counts, Filled, fill
+from dejavec.keys import Keys
+from dejavec.mteb.encoders import INTEGER_PRECISIONS, refuse_sharing
+from dejavec.mteb.engine_settings import EngineSettings
+from dejavec.mteb.foreign_backend import not_kept
+from dejavec.mteb.lazy_model import ModelChangedError
+from dejavec.mteb.loaders import Items, Positions, UncacheableError
+from dejavec.mteb.model_call import NOT_DENSE, ModelCall, divides_calls, not_dense, quantised
+from dejavec.mteb.model_identity import Kind, ModelIdentity, Source
+from dejavec.mteb.places import Place, Places
+from dejavec.mteb.siblings import Request, Siblings
+from dejavec.mteb.spot_check import compare, draw
+from dejavec.mteb.timed_loader import Pace
+from dejavec.observed import UNSEEN, Look
+from dejavec.values import Rows, from_rows, to_rows
+from dejavec.vector_store import VectorStore
+from dejavec.warn import warn
+
+_QUANTISED_HERE = frozenset({"int8", "uint8", "binary", "ubinary"})
+"""What sentence-transformers makes of float vectors after the last batch."""
+
+
+class Engine:
+    """Serves the ``encode`` calls of one model from caches below one directory.
+
+    Args:
+        source: the model, or how it is built.
+        settings: where the caches lie, and how they are filled.
+
+    Attributes:
+        source: the model.
+        settings: as given.
+
+    Raises:
+        ValueError: see ``scope``.
+    """
+
+    def __init__(self, source: Source, settings: EngineSettings) -> None:
+        self.source = source
+        self.settings = settings
+        self._identity = ModelIdentity(source, settings.model_name)
+        self._places = Places(
+            settings.cache_path,
+            settings.cache_backend,
+            settings.scope,
+            {"shared": settings.shared, "allow_network": settings.allow_network},
+            raises=settings.on_mismatch == "raise",
+        )
+        self._siblings = Siblings(self._places, confirming=settings.confirming)
+        self._pace = Pace()
+        self._counting = threading.Lock()
+        self._totals = Counts(0, 0, 0, 0, 0)
+        self._not_dense: set[Place] = set()
+        self._warned: set[str] = set()
+        if settings.scope == "model" and source.is_built:
+            refuse_sharing(source.profile().kind, text_only=True)
+        _core.make_directories(str(settings.cache_path), settings.shared)
+
+    @property
+    def totals(self) -> Counts:
+        """What all calls so far have found, added up."""
+        return self._totals
+
+    @property
+    def model_name(self) -> str:
+        """The model's name as a directory of its vectors may have it."""
+        return self._identity.model_name
+
+    @property
+    def call_dependent(self) -> bool:
+        """Whether the model's vectors depend on what else is in the call."""
+        return self.settings.call_dependent or self.source.profile().call_dependent
+
+    def encode(self, inputs: Any, arguments: dict[str, Any]) -> Any:
+        """Return the vectors of a loader's items, encoding those that are not cached.
+
+        Args:
+            inputs: a ``DataLoader`` of n items.
+            arguments: all other arguments of the model's ``encode``.
+
+        Returns:
+            The vectors (n, dim) as the model returns them; what the model returns if the call cannot be
+            cached.
+
+        Raises:
+            DejavecError: as :meth:`dejavec.CachedEmbeddingWrapper.encode` says.
+            Exception: whatever the model raises.
+        """
+        try:
+            self._known_kind()
+            items = Items(inputs, self.settings.extra_fields)
+            inputs = items.inputs
+            try:
+                return self._encode(items, arguments)
+            except ModelChangedError:
+                return self._encode(items, arguments)  # It is built by now, and asked itself.
+        except UncacheableError as error:
+            uncacheable = error
+        self._warn_once(uncacheable)
+        if uncacheable.vectors is not None:
+            return uncacheable.vectors
+        return self.source.model.encode(inputs, **arguments)
+
+    def place(self, kind: Kind, look: Look, arguments: Mapping[str, Any]) -> Place:
+        """Return directory and identity of a call's vectors.
+
+        Args:
+            kind: see :func:`dejavec.mteb.model_identity.encoder_kind`.
+            look: what the model is.
+            arguments: all arguments of ``encode`` but the loader.
+
+        Raises:
+            UncacheableError: nothing stable tells these vectors from others.
+        """
+        meta = self.source.mteb_model_meta
+        settings = dict(getattr(meta, "experiment_kwargs", None) or {})
+        if arguments.get("precision") is not None:
+            settings["output_dtypes"] = arguments["precision"]
+        named = ("task_metadata", "hf_split", "hf_subset")
+        try:
+            identity = self._identity.of_call(
+                kind,
+                look.state,
+                **{name: arguments[name] for name in named},
+                arguments={name: value for name, value in arguments.items() if name not in named},
+            )
+            return self._places.first(
+                identity,
+                task=arguments["task_metadata"].name,
+                model=self.model_name,
+                settings=settings,
+            )
+        except TypeError as error:
+            raise UncacheableError("an argument or setting cannot be told from others", str(error)) from None
+
+    def using(self, place: Place) -> AbstractContextManager[Any]:
+        """Open the cache of a place, for as long as the context lasts.
+
+        Raises:
+            IdentityMismatchError: the directory holds another model's vectors, and that is to raise.
+        """
+        return self._places.using(place)
+
+    def close(self) -> None:
+        """Release all caches; a later :meth:`encode` opens them again."""
+        self._places.close()
+
+    def _encode(self, items: Items, arguments: dict[str, Any]) -> Any:
+        """Do what :meth:`encode` does, for calls that can be cached.
+
+        Raises:
+            UncacheableError: this one cannot.
+            ModelChangedError: the model is built now, and is another than it was known to be.
+        """
+        kind = self._known_kind()
+        if len(items) == 0:
+            return self.source.model.encode(items.inputs, **arguments)
+        keys = items.keys()
+        if self.settings.scope == "model":
+            refuse_sharing(kind, text_only=items.text_only)
+        known = kind != "other" and items.text_only
+        precision = arguments.get("precision")
+        quantise = known and precision in _QUANTISED_HERE
+        if precision in INTEGER_PRECISIONS and not quantise:
+            raise UncacheableError(f"precision {precision!r} is taken over the whole call")
+        floats = {name: value for name, value in arguments.items() if name != "precision"}
+        makes_floats = known and (quantise or precision == "float32")
+        look = self.source.look() if self._siblings.asks else UNSEEN
+        place = self.place(kind, look, floats if makes_floats else arguments)
+        if place in self._not_dense:
+            raise UncacheableError(NOT_DENSE)
+        try:
+            filled = self._fill(
+                place, look, items, keys, kind=kind, arguments=floats if quantise else arguments
+            )
+        except UncacheableError as error:
+            if error.reason == NOT_DENSE:
+                self._not_dense.add(place)
+            raise UncacheableError(error.reason, vectors=None if quantise else error.vectors) from None
+        with self._counting:
+            self._totals = _sum(self._totals, filled.counts)
+        if quantise:
+            return quantised(filled.vectors, filled.output, kind, str(precision))
+        return from_rows(filled.vectors, filled.output)
+
+    def _known_kind(self) -> Kind:
+        """Return how much is known of the model's ``encode``.
+
+        Raises:
+            UncacheableError: no vectors of this model can be cached.
+        """
+        try:
+            kind, call_dependent = self.source.profile().kind, self.call_dependent
+        except TypeError as error:
+            raise UncacheableError("a setting of the model cannot be told from others", str(error)) from None
+        if call_dependent:
+            raise UncacheableError("the model's vectors depend on the rest of the call")
+        return kind
+
+    def _fill(
+        self, place: Place, look: Look, items: Items, keys: Keys, *, kind: Kind, arguments: dict[str, Any]
+    ) -> Filled:
+        """Have the model encode what is missing, and some of what is not where that is in doubt."""
+        source = self.source
+        shown = None if arguments.get("show_progress_bar", True) else False
+        settings = replace(self.settings.filling, progress=shown)
+
+        def model() -> Any:
+            return _Watched(source.ready(), lambda: source.encoding(look))
+
+        def call(cache: Any) -> ModelCall:
+            return ModelCall(
+                model,
+                kind,
+                items,
+                arguments=arguments,
+                settings=settings,
+                pace=self._pace,
+                divides=divides_calls(source.model if source.is_built else None, arguments),
+                refusal=not_dense if cache.container == "npy" else not_kept,
+            )
+
+        def confirming(positions: Positions, cache: Any) -> Rows | None:
+            try:
+                vectors = call(cache).encode(positions)
+            except UncacheableError:
+                return None
+            return to_rows(vectors, len(positions), f"the vectors of {len(positions)} items")[0]
+
+        request = Request(place, look, items, keys, source.is_built, source.ready, confirming)
+        while True:
+            with suppress(ClaimLostError), self._siblings.serving(request) as (cache, store, asked):
+                filled = self._fill_from(cache, store, call, keys, arguments["task_metadata"].name)
+                return replace(filled, counts=replace(filled.counts, confirmed=asked))
+
+    def _fill_from(
+        self, cache: Any, store: VectorStore, call: Callable[[Any], ModelCall], keys: Keys, task: str
+    ) -> Filled:
+        """Fill from the directory that serves a call, and spot-check it."""
+
+        def name(position: int) -> str:
+            return f"item {position} of {task}"
+
+        count = self.settings.spot_check
+        hits = np.flatnonzero(store.partition(keys)[0] >= 0) if count else np.empty(0, np.intp)
+        asked = call(cache)
+        filled = fill(
+            store,
+            keys,
+            asked.encode_in_time,
+            asked.settings,
+            name=name,
+            warn_unwritten=cache.warn_once,
+            order=asked.order,
+        )
+        if len(hits):
+            chosen = draw(hits, count)
+            compare(
+                filled.vectors[chosen],
+                call(cache).encode(chosen),
+                self.settings.spot_check_tolerance,
+                name=lambda position: name(int(chosen[position])),
+                path=cache.path,
+            )
+        return filled
+
+    def _warn_once(self, error: UncacheableError) -> None:
+        if error.reason not in self._warned:
+            self._warned.add(error.reason)
+            warn(f"passed to the model uncached: {error}")
+
+
+class _Watched:
+    """A model of which each ``encode`` is watched for what it changes in the model."""
+
+    def __init__(self, model: Any, encoding: Callable[[], AbstractContextManager[None]]) -> None:
+        self.model = getattr(model, "model", None)
+        self._whole = model
+        self._encoding = encoding
+
+    def encode(self, inputs: Any, **arguments: Any) -> Any:
+        """Do what the model's ``encode`` does."""
+        with self._encoding():
+            return self._whole.encode(inputs, **arguments)
+
+
+def _sum(one: Counts, other: Counts) -> Counts:
+    return Counts(*(left + right for left, right in zip(astuple(one), astuple(other), strict=True)))

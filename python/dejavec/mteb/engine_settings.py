@@ -1,0 +1,88 @@
+"""The settings of one wrapper for mteb: checked once, then the same for all its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from dejavec.backends import CacheBackendProtocol, NumpyCache
+from dejavec.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
+from dejavec.handle import OnMismatch
+from dejavec.mteb.foreign_backend import is_backend
+from dejavec.mteb.places import Scope
+from dejavec.paths import local_directory
+from dejavec.settings import FillSettings, OnProblem, check_choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """What :class:`dejavec.CachedEmbeddingWrapper` is given besides the model; see there for each.
+
+    Raises:
+        ValueError: a setting is none of its allowed values.
+        TypeError: a setting is of another type.
+    """
+
+    cache_path: Path
+    cache_backend: type[CacheBackendProtocol] | type[NumpyCache] = NumpyCache
+    model_name: str | None = None
+    chunk_rows: int = 10_000
+    chunk_seconds: float | None = 10.0
+    extra_fields: Sequence[str] = ()
+    call_dependent: bool = False
+    scope: Scope = "task"
+    confirm: int | None = None
+    confirm_tolerance: float | None = None
+    on_unconfirmed: OnUnconfirmed = "warn"
+    spot_check: int = 0
+    spot_check_tolerance: float = 1e-5
+    on_mismatch: OnMismatch = "sibling"
+    on_nonfinite: OnProblem = "warn"
+    on_write_error: OnProblem = "warn"
+    shared: bool = False
+    allow_network: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        object.__setattr__(self, "cache_path", local_directory(self.cache_path, "cache_path"))
+        object.__setattr__(self, "extra_fields", tuple(self.extra_fields))
+        if not is_backend(self.cache_backend):
+            raise ValueError(
+                f"expected cache_backend to be a CacheBackendProtocol, found {self.cache_backend!r}"
+            )
+        if self.spot_check < 0 or not self.spot_check_tolerance >= 0:
+            raise ValueError(
+                "expected spot_check and spot_check_tolerance of at least 0, found "
+                f"{self.spot_check} and {self.spot_check_tolerance}"
+            )
+        for name, allowed in (
+            ("on_mismatch", OnMismatch),
+            ("on_unconfirmed", OnUnconfirmed),
+            ("scope", Scope),
+        ):
+            check_choice(name, getattr(self, name), allowed)
+        _ = self.filling, self.confirming
+
+    @property
+    def filling(self) -> FillSettings:
+        """What each call is filled by, but for its progress bar."""
+        return FillSettings(
+            chunk_rows=self.chunk_rows,
+            chunk_seconds=self.chunk_seconds,
+            on_nonfinite=self.on_nonfinite,
+            on_write_error=self.on_write_error,
+        )
+
+    @property
+    def confirming(self) -> Confirming | None:
+        """How the model is asked; None: the user answers for it, so nothing is asked or noted."""
+        items = KNOWN_ITEMS if self.confirm is None else self.confirm
+        confirming = Confirming(items, self.confirm_tolerance, self.on_unconfirmed)
+        return None if self.confirm is None and self.model_name is not None else confirming
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments that make these settings again, the path as text."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**given, "cache_path": str(self.cache_path)}
