@@ -1,8 +1,10 @@
-"""dejavec: embed once, never again."""
+"""dejavec: embed once, never again.
+
+Every error is a :class:`DejavecError`; :mod:`dejavec.errors` has them all.
+"""
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from dejavec import _core
@@ -10,28 +12,7 @@ from dejavec._core import __version__
 from dejavec.backends import CacheBackendProtocol, FaissCache, NumpyCache, TextVectorMap
 from dejavec.cache import EmbeddingCache
 from dejavec.decorator import cached
-from dejavec.errors import (
-    CacheNotFoundError,
-    ClosedCacheError,
-    CorruptCacheError,
-    DejavecError,
-    DejavecWarning,
-    ForeignDirectoryError,
-    IdentityMismatchError,
-    ItemError,
-    LockTimeoutError,
-    MissingPackageError,
-    MissingVectorsError,
-    NetworkFileSystemError,
-    NonFiniteVectorsError,
-    PoisonedWriterError,
-    ReadOnlyCacheError,
-    SpotCheckError,
-    StorageError,
-    UnconfirmedError,
-    UnsupportedVersionError,
-    VectorsError,
-)
+from dejavec.errors import DejavecError, DejavecWarning
 from dejavec.fill import Counts, Plan
 from dejavec.install import install, uninstall
 
@@ -40,33 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CacheBackendProtocol",
-    "CacheNotFoundError",
     "CachedEmbeddingWrapper",
-    "ClosedCacheError",
-    "CorruptCacheError",
     "Counts",
     "DejavecError",
     "DejavecWarning",
     "EmbeddingCache",
     "FaissCache",
-    "ForeignDirectoryError",
-    "IdentityMismatchError",
-    "ItemError",
-    "LockTimeoutError",
-    "MissingPackageError",
-    "MissingVectorsError",
-    "NetworkFileSystemError",
-    "NonFiniteVectorsError",
     "NumpyCache",
     "Plan",
-    "PoisonedWriterError",
-    "ReadOnlyCacheError",
-    "SpotCheckError",
-    "StorageError",
     "TextVectorMap",
-    "UnconfirmedError",
-    "UnsupportedVersionError",
-    "VectorsError",
     "__version__",
     "cached",
     "install",
@@ -74,10 +37,11 @@ __all__ = [
 ]
 
 if _core.debug_build:
-    warnings.warn(
-        "dejavec was built without optimisation and is slow; build it with `maturin develop --release`",
-        DejavecWarning,
-        stacklevel=2,
+    from dejavec.warn import warn as _warn
+
+    _warn(
+        "dejavec was built without optimisation and is slow",
+        remedy="build it with `maturin develop --release`",
     )
 
 

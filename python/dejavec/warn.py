@@ -10,6 +10,9 @@ from dejavec.errors import DejavecWarning, sentence
 _LIBRARIES = ("dejavec", "mteb")
 """Packages whose lines no reader of a warning can change; mteb calls the wrapper for its user."""
 
+_IMPORTING = ("importlib._bootstrap", "importlib._bootstrap_external")
+"""Frames that ``warnings`` does not count."""
+
 
 def warn(
     where: object,
@@ -22,15 +25,18 @@ def warn(
 
     The arguments are those of :func:`dejavec.errors.sentence`.
     """
-    frame, level = sys._getframe(1), 2
+    frame, level = sys._getframe(1), 1
     first_outside = None
     while frame is not None:
-        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package != "dejavec" and first_outside is None:
-            first_outside = level
-        if package not in _LIBRARIES:
-            break
-        frame, level = frame.f_back, level + 1  # type: ignore[assignment]
+        module = str(frame.f_globals.get("__name__", ""))
+        if module not in _IMPORTING:
+            level += 1
+            package = module.partition(".")[0]
+            if package != "dejavec" and first_outside is None:
+                first_outside = level
+            if package not in _LIBRARIES:
+                break
+        frame = frame.f_back  # type: ignore[assignment]
     else:
         level = first_outside or 2
     message = sentence(where, expected=expected, found=found, remedy=remedy)

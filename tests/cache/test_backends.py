@@ -100,9 +100,9 @@ def test_one_vector_is_added_flat_or_as_a_row(tmp_path: Path, vector: Any) -> No
 
 def test_items_without_vectors_are_refused(tmp_path: Path) -> None:
     vector_map = TextVectorMap(tmp_path)
-    with pytest.raises(dejavec.VectorsError, match="expected 2 rows, found 3"):
+    with pytest.raises(dejavec.errors.VectorsError, match="expected 2 rows, found 3"):
         vector_map.add(["a", "b"], VECTORS)
-    with pytest.raises(dejavec.ItemError, match="image"):
+    with pytest.raises(dejavec.errors.ItemError, match="image"):
         vector_map.add([{"text": "a", "image": object()}], VECTORS[:1])
 
 
@@ -128,7 +128,7 @@ def test_vectors_that_lie_in_query_and_document_below_are_named(tmp_path: Path) 
         TextVectorMap(tmp_path / "Task" / role).add("a", VECTORS[0])
     above = TextVectorMap(tmp_path / "Task")
     for read in (above.load, lambda: above.vectors, lambda: above.hash_to_index):
-        with pytest.raises(dejavec.CacheNotFoundError, match=r"Task/query and .*Task/document below"):
+        with pytest.raises(dejavec.errors.CacheNotFoundError, match=r"Task/query and .*Task/document below"):
             read()
     above.add("b", VECTORS[1])
     assert above.load().vectors.shape == (1, 4)
@@ -138,7 +138,7 @@ def test_a_named_models_cache_is_read_but_never_added_to(tmp_path: Path) -> None
     EmbeddingCache(tmp_path, model="toy@1").put(["a"], VECTORS[:1])
     vector_map = TextVectorMap(tmp_path)
     assert np.array_equal(vector_map.get_vector("a"), VECTORS[0])
-    with pytest.raises(dejavec.IdentityMismatchError, match=r"no named model.*toy"):
+    with pytest.raises(dejavec.errors.IdentityMismatchError, match=r"no named model.*toy"):
         vector_map.add("b", VECTORS[0])
 
 
@@ -152,13 +152,13 @@ def test_a_named_models_vectors_are_read_by_item_and_never_added_to(name: str | 
     assert np.array_equal(vector_map.get_vector({"text": "a"}), VECTORS[0])
     assert {"text": "b"} not in vector_map
     for add in ("a", {"text": "b"}):
-        with pytest.raises(dejavec.IdentityMismatchError, match=r"no named model.*toy"):
+        with pytest.raises(dejavec.errors.IdentityMismatchError, match=r"no named model.*toy"):
             vector_map.add(add, VECTORS[0])
     assert files_below(tmp_path) == before
 
 
 def test_a_map_is_never_taken_for_a_named_models_cache(task: Path) -> None:
-    with pytest.raises(dejavec.IdentityMismatchError):
+    with pytest.raises(dejavec.errors.IdentityMismatchError):
         EmbeddingCache(task, model="toy@1")
 
 
@@ -188,5 +188,5 @@ def test_mteb_itself_runs_on_it_and_encodes_nothing_twice(tmp_path: Path) -> Non
 def test_an_old_mteb_cache_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text("{}")
     (tmp_path / "dimension").write_text("4")
-    with pytest.raises(dejavec.ForeignDirectoryError, match="dejavec import"):
+    with pytest.raises(dejavec.errors.ForeignDirectoryError, match="dejavec import"):
         TextVectorMap(tmp_path)

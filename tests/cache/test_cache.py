@@ -105,7 +105,7 @@ def test_get_fills_the_callers_array(cache: EmbeddingCache, model: Any) -> None:
     "out", [np.empty((2, 4), "f8"), np.empty((2, 3), "f4"), np.empty((3, 4), "f4"), np.empty((4, 2), "f4").T]
 )
 def test_an_array_that_does_not_fit_is_not_filled(cache: EmbeddingCache, out: np.ndarray) -> None:
-    with pytest.raises(dejavec.VectorsError, match="out=: expected C-contiguous float32"):
+    with pytest.raises(dejavec.errors.VectorsError, match="out=: expected C-contiguous float32"):
         cache.get(["a", "b"], out=out)
 
 
@@ -172,9 +172,9 @@ def test_vectors_that_do_not_fit_are_refused_and_nothing_is_written(
     message: str,
 ) -> None:
     before = files_below(cache.path)
-    with pytest.raises(dejavec.VectorsError, match=message):
+    with pytest.raises(dejavec.errors.VectorsError, match=message):
         cache.encode(["c", "d"], lambda texts: make(len(texts)))
-    with pytest.raises(dejavec.VectorsError, match=message):
+    with pytest.raises(dejavec.errors.VectorsError, match=message):
         cache.put(["c", "d"], make(2))
     assert files_below(cache.path) == before
     assert bits_equal(cache.encode(TEXTS, model), model.vectors(TEXTS))
@@ -189,7 +189,7 @@ def test_what_is_no_text_is_refused_by_every_call(cache: EmbeddingCache, model: 
         lambda: cache.put(texts, np.zeros((2, 4), np.float32)),
         lambda: cache.plan(texts),
     ):
-        with pytest.raises(dejavec.ItemError, match="expected"):
+        with pytest.raises(dejavec.errors.ItemError, match="expected"):
             call()
     assert model.calls == []
 
@@ -218,11 +218,13 @@ def test_another_models_vectors_are_never_served(cache: EmbeddingCache, model: A
         {"model": "toy@1", "identity": {"prompt": "p"}},
     ):
         with pytest.raises(
-            dejavec.IdentityMismatchError,
+            dejavec.errors.IdentityMismatchError,
             match=r"expected .*, found .* use another directory|no named model, found .*; pass",
         ):
             EmbeddingCache(cache.path, **settings)
-    with pytest.raises(dejavec.IdentityMismatchError, match=r"expected model toy@2, found model toy@1"):
+    with pytest.raises(
+        dejavec.errors.IdentityMismatchError, match=r"expected model toy@2, found model toy@1"
+    ):
         EmbeddingCache(cache.path, model="toy@2", mode="r")
     assert EmbeddingCache(cache.path, model="toy@1").get(["a"])[0].all()
 
@@ -252,7 +254,7 @@ def test_two_makers_of_one_directory_are_told_apart(tmp_path: Path, model: Any) 
     first = EmbeddingCache(tmp_path / "cache", model="toy@1")
     second = EmbeddingCache(tmp_path / "cache", model="toy@2")
     first.encode(["a"], model)
-    with pytest.raises(dejavec.IdentityMismatchError):
+    with pytest.raises(dejavec.errors.IdentityMismatchError):
         second.encode(["a"], model)
 
 
@@ -261,14 +263,14 @@ def test_reading_only_takes_any_model_and_writes_nothing(cache: EmbeddingCache, 
     before = files_below(cache.path)
     reader = EmbeddingCache(cache.path, mode="r")
     assert reader.get(["a", "c"])[0].tolist() == [True, False]
-    with pytest.raises(dejavec.ReadOnlyCacheError):
+    with pytest.raises(dejavec.errors.ReadOnlyCacheError):
         reader.put(["c"], model.vectors(["c"]))
     reader.close()
     assert files_below(cache.path) == before
 
 
 def test_reading_only_needs_a_cache(tmp_path: Path) -> None:
-    with pytest.raises(dejavec.CacheNotFoundError):
+    with pytest.raises(dejavec.errors.CacheNotFoundError):
         EmbeddingCache(tmp_path / "none", mode="r")
     assert not (tmp_path / "none").exists()
 
@@ -276,7 +278,7 @@ def test_reading_only_needs_a_cache(tmp_path: Path) -> None:
 def test_a_foreign_directory_is_refused_before_the_model_runs(tmp_path: Path, model: Any) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     before = files_below(tmp_path)
-    with pytest.raises(dejavec.ForeignDirectoryError):
+    with pytest.raises(dejavec.errors.ForeignDirectoryError):
         EmbeddingCache(tmp_path).encode(["a"], model)
     assert model.calls == []
     assert files_below(tmp_path) == before
@@ -296,7 +298,7 @@ def test_an_old_mteb_directory_is_refused_with_the_command_that_imports_it(tmp_p
     (tmp_path / "index.json").write_text("{}")
     (tmp_path / "dimension").write_text("4")
     before = files_below(tmp_path)
-    with pytest.raises(dejavec.ForeignDirectoryError, match=f"dejavec import {tmp_path} NEW"):
+    with pytest.raises(dejavec.errors.ForeignDirectoryError, match=f"dejavec import {tmp_path} NEW"):
         EmbeddingCache(tmp_path, mode=mode)
     assert files_below(tmp_path) == before
 
@@ -326,7 +328,7 @@ def test_a_closed_cache_says_so(cache: EmbeddingCache, model: Any) -> None:
         lambda: len(cache),
         cache.sync,
     ):
-        with pytest.raises(dejavec.ClosedCacheError):
+        with pytest.raises(dejavec.errors.ClosedCacheError):
             call()
 
 
@@ -393,7 +395,7 @@ def test_a_cache_of_another_dtype_in_the_same_place_is_not_mixed(
     # Of the first the vectors are at fault, of the second the directory.
     for cache, expected, found in ((early, "bfloat16", "float32"), (replaced, "float32", "bfloat16")):
         store = partial(cache.encode if through_encode else cache.put, ["x"])
-        with pytest.raises(dejavec.VectorsError, match=rf"expected.*{expected}.*found.*\W{found}"):
+        with pytest.raises(dejavec.errors.VectorsError, match=rf"expected.*{expected}.*found.*\W{found}"):
             store(wide if through_encode else wide.vectors(["x"]))
     other.refresh()
     assert len(other) == 1
@@ -425,7 +427,7 @@ def test_what_cannot_take_vectors_is_refused_in_one_sentence(tmp_path: Path, exi
         (np.ones((2, 6), np.float32)[:, ::2], "not C-contiguous"),
     ]
     for out, found in odd:
-        with pytest.raises(dejavec.VectorsError, match=f"^out=: expected C-contiguous [^\n]*{found}"):
+        with pytest.raises(dejavec.errors.VectorsError, match=f"^out=: expected C-contiguous [^\n]*{found}"):
             cache.get(["a", "b"], out=out)
 
 

@@ -14,8 +14,9 @@ from comparing import bits_equal
 from processes import run
 from toy_model import ToyModel
 
-from dejavec import DejavecWarning, EmbeddingCache, VectorsError
+from dejavec import DejavecWarning, EmbeddingCache
 from dejavec.chunks import ChunkSizes
+from dejavec.errors import VectorsError
 from dejavec.fill import fill
 from dejavec.keys import text_keys
 from dejavec.settings import FillSettings

@@ -154,7 +154,7 @@ def test_what_float32_holds_exactly_comes_back_in_its_own_dtype(
 def test_float64_is_refused_with_what_would_be_lost_unless_float32_is_asked_for(tmp_path: Path) -> None:
     vectors = np.full((1, 2), 0.1)
     with pytest.raises(
-        dejavec.VectorsError, match="found float64, of which it would lose half of its digits"
+        dejavec.errors.VectorsError, match="found float64, of which it would lose half of its digits"
     ):
         FaissCache(tmp_path / "refused").add(["a"], vectors)
     assert not (tmp_path / "refused").exists()

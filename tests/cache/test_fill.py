@@ -73,7 +73,7 @@ def test_a_chunk_that_does_not_fit_leaves_the_earlier_ones(cache: EmbeddingCache
     def changing(texts: list[str]) -> Any:
         return model(texts).astype(np.float32 if len(model.calls) < 3 else np.float64)
 
-    with pytest.raises(dejavec.VectorsError, match=r"5 items from item 10 .*float32, found float64"):
+    with pytest.raises(dejavec.errors.VectorsError, match=r"5 items from item 10 .*float32, found float64"):
         cache.encode(TEXTS, changing)
     assert len(cache) == 10
 
@@ -82,7 +82,7 @@ def test_missing_texts_are_named_before_any_model_runs(cache: EmbeddingCache, mo
     cache.put(TEXTS[:2], model.vectors(TEXTS[:2]))
     strict = EmbeddingCache(cache.path, model="toy@1", miss="raise")
     with pytest.raises(
-        dejavec.MissingVectorsError, match=r"found 18 missing: item 2 \('text 2'\), .* and 13 more"
+        dejavec.errors.MissingVectorsError, match=r"found 18 missing: item 2 \('text 2'\), .* and 13 more"
     ):
         strict.encode(TEXTS, model)
     assert strict.encode(TEXTS[:2], model).shape == (2, 4)
@@ -153,7 +153,7 @@ def test_a_damaged_row_is_missing_where_no_model_may_run(
     cache.encode(TEXTS, model)
     flip_bit(cache.path / first_row[0], first_row[1])
     strict = EmbeddingCache(cache.path, model="toy@1", miss="raise")
-    with pytest.raises(dejavec.MissingVectorsError, match=r"found 1 missing: item 1 \('text 0'\)"):
+    with pytest.raises(dejavec.errors.MissingVectorsError, match=r"found 1 missing: item 1 \('text 0'\)"):
         strict.encode([TEXTS[1], TEXTS[0]], model)
 
 
@@ -211,10 +211,10 @@ def test_bfloat16_nan_comes_back_bit_for_bit(cache: EmbeddingCache) -> None:
 
 def test_nan_is_refused_if_asked_for(tmp_path: Path) -> None:
     cache = EmbeddingCache(tmp_path / "cache", on_nonfinite="raise", chunk_rows=2)
-    with pytest.raises(dejavec.NonFiniteVectorsError, match=r"item 3 \('d!'\)"):
+    with pytest.raises(dejavec.errors.NonFiniteVectorsError, match=r"item 3 \('d!'\)"):
         cache.encode(["a", "b", "c", "d!"], nonfinite_model)
     assert cache.get(["a", "b", "c"])[0].tolist() == [True, True, False]
-    with pytest.raises(dejavec.NonFiniteVectorsError):
+    with pytest.raises(dejavec.errors.NonFiniteVectorsError):
         cache.put(["x", "y!"], nonfinite_model(["x", "y!"]))
     assert "x" not in cache
 
@@ -249,7 +249,7 @@ def test_a_read_only_cache_still_completes_a_run_and_warns_once(cache: Embedding
     assert len(warned) == 1
     assert bits_equal(reader.encode(texts, model), model.vectors(texts))
     strict = EmbeddingCache(cache.path, mode="r", on_write_error="raise")
-    with pytest.raises(dejavec.ReadOnlyCacheError):
+    with pytest.raises(dejavec.errors.ReadOnlyCacheError):
         strict.encode(TEXTS, model)
 
 
@@ -260,7 +260,7 @@ def test_a_cache_that_cannot_be_created_still_completes_a_run(model: Any) -> Non
         assert bits_equal(cache.encode([*TEXTS, TEXTS[0]], model), model.vectors([*TEXTS, TEXTS[0]]))
     assert len(warned) == 1
     assert model.encoded == TEXTS
-    with pytest.raises(dejavec.StorageError):
+    with pytest.raises(dejavec.errors.StorageError):
         cache.put(TEXTS, model.vectors(TEXTS))
 
 

@@ -17,14 +17,8 @@ from mteb_models import FieldsModel, encode
 from processes import run
 
 import dejavec
-from dejavec import (
-    CachedEmbeddingWrapper,
-    DejavecWarning,
-    EmbeddingCache,
-    IdentityMismatchError,
-    VectorsError,
-    cached,
-)
+from dejavec import CachedEmbeddingWrapper, DejavecWarning, EmbeddingCache, cached
+from dejavec.errors import IdentityMismatchError, VectorsError
 
 
 def ones(texts: list[str]) -> Any:

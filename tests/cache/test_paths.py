@@ -11,15 +11,8 @@ import numpy as np
 import pytest
 from mteb_models import FieldsModel, encode
 
-from dejavec import (
-    CachedEmbeddingWrapper,
-    CacheNotFoundError,
-    DejavecWarning,
-    EmbeddingCache,
-    NumpyCache,
-    TextVectorMap,
-    cached,
-)
+from dejavec import CachedEmbeddingWrapper, DejavecWarning, EmbeddingCache, NumpyCache, TextVectorMap, cached
+from dejavec.errors import CacheNotFoundError
 from dejavec.identity import sibling
 from dejavec.paths import local_directory
 

@@ -197,7 +197,7 @@ def test_vectors_that_faiss_does_not_read_are_searched_by_a_built_index(tmp_path
     with EmbeddingCache(tmp_path) as cache:
         cache.put(names(0, 40), vectors)
         cache.put(["text 3"], vectors[:1] + 1)
-        with pytest.raises(dejavec.VectorsError, match=rf"found {np.dtype(dtype)}; use build_index"):
+        with pytest.raises(dejavec.errors.VectorsError, match=rf"found {np.dtype(dtype)}; use build_index"):
             cache.search(QUERIES, 3)
         live = np.ones(41, np.bool_)
         live[3] = False
@@ -226,7 +226,7 @@ def test_vectors_that_lie_below_are_named_and_not_searched_for_in_vain(tmp_path:
         lambda: above.search_items(QUERIES, 1),
         lambda: above.build_index("Flat"),
     ):
-        with pytest.raises(dejavec.CacheNotFoundError, match="query below it"):
+        with pytest.raises(dejavec.errors.CacheNotFoundError, match="query below it"):
             look()
 
 
@@ -533,7 +533,9 @@ def test_what_cannot_be_built_is_refused(
 
 def test_no_vectors_make_no_index(tmp_path: Path) -> None:
     cache = EmbeddingCache(tmp_path / "cache")
-    with pytest.raises(dejavec.VectorsError, match="expected vectors to build an index of, found none"):
+    with pytest.raises(
+        dejavec.errors.VectorsError, match="expected vectors to build an index of, found none"
+    ):
         cache.build_index("Flat")
 
 
@@ -618,7 +620,7 @@ def test_without_faiss_all_but_search_works(metric: str, tmp_path: Path) -> None
             ):
                 try:
                     call()
-                except dejavec.MissingPackageError as error:
+                except dejavec.errors.MissingPackageError as error:
                     assert "pip install 'dejavec[faiss]'" in str(error), error
                     assert isinstance(error, ImportError)
                 else:

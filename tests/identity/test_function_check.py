@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from comparing import files_below
 
-from dejavec import DejavecWarning, EmbeddingCache, IdentityMismatchError, UnconfirmedError, cached
+from dejavec import DejavecWarning, EmbeddingCache, cached
+from dejavec.errors import IdentityMismatchError, UnconfirmedError
 
 TEXTS = ["embed once", "never again", "a"]
 

@@ -16,7 +16,8 @@ import torch
 from mteb.models.cache_wrappers.cache_backends import NumpyCache as MtebNumpyCache
 from mteb_models import TASK, FieldsModel, bare_minilm, encode, meta, minilm, same_bits
 
-from dejavec import CachedEmbeddingWrapper, DejavecWarning, IdentityMismatchError, NumpyCache, observed
+from dejavec import CachedEmbeddingWrapper, DejavecWarning, NumpyCache, observed
+from dejavec.errors import IdentityMismatchError
 from dejavec.keyed_cache import KeyedCache
 
 OLD, NEW = ["embed once", "never again", "a b c"], ["another text", "one more"]

@@ -204,7 +204,7 @@ def test_one_models_vectors_of_another_dimension_are_a_clear_error(tmp_path: Pat
         found(wrapper, TEXTS)
     with (
         CachedEmbeddingWrapper(WideModel(), tmp_path, model_name="tests/model@1") as wrapper,
-        pytest.raises(dejavec.VectorsError, match=f"expected dimension {DIM}, found {2 * DIM}"),
+        pytest.raises(dejavec.errors.VectorsError, match=f"expected dimension {DIM}, found {2 * DIM}"),
     ):
         encode(wrapper, ["z"])
 
@@ -271,7 +271,7 @@ def test_a_truncated_file_is_one_clear_sentence_before_the_model_runs(
     model = FieldsModel()
     with (
         CachedEmbeddingWrapper(model, tmp_path) as wrapper,
-        pytest.raises(dejavec.CorruptCacheError, match=f"{file.parent}.*expected.*found.*{remedy}"),
+        pytest.raises(dejavec.errors.CorruptCacheError, match=f"{file.parent}.*expected.*found.*{remedy}"),
     ):
         encode(wrapper, TEXTS)
     assert model.calls == []

@@ -105,7 +105,7 @@ def test_what_is_no_flat_index_of_its_size_is_refused_and_leaves_nothing(
 ) -> None:
     old = written_by_mteb(tmp_path / "old", "abc")
     damage(old / "vectors.faiss")
-    with pytest.raises(dejavec.CorruptCacheError, match=r"vectors\.faiss: expected"):
+    with pytest.raises(dejavec.errors.CorruptCacheError, match=r"vectors\.faiss: expected"):
         importer.import_cache(old, tmp_path / "new", "m@1", trust=True)
     assert not (tmp_path / "new").exists()
 
@@ -114,7 +114,7 @@ def test_two_files_of_vectors_are_refused(tmp_path: Path) -> None:
     old = written_by_mteb(tmp_path / "old", "abc")
     (old / "vectors.npy").write_bytes(VECTORS[:3].tobytes())
     with pytest.raises(
-        dejavec.CorruptCacheError, match=r"found both, and nothing tells of which index\.json is"
+        dejavec.errors.CorruptCacheError, match=r"found both, and nothing tells of which index\.json is"
     ):
         importer.import_cache(old, tmp_path / "new", "m@1", trust=True)
 

@@ -191,7 +191,7 @@ class TestNeverAnotherModelsVectors:
             encode(wrapper, TEXTS)
         before, model = files_below(tmp_path), FieldsModel(name="tests/other")
         theirs = mteb.models.CachedEmbeddingWrapper(model, tmp_path, kind)
-        with pytest.raises(dejavec.IdentityMismatchError, match="tests/model"):
+        with pytest.raises(dejavec.errors.IdentityMismatchError, match="tests/model"):
             encode(theirs, texts)
         theirs.close()
         assert model.calls == []
@@ -251,7 +251,7 @@ class TestUnreliable:
             found = encode(CachedEmbeddingWrapper(FieldsModel(), tmp_path, backend), TEXTS)
         assert same_bits(found, encode(FieldsModel(), TEXTS))
         strict = CachedEmbeddingWrapper(FieldsModel(), tmp_path, backend, on_write_error="raise")
-        with pytest.raises(dejavec.StorageError, match="no space left"):
+        with pytest.raises(dejavec.errors.StorageError, match="no space left"):
             encode(strict, TEXTS)
 
     def test_a_model_that_fails_late_keeps_what_it_made(

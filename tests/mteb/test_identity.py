@@ -27,7 +27,8 @@ from mteb_models import (
     same_bits,
 )
 
-from dejavec import CachedEmbeddingWrapper, DejavecWarning, IdentityMismatchError
+from dejavec import CachedEmbeddingWrapper, DejavecWarning
+from dejavec.errors import IdentityMismatchError
 from dejavec.fingerprint import describe
 from dejavec.mteb.model_identity import encoder_kind, reads_argument
 

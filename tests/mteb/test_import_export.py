@@ -37,17 +37,13 @@ from mteb_models import (
     same_bits,
 )
 
-from dejavec import (
-    CachedEmbeddingWrapper,
+from dejavec import CachedEmbeddingWrapper, DejavecError, DejavecWarning, EmbeddingCache, TextVectorMap
+from dejavec.errors import (
     CacheNotFoundError,
     CorruptCacheError,
-    DejavecError,
-    DejavecWarning,
-    EmbeddingCache,
     ForeignDirectoryError,
     IdentityMismatchError,
     StorageError,
-    TextVectorMap,
     VectorsError,
 )
 from dejavec.mteb.doubts import DOCUMENTS, MEDIA, MIXED, PREPARED, QUERIES, SHARED, UNKNOWN, doubt

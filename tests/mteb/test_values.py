@@ -20,7 +20,8 @@ from mteb_models import (
 )
 from sentence_transformers import quantize_embeddings
 
-from dejavec import CachedEmbeddingWrapper, DejavecWarning, ForeignDirectoryError, NonFiniteVectorsError
+from dejavec import CachedEmbeddingWrapper, DejavecWarning
+from dejavec.errors import ForeignDirectoryError, NonFiniteVectorsError
 
 TEXTS = ["a b c", "d", "e f", "g h i j", "k l"]
 

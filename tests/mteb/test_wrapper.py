@@ -16,7 +16,8 @@ from mteb.models.models_protocols import CrossEncoderProtocol, EncoderProtocol, 
 from mteb_models import DOCUMENT, TASK, FieldsModel, bare_minilm, encode, loader, meta, minilm, same_bits
 from sentence_transformers import SentenceTransformer
 
-from dejavec import CachedEmbeddingWrapper, DejavecWarning, ForeignDirectoryError, VectorsError
+from dejavec import CachedEmbeddingWrapper, DejavecWarning
+from dejavec.errors import ForeignDirectoryError, VectorsError
 from dejavec.mteb import CachedEmbeddingWrapper as SameWrapper
 
 OPEN_FILES = Path("/proc/self/fd")

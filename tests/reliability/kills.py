@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec import CacheNotFoundError, EmbeddingCache
+from dejavec import EmbeddingCache
+from dejavec.errors import CacheNotFoundError
 
 DIM = 8
 READERS = 2

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from processes import run, vectors
 
-from dejavec import CacheNotFoundError, EmbeddingCache
+from dejavec import EmbeddingCache
+from dejavec.errors import CacheNotFoundError
 
 
 def test_reads_see_what_another_process_stored(tmp_path: Path) -> None:
