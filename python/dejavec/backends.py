@@ -100,7 +100,7 @@ class _Backend:
         return self
 
     def add(self, items: Item | Sequence[Item], vectors: Any) -> None:
-        """Add vectors; where another vector is held, replace it.
+        """Add vectors; where another vector is stored, replace it.
 
         Args:
             items: n items, or one.

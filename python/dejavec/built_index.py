@@ -26,7 +26,7 @@ _ROWS_A_LIST = 30
 """FAISS asks for 39, and warns. With 30 the recall is the same within its spread, with less memory."""
 
 _MOST_TO_TRAIN_CODES = 32_768
-"""FAISS takes 65,536 for codes of 8 bits, twice: the rows, and what is left of them behind their lists."""
+"""FAISS takes 65,536 for codes of 8 bits, and keeps two copies: the rows and their residuals."""
 
 _SEED = 0
 
@@ -121,7 +121,7 @@ def _train(cache: KeyedCache, index: Any, rows: _Rows, train_rows: int | None) -
     if train_rows is None:
         train_rows = max(_FEWEST_TO_TRAIN, 0 if inverted is None else _ROWS_A_LIST * inverted.nlist)
     if isinstance(index, faiss.IndexIVF):
-        # The lists first, and then what is in them, of which FAISS takes fewer rows but copies them.
+        # Train the coarse quantiser, then the codes: FAISS takes fewer rows for these, but copies them.
         sample = _sample(cache, index.d, rows, train_rows)
         index.train_q1(len(sample), faiss.swig_ptr(sample), False, index.metric_type)
         del sample

@@ -59,8 +59,8 @@ class EmbeddingCache(Closing):
             ``vectors.faiss``, an index that FAISS reads, of float32 and what float32 holds exactly. None is
             what the directory has, ``"npy"`` if it has none.
         mode: ``"a"`` reads and appends; ``"r"`` only reads, and takes any model's cache if none is named.
-        miss: what ``encode`` does with texts that are not held: have them encoded, or raise before any is.
-        refresh: whether ``encode`` encodes every text again and replaces the held vectors.
+        miss: what ``encode`` does with texts that are not stored: have them encoded, or raise before any is.
+        refresh: whether ``encode`` encodes every text again and replaces the stored vectors.
         verify: whether each row's checksum is verified when it is read.
         durability: ``"commit"`` syncs to disk after each chunk, ``"close"`` only in ``sync`` and ``close``.
         chunk_rows: how many texts are encoded and committed at a time at most.
@@ -310,15 +310,15 @@ class EmbeddingCache(Closing):
         return from_rows(filled.vectors, self._shown(filled.output))
 
     def get(self, texts: object, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Any]:
-        """Return the held vectors of texts, without a model. What other processes stored meanwhile counts.
+        """Return the stored vectors of texts, without a model. What other processes stored meanwhile counts.
 
         Args:
             texts: n texts.
             out: where to put the vectors instead: C-contiguous, (n, dim), of the stored dtype.
 
         Returns:
-            Which texts are held (n,), and the vectors (n, dim), zeros for the others: ``out`` or, if that is
-            None, an array of the kind that was stored. A row whose checksum does not hold counts as not held.
+            Which texts are stored (n,), and the vectors (n, dim), zeros for the others: ``out`` or, if that is
+            None, an array of the kind that was stored. A row whose checksum does not match counts as not stored.
 
         Raises:
             ItemError: a text is none.
@@ -333,14 +333,14 @@ class EmbeddingCache(Closing):
         return found, from_rows(vectors, self._shown(output))
 
     def put(self, texts: object, vectors: object) -> int:
-        """Store the vectors of texts; where another vector is held, replace it.
+        """Store the vectors of texts; where another vector is stored, replace it.
 
         Args:
             texts: n texts; of equal ones the last counts.
             vectors: (n, dim): an array or tensor, lists, or a column of pandas, polars or Arrow.
 
         Returns:
-            How many rows were appended: vectors that are held already are not.
+            How many rows were appended: vectors that are stored already are not.
 
         Raises:
             ItemError: a text is none.
@@ -358,7 +358,7 @@ class EmbeddingCache(Closing):
     def search(
         self, queries: object, k: int, *, metric: Metric | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Find the nearest held vectors of each query, comparing it with all of them.
+        """Find the nearest stored vectors of each query, comparing it with all of them.
 
         The newest vector of each text counts, as this handle knows it (see :meth:`refresh`). The vectors are
         read where they lie, without a copy; their checksums are not verified.

@@ -67,7 +67,7 @@ class IndexFile:
             OSError: it cannot be written.
             RuntimeError: likewise, said by FAISS.
         """
-        # One name for all writers: a file that somebody left who died is locked by nobody, and written anew.
+        # One name for all writers: a crashed writer's file is unlocked, so the next writer reuses it.
         temporary = self.directory / f"search-{self.made_of}.tmp"
         with temporary.open("a+b") as file:
             try:

@@ -18,7 +18,7 @@ from dejavec.identity import canonical_json
 
 _VERSION = 1
 _SHARED_DIRECTORY, _SHARED_FILE = 0o2770, 0o660
-"""Modes of what is its group's too: as of the caches."""
+"""Modes of group-shared files; they must match the core's."""
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

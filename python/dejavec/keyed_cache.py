@@ -292,7 +292,7 @@ class KeyedCache(Closing):
 
         Returns:
             The vectors (n, dim), ``out`` or the caller's own, not copied if they are many and lie in one run;
-            and the positions whose row is not the key's or whose checksum does not hold.
+            and the positions whose row is not the key's or whose checksum does not match.
 
         Raises:
             VectorsError: ``out`` does not fit.

@@ -72,7 +72,11 @@ def directories_below(
     """
 
     def refuse(error: OSError) -> None:
-        refused = StorageError(f"{error.filename}: could not be read: {error.strerror}", path=error.filename)
+        refused = StorageError(
+            f"{error.filename}: could not be read: {error.strerror}",
+            remedy="mend its permissions",
+            path=error.filename,
+        )
         if unreadable is None or str(error.filename) == str(directory):
             raise refused from error
         unreadable.append(str(refused))

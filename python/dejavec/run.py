@@ -89,7 +89,7 @@ def _install_here_and_in_children() -> None:
 
 
 class _InstallWhenRead:
-    """Pickles as a call."""
+    """Unpickling it in a child process calls :func:`install` there."""
 
     def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
         return _install_here_and_in_children, ()

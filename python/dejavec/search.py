@@ -78,8 +78,8 @@ def flat_index(vectors: NDArray[Any], metric: Metric) -> Any:
     if len(vectors) == 0:
         return index
     codes = vectors.view(np.uint8).reshape(-1)
-    # A view wants an owner of its memory; that of a vector which owns itself is none. It is a reference into
-    # the index, so that must still be there when it is read.
+    # FAISS's view needs an owner; an owning vector's `owner` is null. It is a reference into the index, so keep
+    # `index` alive until it is read.
     nobody = index.codes.owner
     index.codes = faiss.MaybeOwnedVectorUInt8.create_view(faiss.swig_ptr(codes), codes.nbytes, nobody)
     index.ntotal = len(vectors)

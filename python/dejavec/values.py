@@ -206,8 +206,8 @@ def from_rows(rows: Rows, output: Output) -> Any:
 @functools.cache
 def _warn_of_torch() -> None:
     warn(
-        "the vectors are torch tensors and torch is not installed, so NumPy arrays are returned; install "
-        'torch, or pass output="numpy"'
+        "the vectors are torch tensors and torch is not installed, so NumPy arrays are returned",
+        remedy='install torch, or pass output="numpy"',
     )
 
 

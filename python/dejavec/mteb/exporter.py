@@ -182,7 +182,7 @@ def _write(source: Path, directory: Path, target: Path, progress: bool | None) -
             for file in (vectors_file, index_file):
                 _sync(file)
         if not written:
-            # mteb cannot open a file of vectors that is empty; a directory that is, it fills.
+            # mteb rejects an empty vectors.npy but accepts an empty directory.
             for name in (VECTORS, DIMENSION, INDEX):
                 (directory / name).unlink()
         output = cache.output

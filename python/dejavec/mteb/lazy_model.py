@@ -276,8 +276,10 @@ class LazyModel:
         names = [name for name in record if name in counts and record[name] != before.get(name)]
         if names:
             warn(
-                f"{self._path}: expected the model {self._recipe.meta.name} as it was recorded there, found "
-                f"another {', '.join(names)}; what it is now counts"
+                self._path,
+                expected=f"the model {self._recipe.meta.name} as it was recorded there",
+                found=f"another {', '.join(names)}",
+                remedy="what it is now counts",
             )
         try:
             update_record(self._path, key, record)

@@ -76,7 +76,7 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
         on_unconfirmed: whether cached vectors warn or raise if the model fails when it is asked, or answers
             differently each time, but looks as it did when it made them.
         spot_check: how many of the vectors that each call finds are made again, to compare them.
-        spot_check_tolerance: how far a number of such a vector may be from the held one, as a part of the
+        spot_check_tolerance: how far a number of such a vector may be from the cached one, as a part of the
             largest number in it. Models that pad differ in the last bits when the batch is another: of
             float32, by less than 1e-5; half precision needs about 1e-2.
         on_mismatch: whether a directory of another model's vectors is left for one beside it, or raises.
@@ -155,7 +155,7 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
     def encode(
         self, inputs: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, **arguments: Any
     ) -> Any:
-        """Return the vectors of a loader's items, encoding those that are not held.
+        """Return the vectors of a loader's items, encoding those that are not cached.
 
         Args:
             inputs: a ``DataLoader`` of n items, as mteb makes it.
