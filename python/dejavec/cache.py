@@ -317,8 +317,8 @@ class EmbeddingCache(Closing):
             out: where to put the vectors instead: C-contiguous, (n, dim), of the stored dtype.
 
         Returns:
-            Which texts are stored (n,), and the vectors (n, dim), zeros for the others: ``out`` or, if that is
-            None, an array of the kind that was stored. A row whose checksum does not match counts as not stored.
+            Which texts are stored (n,), and the vectors (n, dim), zeros for the others: ``out``, or an array
+            of the kind that was stored first. A row whose checksum does not match counts as not stored.
 
         Raises:
             ItemError: a text is none.

@@ -144,7 +144,7 @@ def fill(
                 found="it damaged again after it was written anew",
                 remedy="check the disk, then run `dejavec verify --repair`",
             )
-    run.warn_of_what_was_not_stored()
+    run.warn()
     counts = Counts(found.items, found.hits, found.misses, found.duplicates, run.appended)
     _logger.info(
         "%s: %d hits, %d misses, %d duplicates, %d bytes added",

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dejavec.chunks import Batch, Blocks, ChunkSizes, FirstRows, is_single
-from dejavec.columns import as_array_or_rows, first_bad_row
 from dejavec.errors import (
     CacheNotFoundError,
     DejavecError,
@@ -25,16 +24,16 @@ from dejavec.errors import (
     StorageError,
     VectorsError,
 )
+from dejavec.form_check import FormCheck
 from dejavec.in_flight import Claim, as_bytes
 from dejavec.keys import Keys
 from dejavec.progress import progress
 from dejavec.settings import FillSettings
-from dejavec.values import Output, Rows, check_kind, convert_list, nonfinite, to_rows
+from dejavec.unstored import Unstored, listed
+from dejavec.values import Output, Rows, convert_list, nonfinite
 from dejavec.vector_store import Positions, VectorStore
-from dejavec.warn import warn
 
 _KEY_RECORD_BYTES = 40
-_NAMED = 5
 WRITE_ERRORS = (
     StorageError,
     LockTimeoutError,
@@ -64,7 +63,6 @@ class Run:
     Attributes:
         encoded: how many items the model encoded.
         appended: how many bytes of rows were stored.
-        output: the kind of array of the vectors.
     """
 
     def __init__(
@@ -81,25 +79,19 @@ class Run:
     ) -> None:
         self.encoded = 0
         self.appended = 0
-        self.output = store.output or Output("numpy", "float32")
-        self._dim = store.dim
         self._store = store
         self._keys = keys
         self._encode = encode
         self._settings = settings
         self._name = name
-        self._maker = maker
         self._warn_unwritten = warn_unwritten
         self._sizes = ChunkSizes(settings, clock)
         self._advance: Callable[[int], object] = lambda _: None
         self._own_releases = 0
         self._writes = True
         self._is_gone = False
-        self._nonfinite: list[int] = []
-        self._inexact: list[int] = []
-        self._in_memory: list[Rows] = []
-        # Of each item: which row of all those in memory is its vector; -1 if it is stored.
-        self._slot = np.full(len(keys), -1, np.int64)
+        self._form = FormCheck(store.dim, store.output, settings.dtype, maker, name)
+        self._unstored = Unstored(len(keys), name)
 
     def encode(self, positions: Positions, seen: NDArray[np.int64], ended: int | None = None) -> None:
         """Have the model encode these items; store a chunk before the next is asked for.
@@ -114,7 +106,7 @@ class Run:
             raise MissingVectorsError(
                 self._store.path,
                 expected=f"all of {len(self._keys)} items",
-                found=f"{len(positions)} missing: {self._list(positions)}",
+                found=f"{len(positions)} missing: {listed(self._name, positions)}",
                 remedy='encode them first or open the cache with miss="encode"',
             )
         with progress(self._settings.progress, len(positions)) as self._advance:
@@ -152,18 +144,12 @@ class Run:
         lost = rows < 0
         if self._is_replaced() or self._store.dim is None:
             lost[:] = True
-            dtype = self._in_memory[0].dtype if self._in_memory else np.float32
-            vectors: Rows = np.zeros((len(keys), self._dim or 0), dtype)
+            vectors: Rows = np.zeros((len(keys), self._form.dim or 0), self._unstored.dtype)
         else:
             vectors, damaged = self._store.gather(keys, rows, as_returned=True)
             lost[damaged] = True
-        if self._in_memory:
-            slot = np.where(source < 0, -1, self._slot[source])
-            found = slot >= 0
-            made = np.concatenate(self._in_memory)
-            vectors = vectors.astype(np.result_type(vectors, made), copy=False)
-            vectors[found] = made[slot[found]]
-            lost[found] = False
+        vectors, found = self._unstored.put_into(vectors, source)
+        lost[found] = False
         return vectors, np.flatnonzero(lost)
 
     def collect_again(self, vectors: Rows, lost: Positions, source: Positions) -> tuple[Rows, Positions]:
@@ -185,21 +171,13 @@ class Run:
 
     def output_of(self, vectors: Rows) -> Output:
         """Return the kind of array of the result: float64 if it has lists that the store does not hold."""
-        is_wider = vectors.dtype == np.float64 and self.output.dtype != "float64"
-        return replace(self.output, dtype="float64") if is_wider else self.output
+        output = self._form.output
+        is_wider = vectors.dtype == np.float64 and output.dtype != "float64"
+        return replace(output, dtype="float64") if is_wider else output
 
-    def warn_of_what_was_not_stored(self) -> None:
-        """Say once which items' vectors were returned but not stored."""
-        if self._nonfinite:
-            warn(self._store.path, **self._nonfinite_parts(self._nonfinite))
-        if self._inexact:
-            warn(
-                self._store.path,
-                expected=f"lists that {self.output.dtype} holds exactly",
-                found=f"others for {self._list(np.array(self._inexact))}",
-                remedy='they are returned, not stored: pass dtype="float32" to store them rounded, or use '
-                "another directory",
-            )
+    def warn(self) -> None:
+        """Say which items' vectors are returned but not stored because of what they hold."""
+        self._unstored.warn(self._store.path, self._form.output)
 
     def _encode_chunk(
         self, chunk: Positions, seen: NDArray[np.int64], ended: int | None
@@ -244,38 +222,12 @@ class Run:
             return undone
         if isinstance(made, FirstRows):
             chunk, undone, made = chunk[: made.count], chunk[made.count :], made.vectors
-        kept, rows, error = self._understand(made, chunk)
+        kept, rows, error = self._form.rows_of(made, chunk)
         self._keep(kept, rows, seen, claim)
         if error is not None:
             raise error
         self._sizes.end(len(chunk))
         return undone
-
-    def _understand(self, made: Any, chunk: Positions) -> tuple[Positions, Rows, VectorsError | None]:
-        """Return what was made of some items as rows; if some are none, the others, and an error for these.
-
-        Raises:
-            VectorsError: nothing of it can be stored.
-        """
-        where = self._where(chunk)
-        try:
-            rows, output = to_rows(made, len(chunk), where)
-        except VectorsError:
-            parts = first_bad_row(made, len(chunk), self._dim)
-            if parts is None:
-                raise
-            good, bad, found = parts
-            all_rows: Any = as_array_or_rows(made)
-            rows, output = to_rows([all_rows[at] for at in good], len(good), where)
-            rows = self._fit(rows, output, where)
-            error = VectorsError(
-                self._maker,
-                expected=f"a vector of {self._dim} numbers for {self._name(int(chunk[bad]))}",
-                found=found,
-                remedy=f"return one for each text; the other {len(good)} of this call are stored",
-            )
-            return chunk[good], rows, error
-        return chunk, self._fit(rows, output, where), None
 
     def _store_blocks(
         self, made: Blocks, chunk: Positions, seen: NDArray[np.int64], claim: Claim | None
@@ -296,12 +248,12 @@ class Run:
                 single = not isinstance(block, Batch) and is_single(block)
                 vectors, count = _counted(block, single=single)
                 if end == len(chunk) or (count is not None and end + count > len(chunk)):
-                    where, found = self._where(chunk), f"{end + (count or 1)} or more"
+                    where, found = self._form.where(chunk), f"{end + (count or 1)} or more"
                     raise VectorsError(
                         where, expected=f"{len(chunk)} rows", found=found, remedy=_ONE_FOR_EACH
                     )
                 part = chunk[end:] if count is None else chunk[end : end + count]
-                kept, rows, error = self._understand(vectors, part)
+                kept, rows, error = self._form.rows_of(vectors, part)
                 # A copy: the model may use its output buffer again for the next block.
                 ready.append((kept, rows.copy()))
                 if error is not None:
@@ -313,32 +265,17 @@ class Run:
             commit()
         if end < len(chunk):
             raise VectorsError(
-                self._where(chunk), expected=f"{len(chunk)} rows", found=f"{end}", remedy=_ONE_FOR_EACH
+                self._form.where(chunk), expected=f"{len(chunk)} rows", found=f"{end}", remedy=_ONE_FOR_EACH
             )
-
-    def _where(self, chunk: Positions) -> str:
-        return f"{self._maker}, for {len(chunk)} items from {self._name(int(chunk[0]))} on"
-
-    def _fit(self, rows: Rows, output: Output, where: str) -> Rows:
-        """Return rows that fit those made or stored before; float64 lists may remain as they are."""
-        if self._settings.dtype is not None:
-            with np.errstate(over="ignore"):
-                rows, output = rows.astype(np.float32, copy=False), replace(output, dtype="float32")
-        if self._dim is None:
-            self._dim, self.output = rows.shape[1], output
-            return rows
-        is_list = output.library == "list" and rows.dtype == np.float64
-        check_kind(rows, self.output if is_list else output, self._dim, self.output.dtype, where)
-        return rows
 
     def _stored_form(self, chunk: Positions, rows: Rows, claim: Claim | None) -> tuple[Positions, Rows]:
         """Return items and rows in the dtype of the store, having kept in memory what that does not hold."""
-        name = self.output.dtype
-        if rows.dtype != np.float64 or name == "float64":
+        output = self._form.output
+        if rows.dtype != np.float64 or output.dtype == "float64":
             return chunk, rows
-        converted, exact = convert_list(rows, self.output)
+        converted, exact = convert_list(rows, output)
         if not exact.all():
-            self._inexact += chunk[~exact].tolist()
+            self._unstored.inexact += chunk[~exact].tolist()
             self._remember(chunk[~exact], rows[~exact], claim)
         return chunk[exact], converted[exact]
 
@@ -349,8 +286,9 @@ class Run:
         bad = nonfinite(rows)
         if len(bad):
             if self._settings.on_nonfinite == "raise":
-                raise NonFiniteVectorsError(self._store.path, **self._nonfinite_parts(chunk[bad].tolist()))
-            self._nonfinite += chunk[bad].tolist()
+                parts = self._unstored.nonfinite_parts(chunk[bad].tolist())
+                raise NonFiniteVectorsError(self._store.path, **parts)
+            self._unstored.nonfinite += chunk[bad].tolist()
             self._remember(chunk[bad], rows[bad], claim)
             chunk, rows = (np.delete(part, bad, axis=0) for part in (chunk, rows))
         chunk, rows = self._stored_form(chunk, rows, claim)
@@ -358,9 +296,9 @@ class Run:
             self._remember(chunk, rows, claim)
         elif len(chunk):
             try:
-                count = self._store.append(self._keys[chunk], rows, self.output, seen[chunk])
+                count = self._store.append(self._keys[chunk], rows, self._form.output, seen[chunk])
                 self.appended += count * row_bytes(self._store)
-                self.output = self._store.output or self.output
+                self._form.output = self._store.output or self._form.output
             except (*WRITE_ERRORS, VectorsError) as error:
                 if isinstance(error, VectorsError) and not self._is_replaced():
                     raise
@@ -387,14 +325,14 @@ class Run:
 
     def _is_replaced(self) -> bool:
         """Whether a cache of other vectors lies there now, as another process may have put it there."""
-        if self._dim is None or self._is_gone:
+        if self._form.dim is None or self._is_gone:
             return self._is_gone
         try:
             output, dim = self._store.output, self._store.dim
         except WRITE_ERRORS as error:
             self._go_on_in_memory(error)
             return True
-        return output is not None and (dim, output.dtype) != (self._dim, self.output.dtype)
+        return output is not None and (dim, output.dtype) != (self._form.dim, self._form.output.dtype)
 
     def _take_over(self, waiting: dict[int, Claim]) -> Positions:
         """Wait for what other callers are encoding; return the items that nobody has made after all.
@@ -414,11 +352,11 @@ class Run:
         for at in np.flatnonzero(~stored).tolist():
             claim, position = waiting[int(positions[at])], positions[at : at + 1]
             vector = claim.vectors.get(keys[at])
-            if vector is not None and self._dim in (None, len(vector)):
-                self._dim = len(vector)
+            if vector is not None and self._form.dim in (None, len(vector)):
+                self._form.dim = len(vector)
                 self._remember(position, vector[None], None)
                 if len(nonfinite(vector[None])):
-                    self._nonfinite.append(int(position[0]))
+                    self._unstored.nonfinite.append(int(position[0]))
             elif claim.error is not None:
                 raise claim.error
             else:
@@ -427,29 +365,13 @@ class Run:
         return np.array(undone, np.intp)
 
     def _remember(self, chunk: Positions, rows: Rows, claim: Claim | None) -> None:
-        start = sum(map(len, self._in_memory))
-        self._slot[chunk] = np.arange(start, start + len(chunk))
-        # A copy: the model may use its output buffer again for the next chunk.
-        rows = rows.copy()
-        self._in_memory.append(rows)
+        rows = self._unstored.add(chunk, rows)
         if claim is not None:
             claim.vectors.update(zip(as_bytes(self._keys[chunk]), rows, strict=True))
 
     def _release(self, claim: Claim, chunk: Positions, error: BaseException | None = None) -> None:
         self._own_releases += 1
         self._store.in_flight.release(claim, self._keys[chunk], error)
-
-    def _list(self, positions: Positions) -> str:
-        names = [self._name(int(position)) for position in positions[:_NAMED]]
-        more = len(positions) - len(names)
-        return ", ".join(names) + (f" and {more} more" if more else "")
-
-    def _nonfinite_parts(self, positions: list[int]) -> dict[str, str]:
-        return {
-            "expected": "finite vectors",
-            "found": f"NaN or infinity in those of {self._list(np.array(positions))}",
-            "remedy": "they are not stored",
-        }
 
 
 def _counted(block: Any, *, single: bool) -> tuple[Any, int | None]:

@@ -78,8 +78,7 @@ def flat_index(vectors: NDArray[Any], metric: Metric) -> Any:
     if len(vectors) == 0:
         return index
     codes = vectors.view(np.uint8).reshape(-1)
-    # FAISS's view needs an owner; an owning vector's `owner` is null. It is a reference into the index, so keep
-    # `index` alive until it is read.
+    # FAISS's view needs an owner; an owning vector's `owner` is null. Keep `index` alive until it is read.
     nobody = index.codes.owner
     index.codes = faiss.MaybeOwnedVectorUInt8.create_view(faiss.swig_ptr(codes), codes.nbytes, nobody)
     index.ntotal = len(vectors)

@@ -8,22 +8,22 @@ import dis
 import enum
 import functools
 import hashlib
-import inspect
 import re
 import sys
-import sysconfig
 import types
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
 from dejavec import _core
 from dejavec.fingerprint import code_form, is_module
+from dejavec.libraries import holds_custom, is_library, is_library_function
 from dejavec.secret_names import is_secret
+from dejavec.tokenizer_content import tokenizer_content
 from dejavec.wrapped import ModelWrapper
 
 _ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None), type(Ellipsis), range, slice})
@@ -60,9 +60,6 @@ _LIBRARY_CACHES = frozenset(
 _FILES_OF_TOKENIZERS = frozenset({"vocab_file", "merges_file", "tokenizer_file", "spm_file"})
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_ROOTS = tuple(
-    {str(Path(path).resolve()) + "/" for name in ("purelib", "platlib") if (path := sysconfig.get_path(name))}
-)
 _DEEPEST = 12
 _MOST_VALUES = 20_000
 _LONG = 2_000
@@ -121,27 +118,6 @@ def survey(model: object, *, left_out: frozenset[str] = frozenset()) -> Survey:
                 walk.found.custom.append(f"torch {name}")
                 walk.visit(f"torch {name}", getattr(module, name), 0)
     return walk.found
-
-
-@functools.cache
-def _is_library_name(name: str, file: str | None) -> bool:
-    if name == "__main__":
-        return False
-    if name.partition(".")[0] in sys.stdlib_module_names or name.partition(".")[0] == "dejavec":
-        return True
-    return file is not None and str(Path(file).resolve()).startswith(_ROOTS)
-
-
-def is_library(module: object) -> bool:
-    """Tell whether the module of this name belongs to an installed library or to Python."""
-    if not isinstance(module, str):
-        return module is None
-    return _is_library_name(module, getattr(sys.modules.get(module), "__file__", None))
-
-
-def _is_library_function(function: types.FunctionType) -> bool:
-    # Not `__module__`, which decorators copy from what they wrap.
-    return is_library(function.__globals__.get("__name__"))
 
 
 class _Walk:
@@ -288,7 +264,7 @@ class _Walk:
         return True
 
     def _visit_function(self, path: str, function: types.FunctionType, depth: int) -> None:
-        library = _is_library_function(function)
+        library = is_library_function(function)
         code = function.__code__
         self.found.notes[path] = _name_of(function) if library else _digest(repr(code_form(code)))
         if library:
@@ -347,7 +323,7 @@ class _Walk:
                 self.found.custom.append(f"{path}:{_name_of(parent)}")
             for name, member in sorted(vars(parent).items()):
                 for part in _functions_of(member):
-                    if not library or not _is_library_function(part) or _holds_custom(part):
+                    if not library or not is_library_function(part) or holds_custom(part):
                         self.visit(f"{path}:{parent.__qualname__}.{name}", part, 1)
                 if not library and not name.startswith("__") and not callable(member) and not is_secret(name):
                     self.visit(f"{path}:{parent.__qualname__}.{name}", member, 1)
@@ -434,30 +410,18 @@ class _Walk:
             self.found.embeddings.add(path)
 
     def _visit_tokenizer(self, path: str, value: Any) -> bool:
-        # Asked of the class: an object may answer to any name.
-        made = type(value)
-        backend = value.backend_tokenizer if hasattr(made, "backend_tokenizer") else value
-        if type(backend).__module__.partition(".")[0] == "tokenizers" and hasattr(type(backend), "to_str"):
-            # Padding and truncation come first, and are what its last call left in it.
-            try:
-                content = backend.to_str().partition('"added_tokens"')[2]
-            except Exception:  # One with parts in Python has no such form.
-                content = repr(sorted(backend.get_vocab().items()))
-                self.found.hidden.append("a tokenizer")
-            self._seen[id(backend)] = ""
-            self._kept.append(backend)
-        elif hasattr(made, "get_vocab") and hasattr(made, "convert_tokens_to_ids"):
-            content = repr(sorted(value.get_vocab().items()))
-        else:
+        found = tokenizer_content(value)
+        if found is None:
             return False
-        names = ("model_max_length", "padding_side", "truncation_side", "special_tokens_map")
-        settings = repr([getattr(value, name, None) for name in names])
-        bytes_ = np.frombuffer((settings + content).encode("utf-8", "surrogatepass"), np.uint8)
+        if found.is_hidden:
+            self.found.hidden.append("a tokenizer")
+        if found.backend is not None:
+            self._see(found.backend, "")
         for name, part in (getattr(value, "__dict__", None) or {}).items():
             known = name in _FILES_OF_TOKENIZERS or name in self._ignored or is_secret(name)
             if type(part) in _ATOMS and not known:
                 self.visit(f"{path}.{name}", part, 0)
-        self.found.tokenizers.append(_digest(_core.fingerprint_blocks([bytes_])[0]))
+        self.found.tokenizers.append(_digest(found.digest))
         return True
 
 
@@ -492,20 +456,6 @@ def _functions_of(member: Any) -> Iterator[types.FunctionType]:
         member = member.__func__
     parts = (member.fget, member.fset) if isinstance(member, property) else (member,)
     yield from (part for part in parts if isinstance(part, types.FunctionType))
-
-
-def _holds_custom(function: types.FunctionType) -> bool:
-    """Tell whether a library's decorator was put around a function of no library."""
-    if not function.__closure__:
-        return False
-    inner = inspect.unwrap(function)
-    held = [inner]
-    for cell in function.__closure__:
-        try:
-            held.append(cell.cell_contents)
-        except ValueError:
-            continue
-    return any(isinstance(part, types.FunctionType) and not _is_library_function(part) for part in held)
 
 
 def _slots_of(value: Any) -> Iterator[tuple[str, Any]]:

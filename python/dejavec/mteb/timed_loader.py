@@ -37,8 +37,9 @@ class Pace:
         if not self.reads_all:
             self.reads_all = True
             warn(
-                f"the model reads all of its input before it computes, so its vectors are stored after each "
-                f"call of up to chunk_rows={settings.chunk_rows:,} items, not every chunk_seconds={seconds:g}",
+                "the model reads all of its input before it computes, so its vectors are stored after each "
+                f"call of up to chunk_rows={settings.chunk_rows:,} items, not every "
+                f"chunk_seconds={seconds:g}",
                 remedy="pass a smaller chunk_rows to lose less in a crash, or chunk_seconds=None if this is "
                 "what you want",
             )
