@@ -16,8 +16,11 @@ MOST_BYTES = 65_536 - 512
 MOST_LEVELS = 100
 """Of dicts and lists in each other: parsers of JSON stop at some depth, the core's at 128."""
 
-BARE: dict[str, Any] = {"bare-backend": True}
+_BARE_ENTRY = "bare-backend"
+BARE: dict[str, Any] = {_BARE_ENTRY: True}
 """The identity of a cache whose owner named no model."""
+
+_NAMELESS = "vectors of no named model"
 
 
 def canonical_json(value: object) -> str:
@@ -195,10 +198,10 @@ def model_text(identity: Mapping[str, Any]) -> str | None:
 def mismatch(expected: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return whose vectors a cache should hold, whose it holds, and what to do about it, each in words."""
     held = model_text(found)
-    if "bare-backend" in expected and held is not None:
+    if _BARE_ENTRY in expected and held is not None:
         others = sorted(set(found) - {"model", "container"})
         also = f" and the {', '.join(others)} it was made with" if others else ""
-        return "vectors of no named model", f"those of {held}", f"pass model={held!r}{also}"
+        return _NAMELESS, f"those of {held}", f"pass model={held!r}{also}"
     remedy = 'use another directory for other vectors, or on_mismatch="sibling"'
     return *difference(expected, found), remedy
 
@@ -209,10 +212,15 @@ def difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[s
     Example:
         >>> difference({"model": "a", "role": "query"}, {"model": "b"})
         ('model "a" and role "query"', 'model "b" and no role')
+        >>> difference({"role": "query"}, BARE)
+        ('role "query"', 'vectors of no named model')
     """
     names = [name for name in sorted({*expected, *found}) if _clause(expected, name) != _clause(found, name)]
     wanted, held = (
-        " and ".join(f"{_clause(side, name):.200}" for name in names) for side in (expected, found)
+        _NAMELESS
+        if _BARE_ENTRY in names and _BARE_ENTRY in side
+        else " and ".join(f"{_clause(side, name):.200}" for name in names if name != _BARE_ENTRY)
+        for side in (expected, found)
     )
     return wanted, held
 

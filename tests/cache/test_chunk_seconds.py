@@ -53,7 +53,7 @@ class SlowModel:
 
 def fill_texts(cache: EmbeddingCache, texts: list[str], model: Any, clock: Clock, **settings: Any) -> Any:
     return fill(
-        cache,
+        cache._store,
         text_keys(texts),
         lambda positions: model([texts[position] for position in positions]),
         FillSettings(**settings),

@@ -105,7 +105,7 @@ def test_order_decides_what_is_encoded_first_and_not_what_is_returned(
     cache: EmbeddingCache, model: Any
 ) -> None:
     filled = fill(
-        cache,
+        cache._store,
         text_keys(TEXTS),
         lambda positions: model([TEXTS[position] for position in positions]),
         FillSettings(chunk_rows=5),

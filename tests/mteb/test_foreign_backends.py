@@ -178,7 +178,7 @@ class TestNeverAnotherModelsVectors:
         (stored,) = tmp_path.rglob("meta.json")
         assert json.loads(stored.read_text())["identity"] == {"bare-backend": True}
         model = FieldsModel()
-        with pytest.warns(DejavecWarning, match="bare-backend"):
+        with pytest.warns(DejavecWarning, match="found vectors of no named model"):
             encode(CachedEmbeddingWrapper(model, tmp_path), TEXTS)
         assert model.calls == [TEXTS]
 
