@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from dejavec import _core
 from dejavec.built_index import build_index
+from dejavec.canonical import canonical_json
 from dejavec.chunks import encoded, refuse_quantised
 from dejavec.closing import Closing
 from dejavec.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
 from dejavec.fill import Plan, fill, plan
 from dejavec.function_check import FunctionCheck
 from dejavec.handle import Durability, Mode, OnMismatch
-from dejavec.identity import BARE, canonical_json, describe
+from dejavec.identity import BARE, describe
 from dejavec.keyed_cache import KeyedCache
 from dejavec.keys import Keys, frozen, take, text_keys
 from dejavec.paths import local_directory

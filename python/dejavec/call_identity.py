@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from dejavec.identity import canonical_json
+from dejavec.canonical import canonical_json
 
 _NO_IDENTITY = object()
 

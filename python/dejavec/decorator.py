@@ -24,9 +24,10 @@ from typing import (
 
 from dejavec.cache import EmbeddingCache
 from dejavec.call_identity import argument_form, self_form
+from dejavec.canonical import canonical_json
 from dejavec.confirm import OnUnconfirmed
 from dejavec.handle import Durability, Mode, OnMismatch
-from dejavec.identity import canonical_json, describe, sibling
+from dejavec.identity import describe, sibling
 from dejavec.in_thread import call_in_thread, wait_for
 from dejavec.paths import local_directory
 from dejavec.settings import Miss, OnProblem

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dejavec.identity import canonical_json
+from dejavec.canonical import canonical_json
 
 _RUNTIME_CONFIG = ("_name_or_path", "name_or_path", "transformers_version")
 """Entries of a model's configuration that tell where it lies, not what it computes."""

@@ -17,8 +17,7 @@ from dejavec.claiming import ClaimingStore, ClaimLostError
 from dejavec.confirm import Confirming
 from dejavec.errors import IdentityMismatchError
 from dejavec.fork import make_locks_of
-from dejavec.judge import Judge, Subject
-from dejavec.keyed_cache import KeyedCache
+from dejavec.judge import Judge, ProvenStore, Subject
 from dejavec.keys import Keys
 from dejavec.observed import observe
 from dejavec.values import Rows, to_rows
@@ -42,7 +41,7 @@ class FunctionCheck:
         most: how many texts a function is given at a time.
     """
 
-    def __init__(self, cache: KeyedCache, confirming: Confirming, most: int) -> None:
+    def __init__(self, cache: ProvenStore, confirming: Confirming, most: int) -> None:
         self._cache = cache
         self._most = most
         self._judge = Judge(confirming)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from weakref import WeakSet
 
 from dejavec import _core
+from dejavec.canonical import canonical_json
 from dejavec.errors import (
     CacheNotFoundError,
     ClosedCacheError,
@@ -19,7 +20,7 @@ from dejavec.errors import (
     IdentityMismatchError,
     VectorsError,
 )
-from dejavec.identity import canonical_json, mismatch, same, sibling
+from dejavec.identity import mismatch, same, sibling
 from dejavec.in_flight import InFlight
 from dejavec.proven import Proofs, proven_file
 from dejavec.values import Container, Output

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dejavec import _core
-from dejavec.identity import canonical_json
+from dejavec.canonical import canonical_json
 
 _VERSION = 1
 _SHARED_DIRECTORY, _SHARED_FILE = 0o2770, 0o660

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +16,14 @@ from dejavec.observed import Description, Look
 from dejavec.proven import Proofs
 from dejavec.values import Rows
 from dejavec.vector_store import Positions, VectorStore
+
+
+class ProvenStore(VectorStore, Protocol):
+    """A store that notes which models make its vectors."""
+
+    @property
+    def proofs(self) -> Proofs:
+        """The descriptions that they are proven for."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from dejavec import _core
 from dejavec.arrow import ArrowTexts, arrow_texts, row_indices
+from dejavec.canonical import canonical_json
 from dejavec.errors import ItemError
-from dejavec.identity import canonical_json
 from dejavec.media import MEDIA, Digests, media_digests, stored_digests
 
 Keys = NDArray[np.uint8]

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dejavec.errors import CacheNotFoundError, DejavecError, StorageError
+from dejavec.errors import DejavecError
+from dejavec.find import META, caches_below
 from dejavec.identity import BARE
 from dejavec.keyed_cache import KeyedCache
 from dejavec.proven import FILE as PROVEN
 from dejavec.proven import read_proven
 
-_META = "meta.json"
-_OTHERS = ("commit", "keys.bin")
 _HEADINGS = ("cache", "model", "role", "prompt", "rows", "dim", "dtype", "bytes")
 _NUMBERS = ("rows", "dim", "bytes")
 _COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
@@ -46,47 +44,6 @@ class Listed:
     bytes: int
 
 
-def caches_below(directory: Path, unreadable: list[str] | None = None) -> list[Path]:
-    """Return all directories at and below this one that hold a cache; ``unreadable`` as below.
-
-    Raises:
-        CacheNotFoundError, StorageError: see :func:`directories_below`.
-    """
-    return directories_below(directory, _is_cache, "a cache", unreadable)
-
-
-def directories_below(
-    directory: Path, holds: Callable[[Path], bool], what: str, unreadable: list[str] | None = None
-) -> list[Path]:
-    """Return, in order, all directories at and below one that hold something; links are not followed.
-
-    Args:
-        directory: where to begin.
-        holds: tells whether a directory does.
-        what: how a message names it.
-        unreadable: takes what to say of directories that cannot be read; None: that is an error.
-
-    Raises:
-        CacheNotFoundError: there is none.
-        StorageError: a directory cannot be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        refused = StorageError(
-            f"{error.filename}: could not be read: {error.strerror}",
-            remedy="mend its permissions",
-            path=error.filename,
-        )
-        if unreadable is None or str(error.filename) == str(directory):
-            raise refused from error
-        unreadable.append(str(refused))
-
-    found = sorted(Path(path) for path, _, _ in os.walk(directory, onerror=refuse) if holds(Path(path)))
-    if not found and not unreadable:
-        raise CacheNotFoundError(directory, expected=what, found="none", remedy="check the path")
-    return found
-
-
 def describe_cache(path: Path) -> Listed:
     """Return what one cache tells of itself, reading none of its vectors.
 
@@ -95,7 +52,7 @@ def describe_cache(path: Path) -> Listed:
     """
     with KeyedCache(path, mode="r") as cache:
         stats, output = cache.stats(), cache.output
-        identity = json.loads((path / _META).read_text())["identity"]
+        identity = json.loads((path / META).read_text())["identity"]
         dtype = "" if output is None else f"{output.library} {output.dtype}"
         return Listed(path, identity, stats["rows"], cache.dim or 0, dtype, stats["bytes_on_disk"])
 
@@ -149,11 +106,6 @@ def stats_command(path: Path) -> int:
         seen = f"{description.seen[:12]} on {description.device or 'no device'}"
         print(f"  proven for the model as it looked: {seen}, {versions}")
     return 0
-
-
-def _is_cache(path: Path) -> bool:
-    # Others have files named meta.json too.
-    return (path / _META).is_file() and any((path / name).exists() for name in _OTHERS)
 
 
 def _cells(cache: Listed, directory: Path) -> dict[str, str]:

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from dejavec import _core
 from dejavec.arrow import ArrowTexts, row_indices
+from dejavec.canonical import canonical_json
 from dejavec.errors import ItemError
-from dejavec.identity import canonical_json
 
 MEDIA = ("image", "audio", "video")
 """Fields that make an item more than text."""

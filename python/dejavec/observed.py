@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dejavec.canonical import canonical_json
 from dejavec.fork import make_locks_of
-from dejavec.identity import canonical_json
 from dejavec.state import digest_of, tensor_digests
 from dejavec.survey import Survey, survey
 

@@ -18,8 +18,8 @@ from dejavec.errors import (
     StorageError,
     VectorsError,
 )
+from dejavec.find import caches_below
 from dejavec.keyed_cache import KeyedCache
-from dejavec.listing import caches_below
 from dejavec.mteb.files import BLOCK_BYTES, DIMENSION, INDEX, VECTORS
 
 _META = "meta.json"

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dejavec.errors import CorruptCacheError
+from dejavec.find import directories_below
 from dejavec.keys import Keys
-from dejavec.listing import directories_below
 
 INDEX, VECTORS, DIMENSION, FAISS = "index.json", "vectors.npy", "dimension", "vectors.faiss"
 
@@ -138,7 +138,7 @@ def find_old_caches(directory: Path) -> list[Path]:
     """Return all directories at and below this one in which mteb wrote a cache.
 
     Raises:
-        CacheNotFoundError, StorageError: see :func:`dejavec.listing.directories_below`.
+        CacheNotFoundError, StorageError: see :func:`dejavec.find.directories_below`.
     """
     return directories_below(directory, is_old_cache, "caches that mteb wrote")
 

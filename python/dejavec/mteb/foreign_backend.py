@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dejavec import _core
+from dejavec.canonical import canonical_json
 from dejavec.errors import IdentityMismatchError, StorageError
-from dejavec.identity import canonical_json, compared, difference, sibling
+from dejavec.identity import compared, difference, sibling
 from dejavec.in_flight import InFlight
 from dejavec.json_file import locked, read_record, write_record
 from dejavec.keys import Keys, first_of_each, text_keys

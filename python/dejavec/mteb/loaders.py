@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dejavec import _core
+from dejavec.canonical import canonical_json
 from dejavec.errors import ItemError
 from dejavec.fingerprint import describe
-from dejavec.identity import canonical_json
 from dejavec.keys import FIELDS, Keys, dataset_fields, field_keys, item_keys, text_keys
 from dejavec.media import MEDIA, media_digest
 

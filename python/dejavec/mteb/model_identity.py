@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from dejavec.canonical import canonical_json
 from dejavec.fingerprint import describe, is_module, sha256_of
-from dejavec.identity import canonical_json, parse_model
+from dejavec.identity import parse_model
 from dejavec.observed import Look, observe
 from dejavec.secret_names import without_secrets
 from dejavec.wrapped import ModelSource, ModelWrapper

@@ -6,8 +6,8 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+from dejavec.canonical import canonical_json
 from dejavec.fingerprint import describe
-from dejavec.identity import canonical_json
 from dejavec.mteb.model_identity import BuiltModel, Profile
 from dejavec.mteb.similarity import similarity_of
 from dejavec.observed import Description, Look

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dejavec.backends import FaissCache, NumpyCache
+from dejavec.canonical import canonical_json
 from dejavec.errors import IdentityMismatchError, sentence
 from dejavec.fork import make_locks_of
-from dejavec.identity import BARE, canonical_json, difference, digest, same, sibling
+from dejavec.identity import BARE, difference, digest, same, sibling
 from dejavec.keyed_cache import KeyedCache
 from dejavec.mteb.directories import experiment_name, safe_name
 from dejavec.mteb.foreign_backend import ForeignCache, foreign_identities, foreign_record
