@@ -89,6 +89,6 @@ def _touch(array: Vectors) -> None:
 
 
 def _xor_of_digests(work: Work) -> str:
-    from dejavec.keys import text_keys
+    from dejavec.keys.items import text_keys
 
     return bytes(np.bitwise_xor.reduce(text_keys(work.dataset()["text"]), axis=0)).hex()

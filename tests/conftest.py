@@ -28,7 +28,7 @@ def container(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """The file that new caches have, each in turn; the first alone for a test that is marked ``npy_only``."""
     if request.param != "npy" and request.node.get_closest_marker("npy_only"):
         pytest.skip("a promise of vectors.npy alone")
-    monkeypatch.setattr("dejavec.handle.DEFAULT_CONTAINER", request.param)
+    monkeypatch.setattr("dejavec.storage.handle.DEFAULT_CONTAINER", request.param)
     return str(request.param)
 
 

@@ -1,8 +1,9 @@
-"""No room of the package reaches into another: private names are used in the module that defines them."""
+"""Rooms of the package: arrows point down as drawn, and private names stay where they are defined."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,3 +117,79 @@ def test_a_use_of_another_modules_private_name_is_seen(source: str) -> None:
 def test_the_names_of_other_libraries_are_used() -> None:
     used = {name for path in MODULES for _, name in uses_in(ast.parse(path.read_text()))}
     assert set(OF_OTHERS) - used == set()
+
+
+DRAWING = re.compile(r'^```text title="rooms of the package"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+
+
+def drawn_levels(page: str) -> dict[str, int]:
+    """Return the line of each room in the drawing, counted from the top."""
+    found = DRAWING.search(page)
+    assert found, "no drawing"
+    return {room: at for at, line in enumerate(found[1].splitlines()) for room in line.split()}
+
+
+def module_of(path: Path) -> str:
+    return (
+        str(path.relative_to(PACKAGE).with_suffix("")).replace("/", ".").removesuffix("__init__").rstrip(".")
+    )
+
+
+NAMES = {module_of(path) for path in MODULES} | {"_core"}
+
+
+def room_of(module: str) -> str:
+    """Return the room of a module: its directory, or itself if it stands beside the rooms."""
+    inside = (PACKAGE / module.replace(".", "/")).is_dir()
+    return (module if inside or "." not in module else module.rpartition(".")[0]).replace(".", "/")
+
+
+def imports_of(source: str) -> Iterator[str]:
+    """Yield the modules of the package that a source imports, wherever in it that is."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dejavec":
+            base = (node.module or "").removeprefix("dejavec").lstrip(".")
+            for part in node.names:
+                whole = f"{base}.{part.name}".lstrip(".")
+                yield whole if whole in NAMES else base
+        elif isinstance(node, ast.Import):
+            yield from (
+                part.name.removeprefix("dejavec.") for part in node.names if part.name.startswith("dejavec.")
+            )
+
+
+def wrong_arrows(module: str, source: str, levels: dict[str, int]) -> list[str]:
+    """Return what a module imports from a room that does not stand below its own."""
+    own = room_of(module)
+    return [
+        imported
+        for imported in imports_of(source)
+        if imported and room_of(imported) != own and levels[room_of(imported)] <= levels[own]
+    ]
+
+
+# The package itself and `python -m dejavec` are doors, not rooms.
+ROOMED = [path for path in MODULES if module_of(path) not in ("", "__main__")]
+LEVELS = drawn_levels((Path(__file__).parents[1] / "docs" / "design.md").read_text())
+
+
+@pytest.mark.parametrize("path", ROOMED, ids=module_of)
+def test_every_arrow_points_down_in_the_drawing(path: Path) -> None:
+    assert wrong_arrows(module_of(path), path.read_text(), LEVELS) == []
+
+
+def test_the_drawing_has_every_room_and_no_other() -> None:
+    assert set(LEVELS) == {room_of(module_of(path)) for path in ROOMED} | {"_core"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from dejavec.cache import EmbeddingCache",
+        "from dejavec.search import exact",
+        "def late():\n    from dejavec.mteb.wrapper import CachedEmbeddingWrapper",
+        "import dejavec.cli.main",
+    ],
+)
+def test_an_arrow_that_points_up_is_seen(source: str) -> None:
+    assert len(wrong_arrows("storage.handle", source, LEVELS)) == 1

@@ -32,7 +32,7 @@ class Hashing(Case):
         return tuple(_HASHING)
 
     def measure(self, place: Place) -> Measured:
-        from dejavec.keys import text_keys
+        from dejavec.keys.items import text_keys
 
         cores = _HASHING[place.contestant] or floors.cores()
         if place.contestant.startswith("floor"):

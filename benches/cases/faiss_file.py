@@ -104,7 +104,7 @@ class FaissBuild(FaissFile):
         return (DEJAVEC,)
 
     def measure(self, place: Place) -> Measured:
-        from dejavec.built_index import build_index
+        from dejavec.search.approximate import build_index
 
         with _open(directory(place)) as cache:
             for saved in directory(place).glob("search-*"):
@@ -120,14 +120,14 @@ def directory(place: Place) -> Path:
 
 
 def _open(path: Path, **options: Any) -> Any:
-    from dejavec.identity import describe
-    from dejavec.keyed_cache import KeyedCache
+    from dejavec.storage.identity import describe
+    from dejavec.storage.keyed_cache import KeyedCache
 
     return KeyedCache(path, identity=describe("numbered@1", None), container="faiss-l2", **options)
 
 
 def _append(cache: Any, first: int, vectors: Vectors) -> None:
-    from dejavec.values import Output
+    from dejavec.vectors.arrays import Output
 
     cache.append(keys(first, first + len(vectors)), vectors, Output("numpy", "float32"))
 

@@ -49,9 +49,9 @@ class Identity(Case):
             wrapper.encode(loader(rows.select([0]), False), **arguments(False))
         # All others get vectors that are not MiniLM's: to make theirs takes an hour, and reading is the same.
         from dejavec.backends import NumpyCache
-        from dejavec.keyed_cache import KeyedCache
-        from dejavec.keys import text_keys
+        from dejavec.keys.items import text_keys
         from dejavec.mteb.places import read_identity
+        from dejavec.storage.keyed_cache import KeyedCache
 
         (stored,) = _directory(place).rglob("meta.json")
         container = NumpyCache.container
@@ -100,7 +100,7 @@ def _state(size: int, *, again: bool) -> Measured:
     """Time the state of a model of layers of 4 MB and an embedding matrix of a tenth of its size."""
     import torch
 
-    from dejavec.observed import observe
+    from dejavec.identity.observed import observe
 
     layers = [torch.nn.Linear(1_000, 1_000, bias=False) for _ in range(size * 9 // 10 // 4_000_000)]
     model = torch.nn.Sequential(torch.nn.Embedding(size // 10 // 4_000, 1_000), *layers)

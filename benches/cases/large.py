@@ -186,15 +186,15 @@ def _keys_of(numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 def _open(path: Path, mode: str = "a") -> Any:
-    from dejavec.identity import describe
-    from dejavec.keyed_cache import KeyedCache
+    from dejavec.storage.identity import describe
+    from dejavec.storage.keyed_cache import KeyedCache
 
     synced_last: Any = {} if mode == "r" or path.exists() else {"durability": "close"}
     return KeyedCache(path, identity=describe("numbered@1", None), mode=mode, **synced_last)
 
 
 def _output() -> Any:
-    from dejavec.values import Output
+    from dejavec.vectors.arrays import Output
 
     return Output("numpy", "float32")
 

@@ -60,7 +60,7 @@ class Scripts(Case):
         return tuple(_SCRIPTS)
 
     def measure(self, place: Place) -> Measured:
-        from dejavec.keys import text_keys
+        from dejavec.keys.items import text_keys
 
         texts = [_SCRIPTS[place.contestant](text) for text in place.work.texts()]
         encoded = [text.encode() for text in texts]

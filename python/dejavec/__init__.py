@@ -12,9 +12,9 @@ from dejavec._core import __version__
 from dejavec.backends import CacheBackendProtocol, FaissCache, NumpyCache, TextVectorMap
 from dejavec.cache import EmbeddingCache
 from dejavec.decorator import cached
+from dejavec.drop_in.install import install, uninstall
 from dejavec.errors import DejavecError, DejavecWarning
-from dejavec.fill import Counts, Plan
-from dejavec.install import install, uninstall
+from dejavec.fill.fill import Counts, Plan
 
 if TYPE_CHECKING:
     from dejavec.mteb import CachedEmbeddingWrapper
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 if _core.debug_build:
-    from dejavec.warn import warn as _warn
+    from dejavec.support.warn import warn as _warn
 
     _warn(
         "dejavec was built without optimisation and is slow",

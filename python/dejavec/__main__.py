@@ -2,7 +2,7 @@
 
 import sys
 
-from dejavec.cli import main
+from dejavec.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

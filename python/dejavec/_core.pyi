@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.values import Container
+from dejavec.vectors.arrays import Container
 
 _Result = TypeVar("_Result")
 

@@ -12,13 +12,13 @@ from typing import Any, Literal, Protocol, Self, get_args, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.built_index import build_index
 from dejavec.errors import CacheNotFoundError, IdentityMismatchError
-from dejavec.keyed_cache import KeyedCache
-from dejavec.keys import item_keys
-from dejavec.paths import local_directory
-from dejavec.search import Metric, default_metric, flat_index, search
-from dejavec.values import Container, from_rows, to_rows
+from dejavec.keys.items import item_keys
+from dejavec.search.approximate import build_index
+from dejavec.search.exact import Metric, default_metric, flat_index, search
+from dejavec.storage.keyed_cache import KeyedCache
+from dejavec.support.paths import local_directory
+from dejavec.vectors.arrays import Container, from_rows, to_rows
 
 Item = str | Mapping[str, Any]
 """A text, or a dict as mteb has them: ``{"text": …, "title": …}``."""

@@ -15,23 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dejavec import _core
-from dejavec.built_index import build_index
-from dejavec.canonical import canonical_json
-from dejavec.chunks import encoded, refuse_quantised
-from dejavec.closing import Closing
-from dejavec.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
-from dejavec.fill import Plan, fill, plan
-from dejavec.function_check import FunctionCheck
-from dejavec.handle import Durability, Mode, OnMismatch
-from dejavec.identity import BARE, describe
-from dejavec.keyed_cache import KeyedCache
-from dejavec.keys import Keys, frozen, take, text_keys
-from dejavec.paths import local_directory
-from dejavec.search import Metric, search
-from dejavec.settings import FillSettings, Miss, OnProblem, check_choice, whole_number
-from dejavec.summary import line_of, table_of
-from dejavec.values import Container, Kind, Output, from_rows
-from dejavec.vector_store import Positions, VectorStore
+from dejavec.fill.chunks import encoded, refuse_quantised
+from dejavec.fill.fill import Plan, fill, plan
+from dejavec.fill.settings import FillSettings, Miss, OnProblem, check_choice, whole_number
+from dejavec.fill.vector_store import Positions, VectorStore
+from dejavec.identity.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
+from dejavec.identity.function_check import FunctionCheck
+from dejavec.keys.items import Keys, frozen, take, text_keys
+from dejavec.search.approximate import build_index
+from dejavec.search.exact import Metric, search
+from dejavec.storage.handle import Durability, Mode, OnMismatch
+from dejavec.storage.identity import BARE, describe
+from dejavec.storage.keyed_cache import KeyedCache
+from dejavec.storage.summary import line_of, table_of
+from dejavec.support.canonical import canonical_json
+from dejavec.support.closing import Closing
+from dejavec.support.paths import local_directory
+from dejavec.vectors.arrays import Container, Kind, Output, from_rows
 
 _PLACE = ("self", "path", "on_mismatch")
 """Arguments of ``EmbeddingCache`` that say where it lies; a pickled one lies where it was found to lie."""
@@ -236,8 +236,9 @@ class EmbeddingCache(Closing):
         """Return the key of each row of :attr:`vectors`.
 
         Returns:
-            uint8 (rows, 32): of a text, the SHA-256 of its UTF-8 bytes (:func:`dejavec.keys.text_keys`). Of
-            equal keys the last row counts; zeros stand for a row that was given up.
+            uint8 (rows, 32): of a text, the SHA-256 of its UTF-8 bytes
+            (:func:`dejavec.keys.items.text_keys`). Of equal keys the last row counts; zeros stand for a row
+            that was given up.
         """
         return self._store.keys()
 
@@ -255,7 +256,7 @@ class EmbeddingCache(Closing):
         makes one call for each ``chunk_rows``; the wrapper for mteb knows the batches and keeps every bit.
 
         Args:
-            texts: n texts, in any form that :func:`dejavec.keys.text_keys` takes.
+            texts: n texts, in any form that :func:`dejavec.keys.items.text_keys` takes.
             encode_fn: returns the vectors (k, dim) of k different texts, at most ``chunk_rows`` at a time. It
                 may also yield them, in order: blocks (j, dim), each committed as it comes, or single vectors
                 (dim,), committed every ``chunk_seconds``. What it returns for a text must not depend on the

@@ -23,15 +23,15 @@ from typing import (
 )
 
 from dejavec.cache import EmbeddingCache
-from dejavec.call_identity import argument_form, self_form
-from dejavec.canonical import canonical_json
-from dejavec.confirm import OnUnconfirmed
-from dejavec.handle import Durability, Mode, OnMismatch
-from dejavec.identity import describe, sibling
-from dejavec.in_thread import call_in_thread, wait_for
-from dejavec.paths import local_directory
-from dejavec.settings import Miss, OnProblem
-from dejavec.values import Container, Kind
+from dejavec.fill.settings import Miss, OnProblem
+from dejavec.identity.arguments import argument_form, self_form
+from dejavec.identity.confirm import OnUnconfirmed
+from dejavec.storage.handle import Durability, Mode, OnMismatch
+from dejavec.storage.identity import describe, sibling
+from dejavec.support.canonical import canonical_json
+from dejavec.support.in_thread import call_in_thread, wait_for
+from dejavec.support.paths import local_directory
+from dejavec.vectors.arrays import Container, Kind
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 

@@ -78,7 +78,7 @@ def test_a_new_cache_is_empty_and_makes_no_directory(tmp_path: Path) -> None:
 def test_dimension_and_dtype_are_learnt_from_the_first_vectors(cache: EmbeddingCache) -> None:
     assert cache.dim == 4
     assert cache.dtype == np.float32
-    assert cache._store.output == dejavec.values.Output("numpy", "float32")
+    assert cache._store.output == dejavec.vectors.arrays.Output("numpy", "float32")
 
 
 def test_get_tells_which_texts_are_held_and_gives_zeros_for_the_others(

@@ -15,11 +15,11 @@ from processes import run
 from toy_model import ToyModel
 
 from dejavec import DejavecWarning, EmbeddingCache
-from dejavec.chunks import ChunkSizes
 from dejavec.errors import VectorsError
-from dejavec.fill import fill
-from dejavec.keys import text_keys
-from dejavec.settings import FillSettings
+from dejavec.fill.chunks import ChunkSizes
+from dejavec.fill.fill import fill
+from dejavec.fill.settings import FillSettings
+from dejavec.keys.items import text_keys
 
 
 class Clock:

@@ -16,9 +16,9 @@ from toy_model import ToyModel
 
 import dejavec
 from dejavec import EmbeddingCache
-from dejavec.fill import fill
-from dejavec.keys import text_keys
-from dejavec.settings import FillSettings
+from dejavec.fill.fill import fill
+from dejavec.fill.settings import FillSettings
+from dejavec.keys.items import text_keys
 
 pytestmark = pytest.mark.usefixtures("container")
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dejavec.canonical import canonical_json
-from dejavec.identity import BARE, describe, difference, digest, parse_model, sibling
+from dejavec.storage.identity import BARE, describe, difference, digest, parse_model, sibling
+from dejavec.support.canonical import canonical_json
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -18,8 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dejavec.errors import ItemError
-from dejavec.keyed_cache import KeyedCache
-from dejavec.keys import (
+from dejavec.keys.items import (
     dataset_keys,
     dataset_texts,
     field_keys,
@@ -29,6 +28,7 @@ from dejavec.keys import (
     take,
     text_keys,
 )
+from dejavec.storage.keyed_cache import KeyedCache
 
 TEXTS = ["plain", "", "grüße", "plain", "a\0b", "漢字 " * 50, " leading", "x"]
 

@@ -18,7 +18,7 @@ from processes import run
 
 from dejavec import DejavecWarning, EmbeddingCache, FaissCache, NumpyCache, cached
 from dejavec.errors import ItemError, VectorsError
-from dejavec.keys import text_keys
+from dejavec.keys.items import text_keys
 
 ROWS = [[0.5, 0.1], [1.0, 2.0], [-3.0, 1e300]]
 TEXTS = ["a", "b", "c"]

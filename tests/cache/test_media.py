@@ -19,8 +19,8 @@ from PIL import Image
 
 from dejavec import NumpyCache
 from dejavec.errors import ItemError
-from dejavec.keys import TEXT_FIELDS, dataset_keys, field_keys, item_keys, text_keys
-from dejavec.media import media_digest, media_digests, stored_digests
+from dejavec.keys.items import TEXT_FIELDS, dataset_keys, field_keys, item_keys, text_keys
+from dejavec.keys.media import media_digest, media_digests, stored_digests
 
 
 class TestStored:

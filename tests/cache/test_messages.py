@@ -322,7 +322,7 @@ class TestCommandLine:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        from dejavec import listing
+        from dejavec.cli import listing
 
         (tmp_path / "secret").mkdir()
         scandir = os.scandir
@@ -344,7 +344,7 @@ class TestCommandLine:
     def test_an_interrupt_says_what_is_true_there(
         self, command: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        from dejavec import cli
+        from dejavec.cli import main as cli
 
         def interrupted(options: Any) -> int:
             raise KeyboardInterrupt

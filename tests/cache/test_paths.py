@@ -13,8 +13,8 @@ from mteb_models import FieldsModel, encode
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning, EmbeddingCache, NumpyCache, TextVectorMap, cached
 from dejavec.errors import CacheNotFoundError
-from dejavec.identity import sibling
-from dejavec.paths import local_directory
+from dejavec.storage.identity import sibling
+from dejavec.support.paths import local_directory
 
 
 def ones(texts: list[str]) -> Any:

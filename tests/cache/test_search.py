@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 import dejavec
 from dejavec import EmbeddingCache, FaissCache, _core
-from dejavec.search import flat_index
+from dejavec.search.exact import flat_index
 
 DIM = 8
 QUERIES = np.random.default_rng(7).standard_normal((30, DIM)).astype(np.float32)

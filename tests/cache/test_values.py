@@ -10,7 +10,7 @@ import torch
 from comparing import bits_equal
 
 from dejavec.errors import VectorsError
-from dejavec.values import Output, check_kind, from_rows, nonfinite, to_rows
+from dejavec.vectors.arrays import Output, check_kind, from_rows, nonfinite, to_rows
 
 NUMPY_DTYPES = ["f2", "f4", "f8", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "?"]
 TORCH_DTYPES = ["float16", "bfloat16", "float32", "float64", "int8", "uint8", "int32", "int64", "bool"]

@@ -12,7 +12,7 @@ import pytest
 from comparing import bits_equal, files_below
 
 from dejavec import EmbeddingCache
-from dejavec.cli import main
+from dejavec.cli.main import main
 
 HEADER = 128
 

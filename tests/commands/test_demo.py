@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from mteb.mocks.mock_tasks import MockRetrievalTask
 
-from dejavec import cli
+from dejavec.cli import main as cli
 from dejavec.demo import evaluate as demo
 from dejavec.demo.corpus import read_corpus
 

@@ -12,8 +12,8 @@ from mteb.mocks.mock_tasks import MockRetrievalTask
 from mteb_models import FieldsModel, encode, meta
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning
-from dejavec.cli import main
-from dejavec.secret_names import is_secret, without_secrets
+from dejavec.cli.main import main
+from dejavec.support.secret_names import is_secret, without_secrets
 
 TEXTS = ["a b", "c d e"]
 SECRET = "hf_abcdefghijklmnop"

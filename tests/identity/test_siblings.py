@@ -16,9 +16,10 @@ import torch
 from mteb.models.cache_wrappers.cache_backends import NumpyCache as MtebNumpyCache
 from mteb_models import TASK, FieldsModel, bare_minilm, encode, meta, minilm, same_bits
 
-from dejavec import CachedEmbeddingWrapper, DejavecWarning, NumpyCache, observed
+from dejavec import CachedEmbeddingWrapper, DejavecWarning, NumpyCache
 from dejavec.errors import IdentityMismatchError
-from dejavec.keyed_cache import KeyedCache
+from dejavec.identity import observed
+from dejavec.storage.keyed_cache import KeyedCache
 
 OLD, NEW = ["embed once", "never again", "a b c"], ["another text", "one more"]
 BACKENDS = pytest.mark.parametrize("backend", [NumpyCache, MtebNumpyCache], ids=["ours", "mteb's"])
@@ -295,7 +296,7 @@ class TestDirectoriesOfOlderReleases:
         identity = identity_before_states(tmp_path / "scratch")
         vectors = bare_minilm().encode(OLD)
         with KeyedCache(tmp_path / "new" / TASK.name, identity=identity) as old:
-            from dejavec.keys import text_keys
+            from dejavec.keys.items import text_keys
 
             old.put(text_keys(OLD), vectors)
         for run in range(2):
@@ -310,7 +311,7 @@ class TestDirectoriesOfOlderReleases:
     def test_are_left_alone_by_another_model(self, tmp_path: Path) -> None:
         identity = identity_before_states(tmp_path / "scratch")
         with KeyedCache(tmp_path / "new" / TASK.name, identity=identity) as old:
-            from dejavec.keys import text_keys
+            from dejavec.keys.items import text_keys
 
             old.put(text_keys(OLD), bare_minilm().encode(OLD))
         model = published(1.5)

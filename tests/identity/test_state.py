@@ -10,10 +10,10 @@ import pytest
 import torch
 from mteb_models import minilm
 
-from dejavec import state
-from dejavec.observed import versions
-from dejavec.state import digest_of, tensor_digests
-from dejavec.survey import survey
+from dejavec.identity import state
+from dejavec.identity.observed import versions
+from dejavec.identity.state import digest_of, tensor_digests
+from dejavec.identity.survey import survey
 
 
 def digest(model: Any) -> str | None:

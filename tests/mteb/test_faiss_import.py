@@ -13,9 +13,9 @@ from mteb.models.cache_wrappers.cache_backends import FaissCache as MtebFaissCac
 
 import dejavec
 from dejavec import EmbeddingCache
-from dejavec.mteb import importer
-from dejavec.mteb.doubts import MIXED_ROWS, UNCOUNTED
-from dejavec.mteb.exporter import export_command
+from dejavec.mteb.migrate import importer
+from dejavec.mteb.migrate.doubts import MIXED_ROWS, UNCOUNTED
+from dejavec.mteb.migrate.exporter import export_command
 
 VECTORS = np.arange(1, 25, dtype=np.float32).reshape(8, 3)
 

@@ -29,8 +29,8 @@ from mteb_models import (
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning
 from dejavec.errors import IdentityMismatchError
-from dejavec.fingerprint import describe
-from dejavec.mteb.model_identity import encoder_kind, reads_argument
+from dejavec.identity.fingerprint import describe
+from dejavec.mteb.model.identity import encoder_kind, reads_argument
 
 TEXTS = ["a b", "c d e"]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

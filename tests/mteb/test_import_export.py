@@ -46,10 +46,9 @@ from dejavec.errors import (
     StorageError,
     VectorsError,
 )
-from dejavec.mteb.doubts import DOCUMENTS, MEDIA, MIXED, PREPARED, QUERIES, SHARED, UNKNOWN, doubt
-from dejavec.mteb.exporter import export, export_command
-from dejavec.mteb.files import open_old_cache
-from dejavec.mteb.importer import (
+from dejavec.mteb.migrate.doubts import DOCUMENTS, MEDIA, MIXED, PREPARED, QUERIES, SHARED, UNKNOWN, doubt
+from dejavec.mteb.migrate.exporter import export, export_command
+from dejavec.mteb.migrate.importer import (
     ELSEWHERE,
     NONFINITE,
     OTHER_SETTINGS,
@@ -58,6 +57,7 @@ from dejavec.mteb.importer import (
     import_command,
     import_tree,
 )
+from dejavec.mteb.migrate.old_files import open_old_cache
 
 MODEL = "tests/model@1"
 TEXTS = ["a b", "c d e", "", "\U0001f600", "x" * 300]

@@ -311,7 +311,7 @@ def test_child_processes_have_the_cache_too_and_theirs(
             look(2)
         """
     )
-    assert invoke(RUN, script, PYTHONUNBUFFERED="1") == (0, "['dejavec.install']\n" * 3, "")
+    assert invoke(RUN, script, PYTHONUNBUFFERED="1") == (0, "['dejavec.drop_in.install']\n" * 3, "")
 
 
 @pytest.mark.parametrize("missing", ["the module", "the name"])
@@ -370,7 +370,7 @@ def installed() -> bool:
         *(getattr(module, name) is getattr(dejavec, name) for module, name in REPLACED),
         hasattr(mteb.models, "cache_wrapper"),
         "mteb.models.cache_wrapper" in sys.modules,
-        any(type(finder).__module__ == "dejavec.install" for finder in sys.meta_path),
+        any(type(finder).__module__ == "dejavec.drop_in.install" for finder in sys.meta_path),
     }
     assert len(found) == 1
     return found.pop()
@@ -381,7 +381,7 @@ def test_installing_and_uninstalling_go_in_any_order(steps: str) -> None:
     before = state()
     for step in steps:
         if step == "i":
-            dejavec.install()
+            dejavec.drop_in.install()
             assert installed()
         else:
             dejavec.uninstall()
@@ -392,7 +392,7 @@ def test_installing_and_uninstalling_go_in_any_order(steps: str) -> None:
 def test_the_old_module_has_the_names_of_mteb_1() -> None:
     with pytest.raises(ModuleNotFoundError):
         from mteb.models.cache_wrapper import TextVectorMap
-    dejavec.install()
+    dejavec.drop_in.install()
     from mteb.models.cache_wrapper import CachedEmbeddingWrapper, TextVectorMap
 
     assert CachedEmbeddingWrapper is dejavec.CachedEmbeddingWrapper
@@ -403,14 +403,14 @@ def test_the_old_module_has_the_names_of_mteb_1() -> None:
 def test_what_was_imported_before_stays_mtebs() -> None:
     from mteb.models import CachedEmbeddingWrapper
 
-    dejavec.install()
+    dejavec.drop_in.install()
     assert CachedEmbeddingWrapper.__module__ == "mteb.models.cache_wrappers.cache_wrapper"
 
 
 def test_what_somebody_else_put_there_since_is_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mteb.models, "CachedEmbeddingWrapper", mteb.models.CachedEmbeddingWrapper)
     before = state()
-    dejavec.install()
+    dejavec.drop_in.install()
     mteb.models.CachedEmbeddingWrapper = object
     dejavec.uninstall()
     assert mteb.models.CachedEmbeddingWrapper is object
@@ -420,7 +420,7 @@ def test_what_somebody_else_put_there_since_is_left_to_them(monkeypatch: pytest.
 
 def test_every_name_in_mteb_is_accounted_for() -> None:
     ours = {name: getattr(dejavec, name) for _, name in REPLACED}
-    dejavec.install()
+    dejavec.drop_in.install()
     theirs = {
         (module, name)
         for module, names in state()["names"].items()

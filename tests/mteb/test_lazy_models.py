@@ -35,7 +35,7 @@ from mteb_models import (
 )
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning
-from dejavec.json_file import read_record, update_record
+from dejavec.support.json_file import read_record, update_record
 
 HERE = Path(__file__).parent
 TEXTS = ["a b", "c d e"]

@@ -15,9 +15,9 @@ from pathlib import Path
 import atheris
 import numpy as np
 
-with atheris.instrument_imports(include=["dejavec.mteb.files", "dejavec.json_file"]):
-    from dejavec.json_file import read_record
-    from dejavec.mteb.files import DIMENSION, INDEX, VECTORS, open_old_cache
+with atheris.instrument_imports(include=["dejavec.mteb.migrate.old_files", "dejavec.support.json_file"]):
+    from dejavec.mteb.migrate.old_files import DIMENSION, INDEX, VECTORS, open_old_cache
+    from dejavec.support.json_file import read_record
 
 from dejavec.errors import CorruptCacheError
 

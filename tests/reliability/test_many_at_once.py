@@ -14,7 +14,7 @@ import pytest
 from processes import run, vectors
 
 from dejavec import EmbeddingCache
-from dejavec.keys import text_keys
+from dejavec.keys.items import text_keys
 
 TEXTS = [f"text {number}" for number in range(600)]
 

@@ -13,7 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from toy_model import ToyModel
 
-from dejavec import EmbeddingCache, Plan, handle
+from dejavec import EmbeddingCache, Plan
+from dejavec.storage import handle
 
 pytestmark = pytest.mark.usefixtures("container")
 

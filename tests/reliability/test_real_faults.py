@@ -14,7 +14,7 @@ from processes import run, start, vectors
 
 import dejavec
 from dejavec import EmbeddingCache
-from dejavec.cli import main
+from dejavec.cli.main import main
 
 GROUPS, ROWS = 2, 10
 MOST_CALLS = 60

@@ -1,6 +1,6 @@
 """Everything that knows mteb: its wrapper, its loaders, its models, and the files of its own cache."""
 
-from dejavec.mteb_version import check_mteb
+from dejavec.drop_in.versions import check_mteb
 
 check_mteb()  # Before the wrapper is imported: an old mteb fails there.
 

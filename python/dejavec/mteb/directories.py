@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from dejavec.fingerprint import sha256_of
+from dejavec.identity.fingerprint import sha256_of
 
 _LONGEST = 242
 """Bytes of a name: with the 13 that a sibling directory adds, within the 255 that file systems allow."""

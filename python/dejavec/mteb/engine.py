@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 
 from dejavec import _core
-from dejavec.claiming import ClaimLostError
-from dejavec.fill import Counts, Filled, fill
-from dejavec.keys import Keys
-from dejavec.mteb.encoders import INTEGER_PRECISIONS, refuse_sharing
+from dejavec.fill.fill import Counts, Filled, fill
+from dejavec.fill.vector_store import VectorStore
+from dejavec.identity.claiming import ClaimLostError
+from dejavec.identity.observed import UNSEEN, Look
+from dejavec.keys.items import Keys
 from dejavec.mteb.engine_settings import EngineSettings
 from dejavec.mteb.foreign_backend import not_kept
-from dejavec.mteb.lazy_model import ModelChangedError
-from dejavec.mteb.loaders import Items, Positions, UncacheableError
+from dejavec.mteb.items import Items, Positions, UncacheableError
+from dejavec.mteb.model.encoders import INTEGER_PRECISIONS, refuse_sharing
+from dejavec.mteb.model.identity import Kind, ModelIdentity, Source
+from dejavec.mteb.model.lazy import ModelChangedError
 from dejavec.mteb.model_call import NOT_DENSE, ModelCall, divides_calls, not_dense, quantised
-from dejavec.mteb.model_identity import Kind, ModelIdentity, Source
 from dejavec.mteb.places import Place, Places
 from dejavec.mteb.siblings import Request, Siblings
 from dejavec.mteb.spot_check import compare, draw
 from dejavec.mteb.timed_loader import Pace
-from dejavec.observed import UNSEEN, Look
-from dejavec.values import Rows, from_rows, to_rows
-from dejavec.vector_store import VectorStore
-from dejavec.warn import warn
+from dejavec.support.warn import warn
+from dejavec.vectors.arrays import Rows, from_rows, to_rows
 
 _QUANTISED_HERE = frozenset({"int8", "uint8", "binary", "ubinary"})
 """What sentence-transformers makes of float vectors after the last batch."""
@@ -119,7 +119,7 @@ class Engine:
         """Return directory and identity of a call's vectors.
 
         Args:
-            kind: see :func:`dejavec.mteb.model_identity.encoder_kind`.
+            kind: see :func:`dejavec.mteb.model.identity.encoder_kind`.
             look: what the model is.
             arguments: all arguments of ``encode`` but the loader.
 

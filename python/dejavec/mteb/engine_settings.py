@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dejavec.backends import CacheBackendProtocol, NumpyCache
-from dejavec.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
-from dejavec.handle import OnMismatch
+from dejavec.fill.settings import FillSettings, OnProblem, check_choice
+from dejavec.identity.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
 from dejavec.mteb.foreign_backend import is_backend
 from dejavec.mteb.places import Scope
-from dejavec.paths import local_directory
-from dejavec.settings import FillSettings, OnProblem, check_choice
+from dejavec.storage.handle import OnMismatch
+from dejavec.support.paths import local_directory
 
 
 @dataclass(frozen=True, kw_only=True)

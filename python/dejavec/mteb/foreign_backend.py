@@ -15,20 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dejavec import _core
-from dejavec.canonical import canonical_json
 from dejavec.errors import IdentityMismatchError, StorageError
-from dejavec.identity import compared, difference, sibling
-from dejavec.in_flight import InFlight
-from dejavec.json_file import locked, read_record, write_record
-from dejavec.keys import Keys, first_of_each, text_keys
+from dejavec.fill.in_flight import InFlight
+from dejavec.identity.proven import Change, Proofs
+from dejavec.keys.items import Keys, first_of_each, text_keys
 from dejavec.mteb.model_call import not_dense
-from dejavec.paths import with_suffix
-from dejavec.proven import Change, Proofs
-from dejavec.values import FLOAT32_HOLDS, Output, Rows, check_kind
-from dejavec.warn import warn
+from dejavec.storage.identity import compared, difference, sibling
+from dejavec.support.canonical import canonical_json
+from dejavec.support.json_file import locked, read_record, write_record
+from dejavec.support.paths import with_suffix
+from dejavec.support.warn import warn
+from dejavec.vectors.arrays import FLOAT32_HOLDS, Output, Rows, check_kind
 
 if TYPE_CHECKING:
-    from dejavec.mteb.loaders import Items
+    from dejavec.mteb.items import Items
 
 _METHODS = ("add", "get_vector", "save", "load", "close", "__contains__")
 _MARK = "dejavec:"
@@ -62,7 +62,7 @@ class ForeignCache:
         path: the backend's directory.
         container: None: how the backend keeps its vectors is its own affair.
         output: the kind of array that the model returns, None before the first vector.
-        dtype: that of :func:`dejavec.values.to_rows`, None before the first vector.
+        dtype: that of :func:`dejavec.vectors.arrays.to_rows`, None before the first vector.
         dim: numbers in a vector, None before the first vector.
         proofs: for which descriptions of the model the vectors are proven.
     """

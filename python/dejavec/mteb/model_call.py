@@ -11,12 +11,12 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.chunks import Blocks, FirstRows
-from dejavec.mteb.loaders import Items, Positions, UncacheableError
-from dejavec.mteb.model_identity import Kind
+from dejavec.fill.chunks import Blocks, FirstRows
+from dejavec.fill.settings import FillSettings
+from dejavec.mteb.items import Items, Positions, UncacheableError
+from dejavec.mteb.model.identity import Kind
 from dejavec.mteb.timed_loader import Pace, Timer, timed
-from dejavec.settings import FillSettings
-from dejavec.values import Output, Rows
+from dejavec.vectors.arrays import Output, Rows
 
 _DEFAULT_BATCH = 32
 """What sentence-transformers takes if it is given no batch size."""
@@ -123,7 +123,7 @@ class ModelCall:
         """Do what :meth:`encode` does, as :func:`dejavec.fill.fill` wants it: in pieces that are stored.
 
         Returns:
-            The vectors (k, dim); :class:`dejavec.chunks.FirstRows` if the model was stopped after some
+            The vectors (k, dim); :class:`dejavec.fill.chunks.FirstRows` if the model was stopped after some
             batches; or ``Blocks`` of one batch each, where a longer call would have other batches.
         """
         if self._lengths is not None and self._interleaves and self._batch_rows:

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dejavec.backends import FaissCache, NumpyCache
-from dejavec.canonical import canonical_json
 from dejavec.errors import IdentityMismatchError, sentence
-from dejavec.fork import make_locks_of
-from dejavec.identity import BARE, difference, digest, same, sibling
-from dejavec.keyed_cache import KeyedCache
+from dejavec.identity.proven import FILE as PROVEN
 from dejavec.mteb.directories import experiment_name, safe_name
 from dejavec.mteb.foreign_backend import ForeignCache, foreign_identities, foreign_record
-from dejavec.proven import FILE as PROVEN
-from dejavec.secret_names import without_secrets
-from dejavec.warn import warn
+from dejavec.storage.identity import BARE, difference, digest, same, sibling
+from dejavec.storage.keyed_cache import KeyedCache
+from dejavec.support.canonical import canonical_json
+from dejavec.support.fork import make_locks_of
+from dejavec.support.secret_names import without_secrets
+from dejavec.support.warn import warn
 
 Scope = Literal["task", "model"]
 

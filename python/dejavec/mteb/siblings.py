@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from dejavec.confirm import Confirming
 from dejavec.errors import VectorsError
-from dejavec.fill_run import WRITE_ERRORS
-from dejavec.fork import make_locks_of
-from dejavec.judge import Judge, Subject
-from dejavec.keys import Keys, first_of_each
+from dejavec.fill.run import WRITE_ERRORS
+from dejavec.fill.vector_store import VectorStore
+from dejavec.identity.confirm import Confirming
+from dejavec.identity.judge import Judge, Subject
+from dejavec.identity.observed import Description, Look
+from dejavec.identity.proven import Proofs
+from dejavec.keys.items import Keys, first_of_each
 from dejavec.mteb.foreign_backend import ForeignCache, ForeignCall
-from dejavec.mteb.loaders import Items, Positions
+from dejavec.mteb.items import Items, Positions
 from dejavec.mteb.places import Elsewhere, Place, Places
-from dejavec.observed import Description, Look
-from dejavec.proven import Proofs
-from dejavec.values import Rows
-from dejavec.vector_store import VectorStore
+from dejavec.support.fork import make_locks_of
+from dejavec.vectors.arrays import Rows
 
 _CARRIED_ROWS = 10_000
 """How many vectors are copied from one sibling to another at a time."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dejavec.errors import SpotCheckError
-from dejavec.mteb.loaders import Positions
-from dejavec.values import Rows, to_rows
+from dejavec.mteb.items import Positions
+from dejavec.vectors.arrays import Rows, to_rows
 
 
 def draw(hits: Positions, count: int) -> Positions:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from copy import copy
 from typing import Any
 
-from dejavec.settings import FillSettings
-from dejavec.warn import warn
+from dejavec.fill.settings import FillSettings
+from dejavec.support.warn import warn
 
 _TAIL = 2.0
 """How many times as long as between two batches a model may work after the last one."""

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from dejavec.backends import CacheBackendProtocol, NumpyCache
-from dejavec.closing import Closing
-from dejavec.confirm import OnUnconfirmed
 from dejavec.errors import MissingPackageError
-from dejavec.fill import Counts
-from dejavec.handle import OnMismatch
-from dejavec.mteb.encoders import as_encoder, searches
+from dejavec.fill.fill import Counts
+from dejavec.fill.settings import OnProblem
+from dejavec.identity.confirm import OnUnconfirmed
+from dejavec.identity.wrapped import ModelWrapper
 from dejavec.mteb.engine import Engine
 from dejavec.mteb.engine_settings import EngineSettings
-from dejavec.mteb.lazy_model import LazyModel, Recipe, is_recipe
-from dejavec.mteb.model_identity import BuiltModel, Source
+from dejavec.mteb.model.encoders import as_encoder, searches
+from dejavec.mteb.model.identity import BuiltModel, Source
+from dejavec.mteb.model.lazy import LazyModel, Recipe, is_recipe
 from dejavec.mteb.places import Scope
-from dejavec.settings import OnProblem
-from dejavec.wrapped import ModelWrapper
+from dejavec.storage.handle import OnMismatch
+from dejavec.support.closing import Closing
 
 _NOT_FORWARDED = frozenset({"predict", "index", "search"})
 _NOT_SETTINGS = frozenset({"self", "model", "model_meta", "__class__"})

@@ -1,0 +1,1 @@
+"""The one algorithm: look up, encode what is missing, store it, read everything back."""

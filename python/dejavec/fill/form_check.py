@@ -1,0 +1,99 @@
+"""What a model makes in one call, as rows of one dimension and one array kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from dejavec.errors import VectorsError
+from dejavec.fill.vector_store import Positions
+from dejavec.vectors.arrays import Output, Rows, check_kind, to_rows
+from dejavec.vectors.columns import as_array_or_rows, first_bad_row
+
+
+class FormCheck:
+    """Brings what a model makes into the form of the rows made or stored before.
+
+    Args:
+        dim: numbers in a stored vector; None if there is none, so that the first vectors decide.
+        output: the array kind of the stored vectors, likewise.
+        dtype: ``"float32"`` rounds all vectors to it.
+        maker: how messages name what makes vectors.
+        name: how messages name the item at a position.
+
+    Attributes:
+        dim: numbers in a vector; None before the first.
+        output: the array kind of the vectors.
+
+    Example:
+        >>> check = FormCheck(None, None, None, "the model", "item {}".format)
+        >>> _, rows, error = check.rows_of([[1.0, 2.0], [3.0]], np.array([4, 7]))
+        >>> rows.tolist(), str(error)[:59]
+        ([[1.0, 2.0]], 'the model: expected a vector of 2 numbers for item 7, found')
+    """
+
+    def __init__(
+        self,
+        dim: int | None,
+        output: Output | None,
+        dtype: Literal["float32"] | None,
+        maker: str,
+        name: Callable[[int], str],
+    ) -> None:
+        self.dim = dim
+        self.output = output or Output("numpy", "float32")
+        self._dtype = dtype
+        self._maker = maker
+        self._name = name
+
+    def where(self, chunk: Positions) -> str:
+        """Return what a message about the vectors of some items begins with."""
+        return f"{self._maker}, for {len(chunk)} items from {self._name(int(chunk[0]))} on"
+
+    def rows_of(self, made: Any, chunk: Positions) -> tuple[Positions, Rows, VectorsError | None]:
+        """Return what was made of some items as rows.
+
+        Args:
+            made: what the model returned.
+            chunk: the positions of the items (k,).
+
+        Returns:
+            The items (m,) that have a vector, these vectors (m, dim), and an error for the others, if any.
+
+        Raises:
+            VectorsError: nothing of it can be stored.
+        """
+        where = self.where(chunk)
+        try:
+            rows, output = to_rows(made, len(chunk), where)
+        except VectorsError:
+            parts = first_bad_row(made, len(chunk), self.dim)
+            if parts is None:
+                raise
+            good, bad, found = parts
+            all_rows: Any = as_array_or_rows(made)
+            rows, output = to_rows([all_rows[at] for at in good], len(good), where)
+            rows = self._fit(rows, output, where)
+            error = VectorsError(
+                self._maker,
+                expected=f"a vector of {self.dim} numbers for {self._name(int(chunk[bad]))}",
+                found=found,
+                remedy=f"return one for each text; the other {len(good)} of this call are stored",
+            )
+            return chunk[good], rows, error
+        return chunk, self._fit(rows, output, where), None
+
+    def _fit(self, rows: Rows, output: Output, where: str) -> Rows:
+        """Return rows that fit those made or stored before; float64 lists may remain as they are."""
+        if self._dtype is not None:
+            with np.errstate(over="ignore"):
+                rows, output = rows.astype(np.float32, copy=False), replace(output, dtype="float32")
+        if self.dim is None:
+            self.dim, self.output = rows.shape[1], output
+            return rows
+        is_list = output.library == "list" and rows.dtype == np.float64
+        check_kind(rows, self.output if is_list else output, self.dim, self.output.dtype, where)
+        return rows

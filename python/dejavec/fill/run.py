@@ -1,0 +1,393 @@
+"""One call of :func:`dejavec.fill.fill`: what the model made, and what of it could not be stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dejavec.errors import (
+    CacheNotFoundError,
+    DejavecError,
+    ForeignDirectoryError,
+    IdentityMismatchError,
+    LockTimeoutError,
+    MissingVectorsError,
+    NetworkFileSystemError,
+    NonFiniteVectorsError,
+    PoisonedWriterError,
+    ReadOnlyCacheError,
+    StorageError,
+    VectorsError,
+)
+from dejavec.fill.chunks import Batch, Blocks, ChunkSizes, FirstRows, is_single
+from dejavec.fill.form_check import FormCheck
+from dejavec.fill.in_flight import Claim, as_bytes
+from dejavec.fill.settings import FillSettings
+from dejavec.fill.unstored import Unstored, listed
+from dejavec.fill.vector_store import Positions, VectorStore
+from dejavec.keys.items import Keys
+from dejavec.support.progress import progress
+from dejavec.vectors.arrays import Output, Rows, convert_list, nonfinite
+
+_KEY_RECORD_BYTES = 40
+WRITE_ERRORS = (
+    StorageError,
+    LockTimeoutError,
+    NetworkFileSystemError,
+    PoisonedWriterError,
+    ReadOnlyCacheError,
+    # The directory was removed, or replaced by others, while the model worked.
+    CacheNotFoundError,
+    ForeignDirectoryError,
+    IdentityMismatchError,
+)
+
+
+class Run:
+    """What the model made in one call.
+
+    Args:
+        store: where vectors are stored.
+        keys: the keys of all items (n, 32).
+        encode: as in :func:`dejavec.fill.fill`, like the following.
+        settings: likewise.
+        name: likewise.
+        maker: likewise.
+        warn_unwritten: likewise.
+        clock: likewise.
+
+    Attributes:
+        encoded: how many items the model encoded.
+        appended: how many bytes of rows were stored.
+    """
+
+    def __init__(
+        self,
+        store: VectorStore,
+        keys: Keys,
+        encode: Callable[[Positions], Any],
+        settings: FillSettings,
+        *,
+        name: Callable[[int], str],
+        maker: str,
+        warn_unwritten: Callable[[str], None] | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.encoded = 0
+        self.appended = 0
+        self._store = store
+        self._keys = keys
+        self._encode = encode
+        self._settings = settings
+        self._name = name
+        self._warn_unwritten = warn_unwritten
+        self._sizes = ChunkSizes(settings, clock)
+        self._advance: Callable[[int], object] = lambda _: None
+        self._own_releases = 0
+        self._writes = True
+        self._is_gone = False
+        self._form = FormCheck(store.dim, store.output, settings.dtype, maker, name)
+        self._unstored = Unstored(len(keys), name)
+
+    def encode(self, positions: Positions, seen: NDArray[np.int64], ended: int | None = None) -> None:
+        """Have the model encode these items; store a chunk before the next is asked for.
+
+        Args:
+            positions: of different items.
+            seen: the row of every item as it was looked up, which a new row replaces.
+            ended: how many claims of the store had ended before that, so that items which other callers are
+                encoding are waited for; None: all are encoded here.
+        """
+        if len(positions) and self._settings.miss == "raise":
+            raise MissingVectorsError(
+                self._store.path,
+                expected=f"all of {len(self._keys)} items",
+                found=f"{len(positions)} missing: {listed(self._name, positions)}",
+                remedy='encode them first or open the cache with miss="encode"',
+            )
+        with progress(self._settings.progress, len(positions)) as self._advance:
+            while len(positions):
+                waiting: dict[int, Claim] = {}
+                while len(positions):
+                    chunk = positions[: self._sizes.rows]
+                    undone, others = self._encode_chunk(chunk, seen, ended)
+                    waiting |= others
+                    positions = positions[len(chunk) :]
+                    if len(undone):
+                        positions = np.concatenate([undone, positions])
+                positions = self._take_over(waiting)
+
+    def lookup(self, keys: Keys) -> NDArray[np.int64]:
+        """Return each key's newest row or -1; -1 for all if the cache was replaced by another."""
+        try:
+            if not self._is_replaced():
+                return self._store.lookup(keys)
+        except WRITE_ERRORS as error:
+            self._go_on_in_memory(error)
+        return np.full(len(keys), -1, np.int64)
+
+    def collect(self, keys: Keys, rows: NDArray[np.int64], source: Positions) -> tuple[Rows, Positions]:
+        """Read the vectors of items back, once all of them were encoded.
+
+        Args:
+            keys: of the items, (m, 32).
+            rows: their newest rows, -1 for none; shape (m,).
+            source: which item's encoding made each vector, -1 for none; shape (m,).
+
+        Returns:
+            The vectors (m, dim), and which items have neither a sound row nor a vector in memory.
+        """
+        lost = rows < 0
+        if self._is_replaced() or self._store.dim is None:
+            lost[:] = True
+            vectors: Rows = np.zeros((len(keys), self._form.dim or 0), self._unstored.dtype)
+        else:
+            vectors, damaged = self._store.gather(keys, rows, as_returned=True)
+            lost[damaged] = True
+        vectors, found = self._unstored.put_into(vectors, source)
+        lost[found] = False
+        return vectors, np.flatnonzero(lost)
+
+    def collect_again(self, vectors: Rows, lost: Positions, source: Positions) -> tuple[Rows, Positions]:
+        """Fill in the vectors of items that were encoded once more.
+
+        Args:
+            vectors: of all items (n, dim).
+            lost: the items that were (k,).
+            source: which item's encoding made each of their vectors (k,).
+
+        Returns:
+            The vectors (n, dim), and which of the ``lost`` have none still.
+        """
+        keys = self._keys[lost]
+        found, still = self.collect(keys, self.lookup(keys), source)
+        vectors = vectors.astype(np.result_type(vectors, found), copy=False)
+        vectors[lost] = found
+        return vectors, still
+
+    def output_of(self, vectors: Rows) -> Output:
+        """Return the kind of array of the result: float64 if it has lists that the store does not hold."""
+        output = self._form.output
+        is_wider = vectors.dtype == np.float64 and output.dtype != "float64"
+        return replace(output, dtype="float64") if is_wider else output
+
+    def warn(self) -> None:
+        """Say which items' vectors are returned but not stored because of what they hold."""
+        self._unstored.warn(self._store.path, self._form.output)
+
+    def _encode_chunk(
+        self, chunk: Positions, seen: NDArray[np.int64], ended: int | None
+    ) -> tuple[Positions, dict[int, Claim]]:
+        """Have those of some items encoded and stored that no other caller is encoding.
+
+        Returns:
+            The items that the model has not encoded yet, and the claims of others by the item.
+        """
+        self._sizes.start()
+        if ended is None:
+            return self._make(chunk, seen, None), {}
+        in_flight = self._store.in_flight
+        claim, others = in_flight.claim(self._keys[chunk])
+        waiting = {int(chunk[at]): other for at, other in others.items()}
+        mine = np.delete(chunk, list(others)) if others else chunk
+        try:
+            if in_flight.ended - self._own_releases != ended:
+                mine = self._without_stored(mine, claim)
+            return (self._make(mine, seen, claim) if len(mine) else mine), waiting
+        except BaseException as error:
+            self._release(claim, mine, error)
+            raise
+        finally:
+            self._release(claim, mine)
+
+    def _without_stored(self, chunk: Positions, claim: Claim) -> Positions:
+        """Return which items are not stored yet, though other callers have encoded some since the look-up."""
+        self._store.refresh()
+        stored = self.lookup(self._keys[chunk]) >= 0
+        self._release(claim, chunk[stored])
+        self._advance(int(stored.sum()))
+        return chunk[~stored]
+
+    def _make(self, chunk: Positions, seen: NDArray[np.int64], claim: Claim | None) -> Positions:
+        """Have the model encode these items, and store them; return those that it left for another call."""
+        made = self._encode(chunk)
+        undone = chunk[:0]
+        if isinstance(made, Blocks):
+            self._sizes.take_all()
+            self._store_blocks(made, chunk, seen, claim)
+            return undone
+        if isinstance(made, FirstRows):
+            chunk, undone, made = chunk[: made.count], chunk[made.count :], made.vectors
+        kept, rows, error = self._form.rows_of(made, chunk)
+        self._keep(kept, rows, seen, claim)
+        if error is not None:
+            raise error
+        self._sizes.end(len(chunk))
+        return undone
+
+    def _store_blocks(
+        self, made: Blocks, chunk: Positions, seen: NDArray[np.int64], claim: Claim | None
+    ) -> None:
+        """Store what a model yields, at the latest when it fails."""
+        ready: list[tuple[Positions, Rows]] = []
+        end = 0
+
+        def commit() -> None:
+            if ready:
+                kept, rows = (np.concatenate(parts) for parts in zip(*ready, strict=True))
+                ready.clear()
+                self._keep(kept, rows, seen, claim)
+            self._sizes.start()
+
+        try:
+            for block in made.blocks:
+                single = not isinstance(block, Batch) and is_single(block)
+                vectors, count = _counted(block, single=single)
+                if end == len(chunk) or (count is not None and end + count > len(chunk)):
+                    where, found = self._form.where(chunk), f"{end + (count or 1)} or more"
+                    raise VectorsError(
+                        where, expected=f"{len(chunk)} rows", found=found, remedy=_ONE_FOR_EACH
+                    )
+                part = chunk[end:] if count is None else chunk[end : end + count]
+                kept, rows, error = self._form.rows_of(vectors, part)
+                # A copy: the model may use its output buffer again for the next block.
+                ready.append((kept, rows.copy()))
+                if error is not None:
+                    raise error
+                end += len(part)
+                if (made.commit_each and not single) or self._sizes.is_over:
+                    commit()
+        finally:
+            commit()
+        if end < len(chunk):
+            raise VectorsError(
+                self._form.where(chunk), expected=f"{len(chunk)} rows", found=f"{end}", remedy=_ONE_FOR_EACH
+            )
+
+    def _stored_form(self, chunk: Positions, rows: Rows, claim: Claim | None) -> tuple[Positions, Rows]:
+        """Return items and rows in the dtype of the store, having kept in memory what that does not hold."""
+        output = self._form.output
+        if rows.dtype != np.float64 or output.dtype == "float64":
+            return chunk, rows
+        converted, exact = convert_list(rows, output)
+        if not exact.all():
+            self._unstored.inexact += chunk[~exact].tolist()
+            self._remember(chunk[~exact], rows[~exact], claim)
+        return chunk[exact], converted[exact]
+
+    def _keep(self, chunk: Positions, rows: Rows, seen: NDArray[np.int64], claim: Claim | None) -> None:
+        """Append the vectors of some items; keep in memory what is not finite or cannot be written."""
+        self.encoded += len(chunk)
+        whole = chunk
+        bad = nonfinite(rows)
+        if len(bad):
+            if self._settings.on_nonfinite == "raise":
+                parts = self._unstored.nonfinite_parts(chunk[bad].tolist())
+                raise NonFiniteVectorsError(self._store.path, **parts)
+            self._unstored.nonfinite += chunk[bad].tolist()
+            self._remember(chunk[bad], rows[bad], claim)
+            chunk, rows = (np.delete(part, bad, axis=0) for part in (chunk, rows))
+        chunk, rows = self._stored_form(chunk, rows, claim)
+        if not self._writes:
+            self._remember(chunk, rows, claim)
+        elif len(chunk):
+            try:
+                count = self._store.append(self._keys[chunk], rows, self._form.output, seen[chunk])
+                self.appended += count * row_bytes(self._store)
+                self._form.output = self._store.output or self._form.output
+            except (*WRITE_ERRORS, VectorsError) as error:
+                if isinstance(error, VectorsError) and not self._is_replaced():
+                    raise
+                self._go_on_in_memory(error)
+                self._remember(chunk, rows, claim)
+        if claim is not None:
+            self._release(claim, whole)
+        self._advance(len(whole))
+
+    def _go_on_in_memory(self, error: DejavecError) -> None:
+        """Store nothing any more, and say so once.
+
+        Raises:
+            DejavecError: this one, if the settings say so.
+        """
+        if self._settings.on_write_error == "raise":
+            raise error
+        if self._writes and self._warn_unwritten is not None:
+            self._warn_unwritten(
+                f"vectors could not be written and are held in memory for this call only: {error}"
+            )
+        self._writes = False
+        self._is_gone |= isinstance(error, IdentityMismatchError | VectorsError)
+
+    def _is_replaced(self) -> bool:
+        """Whether a cache of other vectors lies there now, as another process may have put it there."""
+        if self._form.dim is None or self._is_gone:
+            return self._is_gone
+        try:
+            output, dim = self._store.output, self._store.dim
+        except WRITE_ERRORS as error:
+            self._go_on_in_memory(error)
+            return True
+        return output is not None and (dim, output.dtype) != (self._form.dim, self._form.output.dtype)
+
+    def _take_over(self, waiting: dict[int, Claim]) -> Positions:
+        """Wait for what other callers are encoding; return the items that nobody has made after all.
+
+        Raises:
+            Exception: what the model raised for one of them in another call.
+        """
+        positions = np.fromiter(waiting, np.intp, len(waiting))
+        if len(positions) == 0:
+            return positions
+        keys = as_bytes(self._keys[positions])
+        for key, claim in zip(keys, waiting.values(), strict=True):
+            self._store.in_flight.wait(key, claim)
+        self._store.refresh()
+        stored = self.lookup(self._keys[positions]) >= 0
+        undone = []
+        for at in np.flatnonzero(~stored).tolist():
+            claim, position = waiting[int(positions[at])], positions[at : at + 1]
+            vector = claim.vectors.get(keys[at])
+            if vector is not None and self._form.dim in (None, len(vector)):
+                self._form.dim = len(vector)
+                self._remember(position, vector[None], None)
+                if len(nonfinite(vector[None])):
+                    self._unstored.nonfinite.append(int(position[0]))
+            elif claim.error is not None:
+                raise claim.error
+            else:
+                undone.append(int(position[0]))
+        self._advance(len(positions) - len(undone))
+        return np.array(undone, np.intp)
+
+    def _remember(self, chunk: Positions, rows: Rows, claim: Claim | None) -> None:
+        rows = self._unstored.add(chunk, rows)
+        if claim is not None:
+            claim.vectors.update(zip(as_bytes(self._keys[chunk]), rows, strict=True))
+
+    def _release(self, claim: Claim, chunk: Positions, error: BaseException | None = None) -> None:
+        self._own_releases += 1
+        self._store.in_flight.release(claim, self._keys[chunk], error)
+
+
+def _counted(block: Any, *, single: bool) -> tuple[Any, int | None]:
+    """Return vectors (k, dim) that a model yielded, and how many there should be, None if nobody knows."""
+    if isinstance(block, Batch):
+        return block.vectors, block.rows
+    if single:
+        return [block], 1
+    return block, len(block) if hasattr(block, "__len__") else None
+
+
+def row_bytes(store: VectorStore) -> int:
+    """Return how many bytes a row adds to a cache; 0 while the dimension is unknown."""
+    if store.dim is None or store.dtype is None:
+        return 0
+    return store.dim * store.dtype.itemsize + _KEY_RECORD_BYTES
+
+
+_ONE_FOR_EACH = "yield one vector for each text, in their order"

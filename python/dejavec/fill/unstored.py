@@ -1,0 +1,107 @@
+"""The vectors of one call that are returned but not stored, and why they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dejavec.fill.vector_store import Positions
+from dejavec.support.warn import warn
+from dejavec.vectors.arrays import Output, Rows
+
+_NAMED = 5
+
+
+def listed(name: Callable[[int], str], positions: Positions | list[int]) -> str:
+    """Return the names of items, the first few of many.
+
+    Example:
+        >>> listed("item {}".format, [3, 1, 4, 1, 5, 9, 2])
+        'item 3, item 1, item 4, item 1, item 5 and 2 more'
+    """
+    names = [name(int(position)) for position in positions[:_NAMED]]
+    more = len(positions) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")
+
+
+class Unstored:
+    """Vectors that are kept in memory until the call returns.
+
+    Args:
+        count: how many items the call has.
+        name: how messages name the item at a position.
+
+    Attributes:
+        nonfinite: positions of the items whose vectors hold NaN or infinity.
+        inexact: positions of those whose vectors are lists that the stored dtype does not hold.
+    """
+
+    def __init__(self, count: int, name: Callable[[int], str]) -> None:
+        self.nonfinite: list[int] = []
+        self.inexact: list[int] = []
+        self._name = name
+        self._blocks: list[Rows] = []
+        # Of each item: which of all rows in memory is its vector; -1 if it has none.
+        self._slot = np.full(count, -1, np.int64)
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The dtype of the first vectors; float32 without any."""
+        return self._blocks[0].dtype if self._blocks else np.dtype(np.float32)
+
+    def add(self, positions: Positions, rows: Rows) -> Rows:
+        """Keep the vectors (k, dim) of items, and return the copies that are kept."""
+        start = sum(map(len, self._blocks))
+        self._slot[positions] = np.arange(start, start + len(positions))
+        # The model may use its output buffer again for the next chunk.
+        rows = rows.copy()
+        self._blocks.append(rows)
+        return rows
+
+    def put_into(self, vectors: Rows, source: Positions) -> tuple[Rows, NDArray[np.bool_]]:
+        """Put what is in memory into the vectors of a call.
+
+        Args:
+            vectors: (m, dim).
+            source: which item's encoding made each vector, -1 for none (m,).
+
+        Returns:
+            The vectors (m, dim), of a dtype that holds both, and which of them came from memory (m,).
+        """
+        if not self._blocks:
+            return vectors, np.zeros(len(vectors), np.bool_)
+        slot = np.where(source < 0, -1, self._slot[source])
+        found = slot >= 0
+        made = np.concatenate(self._blocks)
+        vectors = vectors.astype(np.result_type(vectors, made), copy=False)
+        vectors[found] = made[slot[found]]
+        return vectors, found
+
+    def nonfinite_parts(self, positions: list[int]) -> dict[str, str]:
+        """Return the parts of a message about vectors with NaN or infinity."""
+        return {
+            "expected": "finite vectors",
+            "found": f"NaN or infinity in those of {listed(self._name, positions)}",
+            "remedy": "they are not stored",
+        }
+
+    def warn(self, path: Path, output: Output) -> None:
+        """Say which items' vectors are not stored because of what they hold.
+
+        Args:
+            path: the cache.
+            output: its array kind.
+        """
+        if self.nonfinite:
+            warn(path, **self.nonfinite_parts(self.nonfinite))
+        if self.inexact:
+            warn(
+                path,
+                expected=f"lists that {output.dtype} holds exactly",
+                found=f"others for {listed(self._name, self.inexact)}",
+                remedy='they are returned, not stored: pass dtype="float32" to store them rounded, or use '
+                "another directory",
+            )

@@ -1,0 +1,288 @@
+"""Whether cached vectors are the ones that a model returns: some are encoded again and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dejavec.errors import UnconfirmedError
+from dejavec.fill.vector_store import Positions, VectorStore
+from dejavec.identity.observed import Description, Look
+from dejavec.keys.items import Keys, first_of_each
+from dejavec.support.warn import warn
+from dejavec.vectors.arrays import Output, Rows
+
+OnUnconfirmed = Literal["warn", "raise"]
+
+KNOWN_ITEMS, UNKNOWN_ITEMS = 4, 16
+"""Items of a question about a description that is proven, or differs in versions only; and about another."""
+
+_TOLERANCES = {"float16": 1e-2, "bfloat16": 5e-2}
+_TOLERANCE = 1e-4
+"""Of float32 and float64. Measured: the noise of another batch is 1.5e-6 (float32), 2e-3 and 1.8e-2 of the
+largest number; one step of an optimiser at a learning rate of 1e-6 is 1.2e-3."""
+
+_LOOSEST = 5e-2
+"""Where the last digits may differ for a reason, and of a model that answers differently each time."""
+
+_INTEGERS = 1e-2
+"""Share of a quantised vector's numbers that may differ: those next to a threshold fall to either side."""
+
+_DRAWN = 256
+
+_CONFIRMED = "a model that confirms the cached vectors"
+
+
+@dataclass(frozen=True)
+class Confirming:
+    """How a model is asked whether cached vectors are its own.
+
+    Attributes:
+        items: how many a question has about a description that is proven; 0: never ask.
+        tolerance: how far a number may be off, None for what the dtype needs.
+        on_unconfirmed: whether vectors that are served without having been confirmed warn or raise.
+
+    Raises:
+        ValueError: a number is negative.
+    """
+
+    items: int
+    tolerance: float | None = None
+    on_unconfirmed: OnUnconfirmed = "warn"
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.items < 0 or not (self.tolerance or 0) >= 0:
+            raise ValueError(
+                "expected confirm and confirm_tolerance of at least 0, or None, found "
+                f"{self.items} and {self.tolerance}"
+            )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a question.
+
+    Attributes:
+        agrees: whether the model's vectors are the cached ones.
+        difference: how far the farthest is off, as a part of the largest number of its vector; infinity if it
+            cannot be compared.
+        items: how many it was asked for.
+        asked: how many it encoded for that: twice as many where it was asked again.
+        doubt: why the vectors agree although they were not confirmed, None if they were.
+    """
+
+    agrees: bool
+    difference: float
+    items: int
+    asked: int
+    doubt: str | None = None
+
+    @property
+    def said(self) -> str:
+        """The outcome in words."""
+        return (
+            f"of {self.items} items encoded again, one is off by {self.difference:.2g} of its largest number"
+        )
+
+
+def items_to_ask(known: Sequence[Description], description: Description, confirm: int) -> int:
+    """Return how many items a question has.
+
+    Args:
+        known: the proven descriptions.
+        description: the model's.
+        confirm: how many if it is proven or only the versions differ; otherwise there are four times as many.
+
+    Example:
+        >>> here = Description("s", None, (("torch", "2"),), "cpu", None)
+        >>> newer = Description("s", None, (("torch", "3"),), "cpu", None)
+        >>> items_to_ask([here], newer, 4), items_to_ask([], newer, 4)
+        (4, 16)
+    """
+    same = any((one.seen, one.tokenizer) == (description.seen, description.tokenizer) for one in known)
+    return confirm if same else confirm * (UNKNOWN_ITEMS // KNOWN_ITEMS)
+
+
+def tolerance_for(known: Sequence[Description], look: Look, output: Output) -> float:
+    """Return how far a vector may be off: what another batch changes, or another version or device.
+
+    Args:
+        known: the proven descriptions.
+        look: the model as it is.
+        output: the kind of array that it returns.
+    """
+    if known and all(known_.surroundings != look.description.surroundings for known_ in known):
+        return _LOOSEST
+    names = {output.dtype, *look.dtypes}
+    if any("int" in name for name in names - {output.dtype}):
+        return _LOOSEST  # Weights in packed integers: activations are scaled by their batch.
+    return max([_TOLERANCES.get(name, _TOLERANCE) for name in names])
+
+
+def difference(cached: Rows, found: Rows) -> float:
+    """Return how far vectors are off: the largest |difference| / largest |number| of any, infinity if unlike.
+
+    Of integers it is the share of numbers that differ.
+
+    Args:
+        cached: (n, dim).
+        found: what the model returns for these items.
+
+    Example:
+        >>> difference(np.array([[4.0, 2.0]]), np.array([[4.0, 2.5]]))
+        0.125
+    """
+    if cached.shape != found.shape or not cached.size:
+        return np.inf if cached.shape != found.shape else 0.0
+    if cached.dtype.kind in "iub" and found.dtype.kind in "iub":
+        return float((cached != found).mean(axis=1).max())
+    wide = cached.astype(np.float64)
+    scale = np.maximum(np.abs(wide).max(axis=1), np.finfo(np.float64).tiny)
+    off = np.abs(found.astype(np.float64) - wide).max(axis=1) / scale
+    return float(np.where(np.isnan(off), np.inf, off).max())
+
+
+def ask_about(
+    store: VectorStore,
+    keys: Keys,
+    chosen: Positions,
+    encode: Callable[[Positions], Rows | None],
+    *,
+    look: Look,
+    known: Sequence[Description],
+    confirming: Confirming,
+) -> Answer:
+    """Ask a model whether the vectors of some items are its own.
+
+    Args:
+        store: where they lie.
+        keys: of all items (n, 32).
+        chosen: positions of those to ask for.
+        encode: returns the model's vectors of items, None if these are of another kind altogether.
+        look: the model as it is. If its description is proven, a model that fails, or that answers every call
+            otherwise, is believed.
+        known: the proven descriptions.
+        confirming: how to ask.
+
+    Raises:
+        UnconfirmedError: it is believed, and that is to raise.
+        Exception: whatever the model raises, if its description is not proven.
+    """
+    rows = store.lookup(keys[chosen])
+    cached, damaged = store.gather(keys[chosen], rows)
+    chosen, cached = np.delete(chosen, damaged), np.delete(cached, damaged, axis=0)
+    output = store.output
+    if not len(chosen) or output is None:
+        return Answer(True, 0.0, 0, 0)  # All of them are damaged, so they will be encoded again.
+    tolerance = confirming.tolerance
+    answer = ask(
+        cached,
+        lambda: encode(chosen),
+        tolerance=tolerance_for(known, look, output) if tolerance is None else tolerance,
+        proven=look.description in known,
+    )
+    if answer.doubt is not None:
+        _unconfirmed(store.path, answer.doubt, confirming.on_unconfirmed)
+    return answer
+
+
+def ask(cached: Rows, encode: Callable[[], Rows | None], *, tolerance: float, proven: bool) -> Answer:
+    """Ask a model whether cached vectors are its own.
+
+    Args:
+        cached: the vectors (n, dim) of some items.
+        encode: returns the model's for the same items, None if these are of another kind altogether.
+        tolerance: how far they may be off.
+        proven: whether the model's description is proven. Then a model that fails, or that answers every call
+            otherwise, is believed.
+
+    Raises:
+        Exception: whatever the model raises, if its description is not proven.
+    """
+    count = len(cached)
+    if cached.dtype.kind in "iub":
+        tolerance = max(tolerance, _INTEGERS)
+    try:
+        found = encode()
+    except Exception as error:
+        if not proven:
+            raise
+        return Answer(
+            True, np.inf, count, count, f"one that failed when it was asked: {type(error).__name__}: {error}"
+        )
+    off = np.inf if found is None else difference(cached, found)
+    if found is None or off <= tolerance or not np.isfinite(off):
+        return Answer(off <= tolerance, off, count, count)
+    try:
+        again = encode()
+    except Exception as error:
+        if not proven:
+            raise
+        return Answer(
+            True, off, count, 2 * count, f"one that failed when it was asked: {type(error).__name__}: {error}"
+        )
+    spread = np.inf if again is None else difference(found, again)
+    if off <= min(4 * spread, _LOOSEST):
+        return Answer(True, off, count, 2 * count, f"one that answers differently each time, by {spread:.1g}")
+    if spread > _LOOSEST and proven:
+        return Answer(True, off, count, 2 * count, f"one that answers differently each time, by {spread:.1g}")
+    return Answer(False, off, count, 2 * count)
+
+
+def choose(
+    keys: Keys, hits: Positions, texts: Callable[[Positions], Sequence[str]] | None, count: int
+) -> Positions:
+    """Return which of the hits to ask for, in their order.
+
+    Of texts: the longest, the shortest, then those with the most words that none before has, for their
+    length, among 256 that are drawn. Short texts, or such as are drawn, do not show a change that only long
+    ones see. Of other items: drawn.
+
+    Args:
+        keys: of all items.
+        hits: positions among them, (n,).
+        texts: returns the texts at some positions; None if the items are no texts.
+        count: how many.
+    """
+    drawn = np.random.default_rng().choice(hits, min(_DRAWN, len(hits)), replace=False)
+    if texts is not None and len(hits) > len(drawn):
+        lengths = np.fromiter(map(len, texts(hits)), np.int64, len(hits))
+        drawn = np.append(drawn, [hits[lengths.argmax()], hits[lengths.argmin()]])
+    drawn = drawn[first_of_each(keys[drawn]) == np.arange(len(drawn))]
+    if len(drawn) <= count or texts is None:
+        return np.sort(drawn[:count])
+    found = texts(drawn)
+    lengths = np.fromiter(map(len, found), np.int64, len(found))
+    words = [text.split() for text in found]
+    distinct = [set(some) for some in words]
+    chosen = list(dict.fromkeys([int(lengths.argmax()), int(lengths.argmin())]))[:count]
+    seen = set().union(*(distinct[at] for at in chosen))
+    rest = [at for at in range(len(drawn)) if at not in chosen]
+    while len(chosen) < count:
+        best = max(rest, key=lambda at: len(distinct[at] - seen) / (len(words[at]) + 8) ** 0.5)
+        chosen.append(best)
+        rest.remove(best)
+        seen |= distinct[best]
+    return np.sort(drawn[chosen])
+
+
+def _unconfirmed(path: Path, doubt: str, on_unconfirmed: OnUnconfirmed) -> None:
+    """Warn that vectors are served although they were not confirmed, or raise.
+
+    Raises:
+        UnconfirmedError: that is asked for.
+    """
+    if on_unconfirmed == "raise":
+        remedy = 'on_unconfirmed="warn" serves them'
+        raise UnconfirmedError(path, expected=_CONFIRMED, found=doubt, remedy=remedy)
+    warn(
+        path,
+        expected=_CONFIRMED,
+        found=doubt,
+        remedy="they are served, since the model looks as it did",
+    )

@@ -1,0 +1,126 @@
+"""Whether a function makes the vectors of a cache of which no model is named."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from dejavec.errors import IdentityMismatchError
+from dejavec.fill.chunks import joined
+from dejavec.fill.vector_store import Positions, VectorStore
+from dejavec.identity.claiming import ClaimingStore, ClaimLostError
+from dejavec.identity.confirm import Confirming
+from dejavec.identity.judge import Judge, ProvenStore, Subject
+from dejavec.identity.observed import observe
+from dejavec.keys.items import Keys
+from dejavec.support.fork import make_locks_of
+from dejavec.vectors.arrays import Rows, to_rows
+
+_REMEDY = (
+    'use another directory, and name there the model (model="name@revision") and what else changes vectors '
+    "(prompt=, role=, identity=); confirm=0 serves these unasked"
+)
+
+
+class FunctionCheck:
+    """Asks each function once about the vectors that one cache has, before they are served.
+
+    A function is known by its description (code, closure, defaults, what it names), not by its object, so
+    that a lambda made anew for each call is asked once.
+
+    Args:
+        cache: the cache.
+        confirming: how functions are asked.
+        most: how many texts a function is given at a time.
+    """
+
+    def __init__(self, cache: ProvenStore, confirming: Confirming, most: int) -> None:
+        self._cache = cache
+        self._most = most
+        self._judge = Judge(confirming)
+        make_locks_of(self)
+
+    def make_locks(self) -> None:
+        """Make the lock, now and in a forked child."""
+        self._asking = threading.RLock()
+
+    @contextmanager
+    def serving(
+        self,
+        function: Callable[..., Any],
+        keys: Keys,
+        texts: Callable[[Positions], list[str]],
+        encode: Callable[[Positions], Any],
+    ) -> Iterator[tuple[VectorStore, Callable[[Positions], Any]]]:
+        """Yield the cache as ``fill`` sees it, once its vectors are the function's, and ``encode``, watched.
+
+        Args:
+            function: what makes vectors.
+            keys: the keys of all texts (n, 32).
+            texts: returns the texts at some positions.
+            encode: has the function encode these, and returns what it makes of them.
+
+        Raises:
+            IdentityMismatchError: they are another's.
+            UnconfirmedError: see ``on_unconfirmed``.
+            Exception: whatever the function raises when it is asked about vectors that nothing proves.
+        """
+        observed = observe(_anchor(function), root="function")
+        raw = look = observed.look(function)
+        # Of all that is seen of a function, its tensors are a part.
+        seen = hashlib.sha256(f"{look.description.seen} {look.state}".encode()).hexdigest()[:32]
+        look = replace(look, description=replace(look.description, seen=seen))
+
+        def watched(positions: Positions) -> Any:
+            with observed.encoding(function, raw):
+                return encode(positions)
+
+        def compared(positions: Positions) -> Rows:
+            made = joined(watched(positions))
+            return to_rows(made, len(positions), "the vectors of some texts")[0]
+
+        subject = Subject(look, keys, texts, compared, self._most)
+        try:
+            with self._asking:
+                store = self._store(subject)
+            yield store, watched
+        except ClaimLostError:
+            raise self._mismatch("those of another function, which came there first") from None
+
+    def _store(self, subject: Subject) -> VectorStore:
+        cache, description, proofs = self._cache, subject.look.description, self._cache.proofs
+        rows = cache.refresh()
+        if rows == 0 and not proofs.read():
+            return self._judge.claiming(cache.path, cache, proofs, description)
+        # Where another function may have made some of the vectors, each call has to be asked about.
+        if self._judge.agreed(cache.path, description) and not proofs.is_mixed():
+            return cache
+        everywhere = np.arange(len(subject.keys))
+        verdict = self._judge.judge(cache.path, cache, proofs, subject, everywhere)
+        if verdict.refused is None:
+            return cache
+        if not verdict.is_open:
+            raise self._mismatch(verdict.refused)
+        # Nothing can be compared, so what this function makes is not known to be what others made.
+        self._judge.note_own(cache.path, description, np.delete(subject.keys, verdict.hits, axis=0))
+        mixing: VectorStore = ClaimingStore(cache, proofs.mix, cache.in_flight)
+        return mixing
+
+    def _mismatch(self, found: str) -> IdentityMismatchError:
+        return IdentityMismatchError(
+            self._cache.path, expected="vectors that this function makes", found=found, remedy=_REMEDY
+        )
+
+
+def _anchor(function: Any) -> object:
+    """Return what stays the same when a function is made anew: its code, or the object of a method."""
+    if isinstance(function, types.MethodType):
+        return function.__self__
+    return getattr(function, "__code__", function)

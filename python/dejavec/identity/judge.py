@@ -1,0 +1,170 @@
+"""Whether the cached vectors of a directory are a model's: by what is proven, or by its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from dejavec.fill.in_flight import InFlight
+from dejavec.fill.vector_store import Positions, VectorStore
+from dejavec.identity.claiming import ClaimingStore, ClaimLostError
+from dejavec.identity.confirm import Confirming, ask_about, choose, items_to_ask
+from dejavec.identity.observed import Description, Look
+from dejavec.identity.proven import Proofs
+from dejavec.keys.items import Keys
+from dejavec.vectors.arrays import Rows
+
+
+class ProvenStore(VectorStore, Protocol):
+    """A store that notes which models make its vectors."""
+
+    @property
+    def proofs(self) -> Proofs:
+        """The descriptions that they are proven for."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and the items of one call.
+
+    Attributes:
+        look: what the model is.
+        keys: the keys of the items (n, 32).
+        texts: returns the texts at some positions; None if the items are no texts.
+        encode: returns the model's vectors (k, dim) of the items at some positions; None if they are of
+            another kind than the cached ones.
+        most: how many items the model takes at a time.
+        is_built: whether the model can be asked without being built first.
+        ready: builds the model if it is not built yet.
+    """
+
+    look: Look
+    keys: Keys
+    texts: Callable[[Positions], Sequence[str]] | None
+    encode: Callable[[Positions], Rows | None]
+    most: int
+    is_built: bool = True
+    ready: Callable[[], object] = bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a judgement.
+
+    Attributes:
+        refused: whose the vectors are instead, as a message says it; None if they are the model's.
+        hits: positions of the items that the directory has.
+        asked: how many items the model encoded to be compared.
+        is_open: whether nothing could be compared, so that nothing shows whose the vectors are.
+    """
+
+    refused: str | None
+    hits: Positions
+    asked: int = 0
+    is_open: bool = False
+
+
+class Judge:
+    """Judges whose the vectors of directories are, and remembers the answers of this process.
+
+    Args:
+        confirming: how models are asked; with 0 items only what is proven is served.
+    """
+
+    def __init__(self, confirming: Confirming) -> None:
+        self._confirming = confirming
+        self._answers: dict[tuple[Hashable, Description], str | None] = {}
+        """Why the vectors at a place are not a description's; None if they are."""
+        self._own: dict[tuple[Hashable, Description], set[bytes]] = {}
+
+    def agreed(self, place: Hashable, description: Description) -> bool:
+        """Tell whether the vectors at a place are known to be this description's."""
+        return self._answers.get((place, description), "unknown") is None
+
+    def judge(
+        self, place: Hashable, store: VectorStore, proofs: Proofs, subject: Subject, among: Positions
+    ) -> Verdict:
+        """Find out whether a directory's vectors are the model's.
+
+        Args:
+            place: what the directory is remembered by.
+            store: its vectors.
+            proofs: the descriptions that they are proven for.
+            subject: the model, and the call.
+            among: positions of the items that are looked for.
+
+        Raises:
+            UnconfirmedError: see :func:`dejavec.identity.confirm.ask_about`.
+            Exception: whatever the model raises when it is asked about vectors that nothing proves.
+        """
+        description, confirming = subject.look.description, self._confirming
+        hits = among[store.lookup(subject.keys[among]) >= 0]
+        key = (place, description)
+        if key in self._answers and not proofs.is_mixed():
+            return Verdict(self._answers[key], hits)
+        known = proofs.read()
+        proven = description in known
+        if proven and not proofs.is_mixed() and (subject.look.visible or not confirming.items):
+            self._answers[key] = None
+            return Verdict(None, hits)
+        if proven and not subject.is_built:
+            return Verdict(None, hits)  # Not remembered: once it is built, it is asked.
+        others = self._of_others(key, subject.keys, hits)
+        if not len(others):
+            if proven:
+                self.note_own(place, description, subject.keys[np.setdiff1d(among, hits)])
+            return Verdict(None if proven else "some that nothing shows to be its own", hits, is_open=True)
+        # Sixteen items do not show every change of a tokenizer.
+        tokenizers = {other.tokenizer for other in known if other.versions == description.versions}
+        if description.tokenizer and tokenizers and tokenizers.isdisjoint({None, description.tokenizer}):
+            return Verdict("those of another tokenizer", hits)
+        if not confirming.items:
+            return Verdict("some that were not confirmed, as confirm=0 says", hits)
+        subject.ready()
+        count = items_to_ask(known, description, confirming.items)
+        chosen = choose(subject.keys, others, subject.texts, min(count, subject.most))
+        answer = ask_about(
+            store,
+            subject.keys,
+            chosen,
+            subject.encode,
+            look=subject.look,
+            known=known,
+            confirming=confirming,
+        )
+        self._answers[key] = None if answer.agrees else f"others: {answer.said}"
+        if answer.agrees:
+            proofs.add(description)
+        return Verdict(self._answers[key], hits, answer.asked)
+
+    def note_own(self, place: Hashable, description: Description, keys: Keys) -> None:
+        """Note the keys (k, 32) of what a model is about to store before it was asked.
+
+        Its answers about these say nothing of what was there before.
+        """
+        self._own.setdefault((place, description), set()).update(map(bytes, keys))
+
+    def claiming(
+        self, place: Hashable, store: VectorStore, proofs: Proofs, description: Description
+    ) -> VectorStore:
+        """Return an empty store, which this description claims when the first vectors are stored."""
+
+        def claim() -> None:
+            if not proofs.claim(description, empty=store.refresh() == 0):
+                raise ClaimLostError
+            self._answers[place, description] = None
+
+        # Another model may encode the same items for the same directory meanwhile.
+        in_flight = InFlight.of((store.path, description))
+        claimed: VectorStore = ClaimingStore(store, claim, in_flight)
+        return claimed
+
+    def _of_others(self, key: tuple[Hashable, Description], keys: Keys, hits: Positions) -> Positions:
+        """Return the hits that were not stored by this process before it asked."""
+        own = self._own.get(key)
+        if own is None:
+            return hits
+        return np.array([at for at in hits if bytes(keys[at]) not in own], np.intp)

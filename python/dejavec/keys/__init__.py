@@ -1,0 +1,1 @@
+"""From an item to its key of 32 bytes."""

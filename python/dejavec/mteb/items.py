@@ -1,0 +1,261 @@
+"""The items of one encode call: their order, their keys, and loaders over some of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dejavec import _core
+from dejavec.errors import ItemError
+from dejavec.identity.fingerprint import describe
+from dejavec.keys.items import FIELDS, Keys, dataset_fields, field_keys, item_keys, text_keys
+from dejavec.keys.media import MEDIA, media_digest
+from dejavec.support.canonical import canonical_json
+
+Positions = NDArray[np.intp]
+"""Positions in the items of one call, shape (k,)."""
+
+
+class UncacheableError(Exception):
+    """A call that must go to the model as it is. Never leaves the wrapper.
+
+    Attributes:
+        vectors: what the model returned for the whole call, if it was asked already.
+    """
+
+    concerns_own_call = True
+    """Calls that wait for the same items are not told: their own items may be others."""
+
+    def __init__(self, reason: str, detail: str = "", vectors: Any = None) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.vectors = vectors
+
+
+class RowsView:
+    """Some rows of a data set that cannot select them itself; all else is asked of the data set.
+
+    Args:
+        rows: where the rows are read.
+        positions: which rows, in order.
+        dataset: who answers for other attributes, such as ``features``.
+    """
+
+    def __init__(self, rows: Any, positions: Positions, dataset: Any) -> None:
+        self._rows = rows
+        self._positions = positions
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, key: int | str) -> Any:
+        if isinstance(key, str):
+            return [row[key] for row in self]
+        row = self._rows[int(self._positions[key])]
+        # Models decode what a row holds in its place, and the rows of a stream are handed out more than once.
+        return copy(row) if isinstance(row, dict) else row
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[position] for position in range(len(self)))
+
+    def __getattr__(self, name: str) -> Any:
+        # Private names too: a loader that found the data set's `__getitems__` would read rows of that.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._dataset, name)
+
+
+class Items:
+    """What one call of ``encode`` is to encode, in the order in which its loader hands it out.
+
+    The caller's loader and data set are only read.
+
+    Args:
+        inputs: the loader that mteb gives to ``encode``.
+        extra_fields: columns besides mteb's own that the model reads.
+
+    Attributes:
+        inputs: a loader that hands out just these items: the caller's own, unless that may be read only once
+            or would bring another order now.
+        text_only: whether no item may have an image, audio or video; known once :meth:`keys` was called.
+
+    Raises:
+        UncacheableError: items like these have no key, or nobody but the loader can bring them in order.
+            Nothing was read or drawn then.
+    """
+
+    def __init__(self, inputs: Any, extra_fields: Sequence[str]) -> None:
+        from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+
+        if not isinstance(inputs, DataLoader):
+            raise UncacheableError(f"the input is a {type(inputs).__name__}, not a DataLoader")
+        if inputs.batch_sampler is None and not isinstance(inputs.dataset, IterableDataset):
+            raise UncacheableError("the loader does not batch")
+        self.inputs = inputs
+        self.text_only = True
+        self._settings = inputs
+        self._extra_fields = tuple(name for name in extra_fields if name not in FIELDS)
+        self._dataset = inputs.dataset
+        self._rows = inputs.dataset
+        plain = type(inputs.sampler) is SequentialSampler and type(inputs.batch_sampler) is BatchSampler
+        if isinstance(inputs.dataset, IterableDataset):
+            self._order = self._stream()
+        elif plain:
+            self._order = np.arange(self._full(len(inputs.dataset)))
+            return
+        else:
+            self._order = self._sample()
+        self.inputs = self.loader(np.arange(len(self)))
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def is_whole(self, positions: Positions) -> bool:
+        """Tell whether these are all items in order, which ``inputs`` hands out."""
+        return np.array_equal(positions, np.arange(len(self)))
+
+    def keys(self) -> Keys:
+        """Return the items' keys (n, 32).
+
+        Raises:
+            UncacheableError: an item has no key.
+        """
+        try:
+            if not self._selects():
+                return self._keys_of_rows()
+            keys = self._keys_of_columns()
+            return keys if np.array_equal(self._order, np.arange(len(keys))) else keys[self._order]
+        except (ItemError, TypeError) as error:
+            raise UncacheableError("an item has no key", str(error)) from None
+
+    def loader(self, positions: Positions) -> Any:
+        """Return a new loader over the items at ``positions``, with the settings of the caller's."""
+        from torch.utils.data import DataLoader
+
+        settings, rows = self._settings, self._order[positions]
+        some = self._rows.select(rows) if self._selects() else RowsView(self._rows, rows, self._dataset)
+        return DataLoader(
+            some,
+            batch_size=self._batch_size(),
+            collate_fn=settings.collate_fn,
+            num_workers=settings.num_workers,
+            pin_memory=settings.pin_memory,
+            worker_init_fn=settings.worker_init_fn,
+        )
+
+    def text_lengths(self, positions: Positions) -> NDArray[np.int64]:
+        """Return the number of characters of each item's text (k,); zeros if not all is text."""
+        if not self.text_only:
+            return np.zeros(len(positions), np.int64)
+        return np.fromiter(map(len, self.texts(positions)), np.int64, len(positions))
+
+    def texts(self, positions: Positions) -> Sequence[str]:
+        """Return the text of each item (k,), all of which have one."""
+        rows = self._order[positions]
+        if self._selects():
+            return list(self._rows.select(rows)["text"])
+        return [self._rows[int(row)]["text"] for row in rows]
+
+    def _sample(self) -> Positions:
+        """Draw the order once, as the caller's loader would have drawn it."""
+        from torch.utils.data import DataLoader
+
+        batches = DataLoader(
+            range(len(self._dataset)),
+            batch_sampler=self._settings.batch_sampler,
+            collate_fn=list,
+            generator=self._settings.generator,
+        )
+        return np.fromiter(chain.from_iterable(batches), np.intp)
+
+    def _stream(self) -> Positions:
+        """Read a stream once, into memory."""
+        if self._settings.num_workers or self._settings.batch_size is None:
+            raise UncacheableError("only the loader knows the order of this stream")
+        self._rows = list(self._dataset)
+        return np.arange(self._full(len(self._rows)))
+
+    def _full(self, count: int) -> int:
+        """Return how many of ``count`` rows come in the batches that the loader hands out."""
+        batch_size = self._settings.batch_size
+        return count // batch_size * batch_size if self._settings.drop_last else count
+
+    def _batch_size(self) -> int:
+        sampler = self._settings.batch_sampler
+        return int(self._settings.batch_size or getattr(sampler, "batch_size", None) or 1)
+
+    def _selects(self) -> bool:
+        """Tell whether rows come from a Hugging Face data set that hands out its columns as they are."""
+        datasets = sys.modules.get("datasets")
+        return (
+            datasets is not None
+            and isinstance(self._rows, datasets.Dataset)
+            and self._rows._format_type in (None, "numpy", "torch")
+        )
+
+    def _keys_of_columns(self) -> Keys:
+        """Return the keys of all rows of a data set, in its order."""
+        dataset = self._rows
+        shown = set(dataset.column_names)
+        if dataset._format_columns is not None and not dataset._output_all_columns:
+            shown &= set(dataset._format_columns)
+        columns = dataset_fields(dataset, shown & set(FIELDS))
+        self._note_media(shown)
+        if not {"text", *MEDIA} & set(columns):
+            raise UncacheableError("the data set has no text, image, audio or video")
+        keys = field_keys(columns)
+        return self._with_extra_fields(
+            keys, {name: dataset[name] for name in self._extra_fields if name in shown}
+        )
+
+    def _keys_of_rows(self) -> Keys:
+        """Return the keys of the items, which are read one by one only for that."""
+        rows: list[dict[str, Any]] = []
+        extra: dict[str, list[Any]] = {}
+        for count, position in enumerate(self._order):
+            row = self._rows[int(position)]
+            if not isinstance(row, Mapping):
+                raise UncacheableError(f"items are {type(row).__name__}, not dicts")
+            self._note_media(row)
+            # Of media only digests are kept: decoded, those of a whole call may not fit in memory.
+            rows.append(
+                {
+                    name: media_digest(value) if name in MEDIA and value is not None else value
+                    for name, value in row.items()
+                    if name in FIELDS
+                }
+            )
+            for name in self._extra_fields:
+                if name in row:
+                    extra.setdefault(name, [None] * count)
+            for name, column in extra.items():
+                column.append(row.get(name))
+        self._note_media(getattr(self._dataset, "features", None) or ())
+        return self._with_extra_fields(item_keys(rows), extra)
+
+    def _note_media(self, names: Any) -> None:
+        if any(name in names for name in MEDIA):
+            self.text_only = False
+
+    def _with_extra_fields(self, keys: Keys, columns: Mapping[str, Any]) -> Keys:
+        """Return the keys of items that have these columns too.
+
+        Raises:
+            TypeError: a value has no stable form.
+        """
+        if not columns:
+            return keys
+        fields = [("item", np.full(len(keys), keys.shape[1], np.int64), keys)]
+        for name, column in columns.items():
+            texts = tuple(canonical_json(describe(value)) for value in column)
+            fields.append((name, np.array([len(text) for text in texts], np.int64), text_keys(texts)))
+        combined = np.empty_like(keys)
+        _core.hash_fields(fields, combined)
+        return combined

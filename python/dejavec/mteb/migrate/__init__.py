@@ -1,0 +1,1 @@
+"""From the caches that mteb wrote to ours, and back."""

@@ -1,0 +1,210 @@
+"""Export of caches in the form that mteb's own cache loads."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from dejavec.errors import (
+    DejavecError,
+    ForeignDirectoryError,
+    StorageError,
+    VectorsError,
+)
+from dejavec.mteb.migrate.old_files import BLOCK_BYTES, DIMENSION, INDEX, VECTORS
+from dejavec.storage.find import caches_below
+from dejavec.storage.keyed_cache import KeyedCache
+
+_META = "meta.json"
+_SIBLING = re.compile("@[0-9a-f]{12}$")
+_REMEDY = "choose another"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What became of one cache.
+
+    Attributes:
+        source: its directory.
+        target: where it was written; None if it was left out.
+        written: how many vectors were written.
+        replaced: how many rows were left out because a later one has their key.
+        dead: how many were left out because they were given up.
+        damaged: how many were left out because their checksum does not hold.
+        dtype: of the stored vectors; mteb has float32.
+    """
+
+    source: Path
+    target: Path | None
+    written: int = 0
+    replaced: int = 0
+    dead: int = 0
+    damaged: int = 0
+    dtype: str = ""
+
+
+def export(source: Path, target: Path, *, progress: bool | None = None) -> list[Exported]:
+    """Write one cache, or all below a directory, as mteb's ``NumpyCache`` and ``TextVectorMap`` load them.
+
+    The whole export gets its name when it is complete. The newest vector of each key is written, as float32.
+    Keys of items with more than text are written too, since nothing tells them from others; mteb never asks
+    for them. A cache beside another, ``<name>@<12 digits>``, has no place with mteb and is left out.
+
+    Args:
+        source: a cache, or the ``cache_path`` of a wrapper.
+        target: a directory that is empty or not there.
+        progress: whether to show a bar; None: on a terminal.
+
+    Raises:
+        CacheNotFoundError: there is no cache.
+        ForeignDirectoryError: ``target`` is not empty, or lies in ``source``.
+        VectorsError: float32 would not hold the numbers exactly; nothing was written.
+        StorageError: the files could not be written.
+    """
+    single = (source / _META).is_file()
+    sources = [source] if single else caches_below(source)
+    beside = [path for path in sources if any(map(_SIBLING.search, path.relative_to(source).parts))]
+    sources = [path for path in sources if path not in beside]
+    for path in sources:
+        _refuse_inexact(path)
+    if target.resolve().is_relative_to(source.resolve()):
+        raise ForeignDirectoryError(
+            target, expected=f"a directory apart from {source}", found="one in it", remedy=_REMEDY
+        )
+    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
+        raise ForeignDirectoryError(
+            target, expected="an empty directory or none", found="other files", remedy=_REMEDY
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=target.parent))
+        try:
+            exported = [
+                _write(path, building / path.relative_to(source), target / path.relative_to(source), progress)
+                for path in sources
+            ]
+            if target.exists():
+                target.rmdir()
+            building.rename(target)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+        _sync_directory(target.parent)
+    except DejavecError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"{target}: could not be written: {error}",
+            remedy="free space or mend the permissions, then run again",
+            path=target,
+        ) from error
+    return exported + [Exported(path, None) for path in beside]
+
+
+def export_command(source: Path, target: Path) -> int:
+    """Export, and print what became of each cache.
+
+    Returns:
+        The exit status, 0.
+    """
+    for report in export(source, target):
+        if report.target is None:
+            print(f"{report.source}: left out: mteb keeps one cache for a task and role")
+            continue
+        print(f"{report.source}: {report.written} vectors to {report.target}")
+        if report.dtype != "float32":
+            print(f"  as float32: the numbers are the same, the dtype {report.dtype} is lost")
+        for count, reason in (
+            (report.replaced, "replaced by later ones"),
+            (report.dead, "given up by a repair"),
+            (report.damaged, "damaged"),
+        ):
+            if count:
+                print(f"  {count} left out: {reason}")
+    return 0
+
+
+def _refuse_inexact(path: Path) -> None:
+    with KeyedCache(path, mode="r") as cache:
+        if cache.dtype is not None and not np.can_cast(cache.dtype, np.float32, "safe"):
+            raise VectorsError(
+                path,
+                expected="vectors that float32 holds exactly",
+                found=str(cache.dtype),
+                remedy="leave them out: mteb keeps float32 only, so these cannot be exported",
+            )
+
+
+def _write(source: Path, directory: Path, target: Path, progress: bool | None) -> Exported:
+    """Write one cache below the directory that is being built."""
+    from tqdm import tqdm
+
+    directory.mkdir(parents=True, exist_ok=True)
+    with KeyedCache(source, mode="r") as cache:
+        keys = cache.keys()
+        dim = cache.dim or 0
+        live = keys.any(axis=1)
+        newest = live & (cache.lookup(keys) == np.arange(len(keys)))
+        rows = np.flatnonzero(newest)
+        written = damaged = 0
+        size = max(1, BLOCK_BYTES // max(1, dim * np.dtype(np.float32).itemsize))
+        with (
+            (directory / VECTORS).open("wb") as vectors_file,
+            (directory / INDEX).open("w", encoding="ascii") as index_file,
+            tqdm(
+                total=len(rows),
+                desc=source.name,
+                unit="vector",
+                disable=None if progress is None else not progress,
+            ) as bar,
+        ):
+            index_file.write("{")
+            for start in range(0, len(rows), size):
+                block = rows[start : start + size]
+                vectors, failed = cache.gather(keys[block], block)
+                sound = np.ones(len(block), np.bool_)
+                sound[failed] = False
+                vectors_file.write(vectors[sound].astype("<f4").tobytes())
+                for row in block[sound].tolist():
+                    index_file.write(f'{"," if written else ""}\n  "{keys[row].tobytes().hex()}": {written}')
+                    written += 1
+                damaged += len(failed)
+                bar.update(len(block))
+            (directory / DIMENSION).write_text(str(dim))
+            index_file.write("\n}" if written else "}")
+            for file in (vectors_file, index_file):
+                _sync(file)
+        if not written:
+            # mteb rejects an empty vectors.npy but accepts an empty directory.
+            for name in (VECTORS, DIMENSION, INDEX):
+                (directory / name).unlink()
+        output = cache.output
+    return Exported(
+        source,
+        target,
+        written,
+        int(live.sum()) - len(rows),
+        len(keys) - int(live.sum()),
+        damaged,
+        "" if output is None else output.dtype,
+    )
+
+
+def _sync(file: IO[str] | IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

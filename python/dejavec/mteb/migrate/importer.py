@@ -1,0 +1,364 @@
+"""Import of the caches that mteb wrote itself.
+
+Their files tell neither model nor prompt. So import writes into the cache that a reader would have written:
+that of a named model, for ``EmbeddingCache``; or, for a whole tree, those that our wrapper of a model opens
+for its calls. The user answers for that model, with its prompts and arguments, having made the vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dejavec.errors import (
+    CorruptCacheError,
+    DejavecError,
+    ForeignDirectoryError,
+    IdentityMismatchError,
+)
+from dejavec.mteb.migrate.doubts import (
+    MEDIA,
+    MIXED_ROWS,
+    ROLES,
+    SHARED,
+    UNCOUNTED,
+    UNKNOWN,
+    doubt,
+    doubt_of_path,
+    has_roles,
+    only_text,
+    place_of,
+)
+from dejavec.mteb.migrate.old_files import OldCache, find_old_caches, is_old_cache, open_old_cache
+from dejavec.mteb.migrate.targets import EngineCalls
+from dejavec.storage.identity import describe, parse_model
+from dejavec.storage.keyed_cache import KeyedCache
+from dejavec.vectors.arrays import Output, Rows, nonfinite
+
+if TYPE_CHECKING:
+    from dejavec.mteb.wrapper import CachedEmbeddingWrapper
+
+ZEROS = "all zeros, as rows are that were never written"
+NONFINITE = "not finite, so never stored"
+ELSEWHERE = "not where mteb's wrapper puts the cache of a task; import the directory above the tasks'"
+OTHER_SETTINGS = "of other experiment settings than this model's"
+
+
+@dataclass
+class Imported:
+    """What became of one old cache.
+
+    Attributes:
+        source: the old directory.
+        targets: the new ones: two if nothing told queries from documents.
+        prompts: what the identity of each says of the prompt, in a tree.
+        taken: how many vectors the targets were given.
+        held: how many they had already, which stay as they are.
+        left: how many were left out, for each reason.
+        doubt: why they may be wrong and are not taken without ``trust``; None if they certainly are not.
+        refused: why nothing was taken: the cache is damaged, or this model cannot have made it.
+    """
+
+    source: Path
+    targets: list[Path] = field(default_factory=list)
+    prompts: list[dict[str, Any]] = field(default_factory=list)
+    taken: int = 0
+    held: int = 0
+    left: dict[str, int] = field(default_factory=dict)
+    doubt: str | None = None
+    refused: str | None = None
+
+    def leave(self, reason: str, count: int) -> None:
+        """Note that entries are left out."""
+        if count:
+            self.left[reason] = self.left.get(reason, 0) + count
+
+
+def import_cache(
+    old: Path, new: Path, model: str, *, trust: bool = False, progress: bool | None = None
+) -> Imported:
+    """Import one cache, for ``EmbeddingCache(new, model=model)`` and ``TextVectorMap(new)``.
+
+    Vectors that ``new`` holds already are not replaced. Nothing is written before the whole of ``old`` was
+    read and checked.
+
+    Args:
+        old: a directory with ``index.json``; it is only read.
+        new: the directory of the new cache.
+        model: which model made all these vectors, as ``"name@revision"``.
+        trust: whether to take vectors that may be wrong, too.
+        progress: whether to show a bar; None: on a terminal.
+
+    Raises:
+        CorruptCacheError: the old cache is damaged.
+        IdentityMismatchError: ``new`` holds another model's vectors.
+        ForeignDirectoryError: one directory lies in the other, or ``new`` holds something else.
+    """
+    _refuse_overlap(old, new)
+    report = Imported(old)
+    cache = open_old_cache(old)
+    with KeyedCache(new, identity=describe(model, None)) as target:
+        report.targets = [target.path]
+        selected = _select(cache, report, doubt_of_path(old), trust=trust)
+        _copy(cache, selected, [target], Output("numpy", "float32"), report, progress=progress)
+    return report
+
+
+def import_tree(
+    old: Path,
+    wrapper: CachedEmbeddingWrapper,
+    *,
+    tasks: Iterable[Any] = (),
+    arguments: Mapping[str, Any] | None = None,
+    trust: bool = False,
+    progress: bool | None = None,
+) -> list[Imported]:
+    """Import all caches of mteb's wrapper for ours: below its ``cache_path``, as those of its calls.
+
+    The model encodes one text, which tells of what kind and dtype its vectors are.
+
+    Args:
+        old: the ``cache_path`` of mteb's wrapper; it is only read.
+        wrapper: dejavec's wrapper of the model that made the vectors.
+        tasks: tasks that mteb's registry lacks.
+        arguments: what ``encode`` was given besides mteb's own arguments.
+        trust: whether to take vectors that may be wrong, too.
+        progress: whether to show bars; None: on a terminal.
+
+    Returns:
+        What became of each cache. One that is refused does not keep others from being taken.
+
+    Raises:
+        CacheNotFoundError: there is no cache of mteb's.
+        ForeignDirectoryError: one directory lies in the other.
+        VectorsError: mteb's cache does not keep vectors such as this model's.
+        IdentityMismatchError: this model's vectors depend on what the old directories do not tell.
+    """
+    from dejavec.mteb.wrapper import engine_of
+
+    _refuse_overlap(old, wrapper.cache_path)
+    calls = EngineCalls(
+        engine_of(wrapper), {task.metadata.name: task for task in tasks}, dict(arguments or {})
+    )
+    reports = []
+    for source in find_old_caches(old):
+        report = Imported(source)
+        reports.append(report)
+        try:
+            _import_branch(old, calls, report, trust=trust, progress=progress)
+        except (CorruptCacheError, IdentityMismatchError, ForeignDirectoryError) as error:
+            report.refused = str(error)
+    return reports
+
+
+def import_command(old: Path, new: Path, model: str, *, trust: bool) -> int:
+    """Import one cache or, if ``old`` is none, all below it, and print what became of each.
+
+    A tree is imported for our wrapper of the model as mteb loads it.
+
+    Returns:
+        The exit status: 1 if a cache was refused.
+
+    Raises:
+        DejavecError: nothing could be imported.
+    """
+    if not all(model.rpartition("@")):
+        raise IdentityMismatchError(
+            "--model", expected="name@revision", found=repr(model), remedy="name the commit of the model, too"
+        )
+    with ExitStack() as stack:
+        if is_old_cache(old):
+            reports = [import_cache(old, new, model, trust=trust)]
+            claim = f"{model} made them"
+        else:
+            _refuse_overlap(old, new)
+            find_old_caches(old)  # The model is not worth loading for none.
+            reports = import_tree(old, stack.enter_context(_wrapper_of(model, new)), trust=trust)
+            claim = f"{model} made them as mteb loads it now, with these prompts and no further arguments"
+    for report in reports:
+        print("\n".join(_lines(report, trust=trust)))
+    if any(report.taken for report in reports):
+        print(
+            f"You answer for the imported vectors: {claim}, and no two processes at a time wrote one cache."
+        )
+    return 1 if any(report.refused for report in reports) else 0
+
+
+def _import_branch(
+    old: Path, calls: EngineCalls, report: Imported, *, trust: bool, progress: bool | None
+) -> None:
+    """Import one cache of a tree."""
+    cache = open_old_cache(report.source)
+    relative = report.source.relative_to(old)
+    place = place_of(relative.parts)
+    if place is None or place.path(place.task, place.role) != relative:
+        report.leave(ELSEWHERE, len(cache) + cache.media + cache.mixed)
+        return
+    task = calls.task(place.task)
+    if task is None:
+        report.leave(UNKNOWN, len(cache) + cache.media + cache.mixed)
+        return
+    if not only_text(task, place.role):
+        report.leave(MEDIA, len(cache) + cache.media + cache.mixed)
+        return
+    selected = _select(cache, report, doubt(task, place.role), trust=trust)
+    if not selected.any():
+        return
+    roles = ROLES if place.role is None and has_roles(task) else (place.role,)
+    with ExitStack() as stack:
+        found = [calls.cache(place, task, role, stack) for role in roles]
+        targets = [target for target in found if target is not None]
+        if not targets:
+            report.leave(OTHER_SETTINGS, int(selected.sum()))
+            return
+        dim, output = calls.vectors(task, roles[0])
+        if cache.dim != dim:
+            raise CorruptCacheError(
+                report.source,
+                expected=f"dimension {dim}, as this model's",
+                found=str(cache.dim),
+                remedy="name the model that made it",
+            )
+        report.targets = [target.path for target, _ in targets]
+        report.prompts = [prompt for _, prompt in targets]
+        _copy(cache, selected, [target for target, _ in targets], output, report, progress=progress)
+
+
+def _select(cache: OldCache, report: Imported, doubt: str | None, *, trust: bool) -> NDArray[np.bool_]:
+    """Return which entries are to be taken (n,), and note why others are not."""
+    report.leave(MEDIA, cache.media)
+    report.leave(MIXED_ROWS, cache.mixed)
+    report.doubt = SHARED if cache.shared.any() else UNCOUNTED if cache.uncounted else doubt
+    if report.doubt is not None and not trust:
+        report.leave(report.doubt, len(cache))
+        return np.zeros(len(cache), np.bool_)
+    report.leave(SHARED, int(cache.shared.sum()))
+    return ~cache.shared
+
+
+def _copy(
+    cache: OldCache,
+    selected: NDArray[np.bool_],
+    targets: Sequence[KeyedCache],
+    output: Output,
+    report: Imported,
+    *,
+    progress: bool | None,
+) -> None:
+    """Check the selected vectors, all of them, and then append those that are sound."""
+    from tqdm import tqdm
+
+    if not selected.any():
+        return
+    with tqdm(
+        total=(1 + len(targets)) * len(cache),
+        desc=cache.directory.name,
+        unit="vector",
+        disable=None if progress is None else not progress,
+    ) as bar:
+        for block, vectors in cache.blocks():
+            _drop_unsound(vectors, selected[block], report)
+            _as_returned(vectors[selected[block]], output, cache.directory)
+            bar.update(len(vectors))
+        for target in targets:
+            for block, vectors in cache.blocks():
+                chosen = selected[block]
+                if chosen.any():
+                    rows = _as_returned(vectors[chosen], output, cache.directory)
+                    # No row is said to have been seen, so a key that has one is left as it is.
+                    taken = target.append(np.ascontiguousarray(cache.keys[block][chosen]), rows, output)
+                    report.taken += taken
+                    report.held += len(rows) - taken
+                bar.update(len(vectors))
+            target.sync()
+
+
+def _drop_unsound(vectors: NDArray[np.float32], selected: NDArray[np.bool_], report: Imported) -> None:
+    """Take from a block's selection what is all zeros or not finite."""
+    zero = selected & ~vectors.any(axis=1)
+    infinite = np.zeros_like(selected)
+    infinite[nonfinite(vectors)] = True
+    infinite &= selected
+    report.leave(ZEROS, int(zero.sum()))
+    report.leave(NONFINITE, int(infinite.sum()))
+    selected &= ~(zero | infinite)
+
+
+def _as_returned(vectors: NDArray[np.float32], output: Output, directory: Path) -> Rows:
+    """Return float32 rows as they are stored for a model of this output.
+
+    Raises:
+        CorruptCacheError: such a model cannot have made them.
+    """
+    rows: Rows = vectors
+    if output.dtype == "float16":
+        with np.errstate(over="ignore"):
+            rows = vectors.astype("<f2")
+        exact = bool((rows.astype(np.float32) == vectors).all())
+    else:
+        exact = output.dtype == "float32" or not (vectors.view(np.uint32) & 0xFFFF).any()
+    if not exact:
+        raise CorruptCacheError(
+            directory,
+            expected=f"vectors of dtype {output.dtype}, as this model's",
+            found="more exact ones",
+            remedy="name the model that made them",
+        )
+    return rows
+
+
+def _refuse_overlap(old: Path, new: Path) -> None:
+    one, other = old.resolve(), new.resolve()
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise ForeignDirectoryError(
+            new,
+            expected=f"a directory apart from {old}, which is only read",
+            found="one in it" if one != other and other.is_relative_to(one) else "one that holds it",
+            remedy="choose another",
+        )
+
+
+def _wrapper_of(model: str, new: Path) -> CachedEmbeddingWrapper:
+    """Return the wrapper of a model as mteb loads it.
+
+    Raises:
+        DejavecError: mteb does not load it.
+    """
+    name = parse_model(model)
+    try:
+        import mteb
+
+        from dejavec.mteb.wrapper import CachedEmbeddingWrapper
+
+        loaded = mteb.get_model(name["name"], revision=name["revision"])
+    except (ImportError, KeyError, ValueError, OSError) as error:
+        raise DejavecError(
+            "--model",
+            expected=f"a model that mteb loads as {model}",
+            found=f"{type(error).__name__}: {error}",
+            remedy="check name and revision, or import in Python with the loaded model: `import_tree`",
+        ) from error
+    return CachedEmbeddingWrapper(loaded, new)
+
+
+def _lines(report: Imported, *, trust: bool) -> list[str]:
+    """Describe one report, one fact a line."""
+    if report.refused is not None:
+        return [f"{report.source}: nothing imported: {report.refused}"]
+    where = f" to {' and '.join(map(str, report.targets))}" if report.taken else ""
+    lines = [f"{report.source}: {report.taken} vectors imported{where}"]
+    if report.doubt is not None and trust:
+        lines.append(f"  on trust: {report.doubt}")
+    lines += [f"  prompt: {prompt.get('text', 'not known')!r}" for prompt in report.prompts]
+    if report.held:
+        lines.append(f"  {report.held} were there already")
+    for reason, count in report.left.items():
+        more = "; --trust takes them" if reason == report.doubt and not trust else ""
+        lines.append(f"  {count} left out: {reason}{more}")
+    return lines

@@ -1,0 +1,1 @@
+"""What is known of an mteb model, built or not."""

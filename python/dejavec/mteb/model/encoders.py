@@ -1,0 +1,56 @@
+"""Which models can be wrapped, and for which the vectors of one task may serve another."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from dejavec.mteb.model.identity import Kind, layers
+
+INTEGER_PRECISIONS = frozenset({"int8", "uint8", "int4", "uint4"})
+"""Quantised with bounds that are taken over the whole call."""
+
+_BARE = ("SentenceTransformer", "SparseEncoder", "MultiVectorEncoder", "CrossEncoder")
+
+
+def as_encoder(model: Any) -> Any:
+    """Return ``model``, wrapped as mteb wraps it if it is a bare model of sentence-transformers.
+
+    Raises:
+        ValueError: there is no ``encode`` whose vectors could be cached.
+    """
+    library = sys.modules.get("sentence_transformers")
+    if any(isinstance(model, getattr(library, name)) for name in _BARE if hasattr(library, name)):
+        from mteb.evaluate import _sanitize_model
+
+        model = _sanitize_model(model)[0]
+    if not hasattr(model, "encode"):
+        raise ValueError(f"Model must have an 'encode' method: found {type(model).__name__}.")
+    for layer in layers(model):
+        level = getattr(layer, "_quantization_level", None)
+        if type(layer).__name__ == "CompressionWrapper" and str(level) in INTEGER_PRECISIONS:
+            raise ValueError(
+                "a CompressionWrapper to integers takes its bounds over each call, so its vectors cannot be "
+                "cached; wrap the other way round: CompressionWrapper(CachedEmbeddingWrapper(model, …))"
+            )
+    return model
+
+
+def searches(model: Any) -> bool:
+    """Tell whether a model does its own search."""
+    return hasattr(model, "index") and hasattr(model, "search")
+
+
+def refuse_sharing(kind: Kind, *, text_only: bool) -> None:
+    """Refuse that tasks share vectors, unless only the text and a known prompt make them.
+
+    Raises:
+        ValueError: there may be more to them.
+    """
+    if kind != "other" and text_only:
+        return
+    found = "a model with an encode of its own" if kind == "other" else "items that are not text"
+    raise ValueError(
+        'expected, for scope="model", text and the encode of mteb\'s SentenceTransformerEncoderWrapper or '
+        f'InstructSentenceTransformerModel, whose prompts can be told, found {found}; use scope="task"'
+    )

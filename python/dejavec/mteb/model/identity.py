@@ -1,0 +1,416 @@
+"""Which model and settings make the vectors of one mteb call, as far as the model tells."""
+
+from __future__ import annotations
+
+import dis
+import inspect
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from dejavec.identity.fingerprint import describe, is_module, sha256_of
+from dejavec.identity.observed import Look, observe
+from dejavec.identity.wrapped import ModelSource, ModelWrapper
+from dejavec.storage.identity import parse_model
+from dejavec.support.canonical import canonical_json
+from dejavec.support.secret_names import without_secrets
+
+Kind = Literal["sentence-transformers", "instruct", "other"]
+"""How much is known of ``encode``: one of mteb's two, whose prompts and batches can be told, or another."""
+
+NEUTRAL_ARGUMENTS = frozenset({"batch_size", "show_progress_bar", "device", "prompt_type"})
+"""Encode arguments that do not change vectors, or that the identity holds elsewhere."""
+
+_PLACEHOLDER_NAMES = (None, "", "no_model_name/available")
+_COMMIT = re.compile("[0-9a-f]{40}")
+_SUBSET_ARGUMENTS = ("hf_subset", "hf_split")
+_CALL_DEPENDENT_MODULES = frozenset({"mteb.models.model_implementations.cde_models"})
+_MEDIA_SETTINGS = ("fps", "num_frames", "min_frames", "max_frames", "target_sampling_rate", "max_samples")
+_PROMPT_SETTINGS = (
+    "model_prompts",
+    "prompts_dict",
+    "prompt_priority",
+    "apply_instruction_to_passages",
+    "instruction_template",
+    "prompts",
+    "default_prompt_name",
+)
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+_RESOLVED = frozenset(_PROMPT_SETTINGS)
+"""What the identity has as the text of the prompt, where that can be known."""
+
+
+def layers(model: Any) -> Iterator[Any]:
+    """Yield a model and what it wraps, from the outside in, down to the first torch module."""
+    seen: set[int] = set()
+    while model is not None and id(model) not in seen:
+        seen.add(id(model))
+        yield model
+        if is_module(model):
+            return
+        if isinstance(model, ModelWrapper):
+            model = model.__wrapped_model__().model
+        else:
+            own = getattr(model, "__dict__", {})
+            model = own.get("model", own.get("_model"))
+
+
+def encoder_kind(model: Any) -> Kind:
+    """Tell whether ``model.encode`` is one of mteb's two for sentence-transformers, over an unchanged model.
+
+    A decorator that names what it wraps does not count.
+    """
+    inner = getattr(model, "__dict__", {}).get("model")
+    library = sys.modules.get("sentence_transformers")
+    if library is None or not isinstance(inner, library.SentenceTransformer):
+        return "other"
+    plain = library.SentenceTransformer
+    for name in ("encode", "encode_query", "encode_document"):
+        if name in vars(inner) or getattr(type(inner), name) is not getattr(plain, name):
+            return "other"
+    kinds: tuple[tuple[str, str, Kind], ...] = (
+        ("sentence_transformer_wrapper", "SentenceTransformerEncoderWrapper", "sentence-transformers"),
+        ("instruct_wrapper", "InstructSentenceTransformerModel", "instruct"),
+    )
+    for module, name, kind in kinds:
+        known = getattr(sys.modules.get(f"mteb.models.{module}"), name, None)
+        undecorated = inspect.unwrap(model.encode)
+        if known is not None and getattr(undecorated, "__func__", None) is known.encode:
+            return kind if undecorated.__self__ is model else "other"
+    return "other"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a model tells of itself that its vectors depend on, apart from metadata and state.
+
+    Attributes:
+        kind: see :func:`encoder_kind`.
+        prompter: the model, or what has its prompt settings in its place.
+        prompt_settings: a digest of these, where the prompt itself cannot be known; None if there is none.
+        encoder: what may be assigned to a sentence-transformer after it was loaded.
+        media: how it samples images, audio and video.
+        reads: which of ``hf_subset`` and ``hf_split`` its ``encode`` may look at.
+        call_dependent: whether its vectors depend on what else is in the call.
+    """
+
+    kind: Kind
+    prompter: Any = field(compare=False)
+    prompt_settings: str | None
+    encoder: dict[str, Any] | None
+    media: dict[str, Any]
+    reads: tuple[str, ...]
+    call_dependent: bool
+
+
+class Source(ModelSource, Protocol):
+    """A model, whether it is built or not, and what is known of it."""
+
+    mteb_model_meta: Any
+    """The model's metadata, None without any."""
+
+    @property
+    def origin(self) -> tuple[Any, Any]:
+        """What the wrapper was given, to make another: the model, or what builds it; and ``model_meta``."""
+
+    def ready(self) -> Any:
+        """Return the model, built by now, for a call that was prepared by what this object has told.
+
+        Raises:
+            ModelChangedError: that is not what the model tells, so the call has to be prepared again.
+        """
+
+    def similarity(self, name: str, embeddings1: Any, embeddings2: Any) -> Any:
+        """Return what the model's method ``name`` returns, ``similarity`` or ``similarity_pairwise``."""
+
+    def encoding(self, look: Look) -> AbstractContextManager[None]:
+        """Return a context for an ``encode``, in which it is learnt what that changes in the model."""
+
+    def profile(self) -> Profile:
+        """Return what the model tells of itself.
+
+        Raises:
+            TypeError: a setting has no stable form.
+        """
+
+    def look(self) -> Look:
+        """Return the state of the model, and the description of all else."""
+
+
+class BuiltModel:
+    """A model that is there. It is asked at each call: settings may be assigned in between, weights too."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    @property
+    def model(self) -> Any:
+        """The model."""
+        return self._model
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the model is there: it is."""
+        return True
+
+    @property
+    def origin(self) -> tuple[Any, Any]:
+        """The model, and no ``model_meta``."""
+        return self._model, None
+
+    def ready(self) -> Any:
+        """Return the model."""
+        return self.model
+
+    def similarity(self, name: str, embeddings1: Any, embeddings2: Any) -> Any:
+        """Return what the model's method ``name`` returns."""
+        return getattr(self.model, name)(embeddings1, embeddings2)
+
+    @property
+    def mteb_model_meta(self) -> Any:
+        """The model's metadata, None without any."""
+        return getattr(self.model, "mteb_model_meta", None)
+
+    @mteb_model_meta.setter
+    def mteb_model_meta(self, meta: Any) -> None:
+        self.model.mteb_model_meta = meta
+
+    def profile(self) -> Profile:
+        """Return what the model tells of itself.
+
+        Raises:
+            TypeError: a setting has no stable form.
+        """
+        model, kind = self.model, encoder_kind(self.model)
+        parts = list(layers(model))
+        media = {name: _first_setting(parts, name) for name in _MEDIA_SETTINGS}
+        parents = {parent.__module__ for layer in parts for parent in type(layer).__mro__}
+        return Profile(
+            kind=kind,
+            prompter=model,
+            prompt_settings=_prompt_settings(parts) if kind == "other" else None,
+            encoder=None if kind == "other" else _encoder_settings(model.model),
+            media={name: describe(value) for name, value in media.items() if value is not None},
+            reads=tuple(name for name in _SUBSET_ARGUMENTS if reads_argument(model, name)),
+            call_dependent=not parents.isdisjoint(_CALL_DEPENDENT_MODULES),
+        )
+
+    def look(self) -> Look:
+        """Return the state of the model, and the description of all else."""
+        kind = encoder_kind(self.model)
+        seen = observe(self.model, _RESOLVED if kind != "other" else frozenset())
+        look = seen.look(self.model, loader_settings(self.mteb_model_meta, kind))
+        return look if kind != "other" else replace(look, visible=False)
+
+    def encoding(self, look: Look) -> AbstractContextManager[None]:
+        """Return a context for an ``encode``, in which it is learnt what that changes in the model."""
+        kind = encoder_kind(self.model)
+        return observe(self.model, _RESOLVED if kind != "other" else frozenset()).encoding(self.model, look)
+
+
+class ModelIdentity:
+    """The identities of the calls of one model.
+
+    Args:
+        source: who tells about the model.
+        name: ``"name@revision"`` from the user, who then answers for the state of the model.
+    """
+
+    def __init__(self, source: Source, name: str | None) -> None:
+        self._source = source
+        self._name = None if name is None else parse_model(name)
+
+    @property
+    def model_name(self) -> str:
+        """The model's name as a directory of its vectors may have it."""
+        name = (self._name or {}).get("name") or getattr(self._source.mteb_model_meta, "name", None)
+        return str(name or _PLACEHOLDER_NAMES[-1])
+
+    def of_call(
+        self,
+        kind: Kind,
+        state: str | None,
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        arguments: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Return the identity of the vectors that a call makes.
+
+        Args:
+            kind: see :func:`encoder_kind`.
+            state: the digest of the model's tensors, None if none can be seen.
+            task_metadata: mteb's description of the task.
+            hf_split: the split that is encoded.
+            hf_subset: the subset that is encoded.
+            arguments: all further arguments of ``encode``.
+
+        Returns:
+            A JSON object.
+
+        Raises:
+            TypeError: an argument or a setting has no stable form.
+        """
+        meta = self._source.mteb_model_meta
+        profile = self._source.profile()
+        prompt_type = arguments.get("prompt_type")
+        identity: dict[str, Any] = {
+            "model": self._name or _model_part(meta, state),
+            "role": None if prompt_type is None else str(getattr(prompt_type, "value", prompt_type)),
+            "prompt": prompt(profile, task_metadata, prompt_type),
+        }
+        if self._name is not None and profile.kind == "other":
+            # Nobody looks at the model or asks it, so what its prompts are made from has to be the same.
+            if profile.prompt_settings is None:
+                raise TypeError("a setting of its prompts has no stable form")
+            identity["prompt"]["settings"] = profile.prompt_settings
+        if profile.encoder is not None:
+            identity["encoder"] = profile.encoder
+        identity["experiment"] = describe(experiment_settings(meta))
+        identity["media"] = {**profile.media, **_modalities(meta, kind)}
+        identity["arguments"] = {
+            name: describe(value)
+            for name, value in without_secrets(arguments).items()
+            if name not in NEUTRAL_ARGUMENTS
+        }
+        for name, value in (("hf_subset", hf_subset), ("hf_split", hf_split)):
+            if name in profile.reads:
+                identity[name] = describe(value)
+        return {name: part for name, part in identity.items() if part != {}}
+
+
+def is_identified(meta: Any) -> bool:
+    """Tell whether name and commit of a published model say which weights it is built from."""
+    name, revision = getattr(meta, "name", None), getattr(meta, "revision", None)
+    named = name not in _PLACEHOLDER_NAMES and not is_local(name)
+    return named and _COMMIT.fullmatch(str(revision)) is not None and _is_published(meta)
+
+
+def experiment_settings(meta: Any) -> dict[str, Any]:
+    """Return the settings of the experiment, without secrets."""
+    settings: dict[str, Any] = without_secrets(dict(getattr(meta, "experiment_kwargs", None) or {}))
+    return settings
+
+
+def _model_part(meta: Any, state: str | None) -> dict[str, Any]:
+    """Return the state, with name and revision for people; without a state, these alone."""
+    name, revision = getattr(meta, "name", None), getattr(meta, "revision", None)
+    named = name not in _PLACEHOLDER_NAMES and not is_local(name)
+    part: dict[str, Any] = {"name": name, "revision": revision} if named else {}
+    return part if state is None else {**part, "state": state}
+
+
+def prompt(profile: Profile, task_metadata: Any, prompt_type: Any) -> dict[str, Any]:
+    """Return the prompt of a call: its text where that can be known, else everything it may be made from.
+
+    Raises:
+        TypeError: a prompt setting has no stable form.
+    """
+    role, model = getattr(prompt_type, "value", prompt_type), profile.prompter
+    if profile.kind == "sentence-transformers":
+        wrapper = sys.modules["mteb.models.sentence_transformer_wrapper"]
+        text = wrapper._resolve_prompt(model.model_prompts, task_metadata, prompt_type)
+        return {"text": describe(_default_prompt(model.model, role) if text is None else text)}
+    if profile.kind == "instruct":
+        text = model.get_task_instruction(task_metadata, prompt_type)
+        if role == "document" and not model.apply_instruction_to_passages:
+            text = None
+        return {"text": describe(_default_prompt(model.model, None) if text is None else text)}
+    return {
+        "task": describe(task_metadata.name),
+        "type": describe(task_metadata.type),
+        "metadata": describe(task_metadata.prompt),
+    }
+
+
+def reads_argument(model: Any, name: str) -> bool:
+    """Tell whether ``model.encode`` may look at its argument ``name``: unless it names and never uses it.
+
+    Example:
+        >>> class Model:
+        ...     def encode(self, inputs, *, hf_split, hf_subset):
+        ...         return [hf_subset for _ in inputs]
+        >>> reads_argument(Model(), "hf_subset"), reads_argument(Model(), "hf_split")
+        (True, False)
+    """
+    function = inspect.unwrap(model.encode)
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    if code is None or name not in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
+        return True
+    if {"locals", "vars", "eval", "exec"} & set(code.co_names):
+        return True
+    # Several names may share one instruction, which then has a tuple of them.
+    loads = (step for step in dis.get_instructions(code) if "LOAD" in step.opname)
+    return any(name in (step.argval if isinstance(step.argval, tuple) else (step.argval,)) for step in loads)
+
+
+def _prompt_settings(parts: list[Any]) -> str | None:
+    """Return a digest of all settings that a prompt may be made from, None if one has no stable form."""
+    try:
+        return sha256_of([{name: getattr(part, name, None) for name in _PROMPT_SETTINGS} for part in parts])
+    except TypeError:
+        return None
+
+
+def _first_setting(parts: list[Any], name: str) -> Any:
+    """Return the first value that a model, or what it wraps, has for a setting; None if there is none."""
+    found = (getattr(part, name, None) for part in parts if not is_module(part))
+    return next((value for value in found if value is not None), None)
+
+
+def _modalities(meta: Any, kind: Kind) -> dict[str, Any]:
+    """Describe which columns mteb's sentence-transformers read, where that is more or less than the text."""
+    modalities = getattr(meta, "modalities", None)
+    if kind == "other" or modalities in (None, ["text"]):
+        return {}
+    return {"modalities": describe(list(modalities))}
+
+
+def _default_prompt(inner: Any, role: str | None) -> str | None:
+    """Return the prompt that sentence-transformers takes if it is given none."""
+    candidates = {"query": ("query",), "document": _DOCUMENT_PROMPTS}.get(role or "", ())
+    name = next((name for name in candidates if name in inner.prompts), inner.default_prompt_name)
+    text: str | None = None if name is None else inner.prompts.get(name)
+    return text
+
+
+def _encoder_settings(inner: Any) -> dict[str, Any]:
+    """Describe what may be assigned to a sentence-transformer after it was loaded."""
+    weight = next(inner.parameters(), None)
+    return {
+        "max_seq_length": describe(inner.max_seq_length),
+        "truncate_dim": describe(inner.truncate_dim),
+        "dtype": None if weight is None else str(weight.dtype),
+    }
+
+
+def loader_settings(meta: Any, kind: Kind) -> dict[str, str]:
+    """Describe how the model was loaded, without secrets, and without prompts whose text is known."""
+    left_out = {"device"} if kind == "other" else {"device", "model_prompts", "prompts_dict"}
+    settings = without_secrets(dict(getattr(meta, "loader_kwargs", None) or {}))
+    described = {}
+    for name, value in settings.items():
+        if name not in left_out:
+            try:
+                described[f"loader {name}"] = canonical_json(describe(value))
+            except TypeError:
+                described[f"loader {name}"] = f"a {type(value).__qualname__}"
+    return described
+
+
+def is_local(name: str) -> bool:
+    """Tell whether a model's name is a path on this machine, which says nothing of the weights there."""
+    return name.startswith((".", "~", "/")) or "\\" in name or Path(name).exists()
+
+
+def _is_published(meta: Any) -> bool:
+    """Tell a registry's or hub's entry from a description made out of an object in memory.
+
+    The latter has name and commit of the model that the object began as, whatever it was trained to since.
+    """
+    return getattr(meta, "release_date", None) is not None or getattr(meta, "open_weights", None) is not None

@@ -1,0 +1,1 @@
+"""The nearest vectors of a cache, exact and approximate, by FAISS."""

@@ -1,0 +1,170 @@
+"""Approximate search: any index that FAISS can make, trained on a cache and filled from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dejavec.errors import VectorsError
+from dejavec.fill.settings import whole_number
+from dejavec.search.exact import Metric, default_metric, import_faiss, metric_number
+from dejavec.search.index_file import IndexFile, drop_table, saved_indexes
+from dejavec.storage.identity import digest
+from dejavec.storage.keyed_cache import KeyedCache
+from dejavec.support.progress import progress
+from dejavec.support.warn import warn
+
+_BLOCK_NUMBERS = 1 << 20
+"""Numbers that are read at a time; to encode them, FAISS may take some dozen times their memory."""
+
+_FEWEST_TO_TRAIN = 65_536
+_ROWS_A_LIST = 30
+"""FAISS asks for 39, and warns. With 30 the recall is the same within its spread, with less memory."""
+
+_MOST_TO_TRAIN_CODES = 32_768
+"""FAISS takes 65,536 for codes of 8 bits, and keeps two copies: the rows and their residuals."""
+
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a cache as they were at one moment.
+
+    Attributes:
+        count: how many there are.
+        is_newest: whether each is the newest of its key (count,).
+    """
+
+    count: int
+    is_newest: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, cache: KeyedCache) -> _Rows:
+        count, _, bits = cache.newest()
+        newest = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little", count=count)
+        return cls(count, newest.view(np.bool_))
+
+    def replaced_before(self, end: int) -> int:
+        """Return how many of the first ``end`` rows are not the newest of their key."""
+        return int(end - np.count_nonzero(self.is_newest[:end]))
+
+
+def build_index(
+    cache: KeyedCache,
+    factory: str,
+    metric: Metric | None = None,
+    train_rows: int | None = None,
+    progress_shown: bool | None = None,
+) -> Any:
+    """Do what ``EmbeddingCache.build_index`` says."""
+    faiss = import_faiss()
+    metric = metric or default_metric(cache)
+    rows = _Rows.of(cache)
+    if train_rows is not None:
+        train_rows = whole_number("train_rows", train_rows)
+    if cache.dim is None or not rows.is_newest.any():
+        raise VectorsError(
+            cache.path, expected="vectors to build an index of", found="none", remedy="store some first"
+        )
+    made_of = _made_of(cache, factory, metric, train_rows)
+    index, covered = _saved(cache, made_of, rows)
+    if index is None:
+        try:
+            made = faiss.index_factory(cache.dim, factory, metric_number(metric))
+        except RuntimeError as error:
+            raise ValueError(
+                f"expected a string that faiss.index_factory takes, found {factory!r}: {error}"
+            ) from error
+        drop_table(made)
+        _train(cache, made, rows, train_rows)
+        # Rows that a later one replaced are left out, so the index is told each row's number.
+        index = faiss.IndexIDMap(made)
+    if covered < rows.count:
+        with progress(progress_shown, rows.count - covered, "row") as advance:
+            for numbers, vectors in _blocks(cache, index.d, rows, covered, advance):
+                index.add_with_ids(vectors, numbers)
+        _save(cache, index, made_of, rows)
+    return index
+
+
+def _made_of(cache: KeyedCache, factory: str, metric: Metric, train_rows: int | None) -> str:
+    parts = {"cache": cache.uuid, "factory": factory, "metric": metric, "train_rows": train_rows}
+    return digest(parts)[:12]
+
+
+def _saved(cache: KeyedCache, made_of: str, rows: _Rows) -> tuple[Any | None, int]:
+    """Return the saved index that covers the most rows as they are, and how many; else (None, 0).
+
+    The replaced ones among the first n rows only become more, so their number tells which they are.
+    """
+    for file in saved_indexes(cache.path, made_of):
+        if file.rows <= rows.count and file.replaced == rows.replaced_before(file.rows):
+            index = file.read()
+            if index is not None:
+                return index, file.rows
+    return None, 0
+
+
+def _train(cache: KeyedCache, index: Any, rows: _Rows, train_rows: int | None) -> None:
+    """Train an index, if it wants that, on rows drawn at random, always the same ones."""
+    if index.is_trained:
+        return
+    faiss = import_faiss()
+    inverted = faiss.try_extract_index_ivf(index)
+    if inverted is not None:
+        inverted.cp.min_points_per_centroid = min(inverted.cp.min_points_per_centroid, _ROWS_A_LIST)
+    if train_rows is None:
+        train_rows = max(_FEWEST_TO_TRAIN, 0 if inverted is None else _ROWS_A_LIST * inverted.nlist)
+    if isinstance(index, faiss.IndexIVF):
+        # Train the coarse quantiser, then the codes: FAISS takes fewer rows for these, but copies them.
+        sample = _sample(cache, index.d, rows, train_rows)
+        index.train_q1(len(sample), faiss.swig_ptr(sample), False, index.metric_type)
+        del sample
+        train_rows = min(train_rows, _MOST_TO_TRAIN_CODES, index.train_encoder_num_vectors() or train_rows)
+    index.train(_sample(cache, index.d, rows, train_rows))
+
+
+def _sample(cache: KeyedCache, dim: int, rows: _Rows, count: int) -> NDArray[np.float32]:
+    """Return vectors (n, dim) of the newest rows, at most ``count``, drawn at random."""
+    drawn = np.flatnonzero(rows.is_newest)
+    if count < len(drawn):
+        drawn = np.sort(np.random.default_rng(_SEED).choice(drawn, count, replace=False))
+    chosen = _Rows(rows.count, np.zeros(rows.count, np.bool_))
+    chosen.is_newest[drawn] = True
+    sample = np.empty((len(drawn), dim), np.float32)
+    filled = 0
+    for _, vectors in _blocks(cache, dim, chosen, 0, lambda _: None):
+        sample[filled : filled + len(vectors)] = vectors
+        filled += len(vectors)
+    return sample[:filled]
+
+
+def _blocks(
+    cache: KeyedCache, dim: int, rows: _Rows, start: int, advance: Callable[[int], object]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield row numbers (k,) and vectors (k, dim) of the newest rows from ``start`` on, some at a time.
+
+    Rows whose checksum does not hold are left out.
+    """
+    size = max(1, _BLOCK_NUMBERS // dim)
+    for first in range(start, rows.count, size):
+        vectors, damaged = cache.read_rows(first, min(size, rows.count - first))
+        sound = rows.is_newest[first : first + size].copy()
+        sound[damaged] = False
+        if sound.any():
+            yield first + np.flatnonzero(sound), np.ascontiguousarray(vectors[sound], np.float32)
+        advance(len(vectors))
+
+
+def _save(cache: KeyedCache, index: Any, made_of: str, rows: _Rows) -> None:
+    """Keep an index beside the cache; if that cannot be done, warn."""
+    file = IndexFile(cache.path, made_of, rows.count, rows.replaced_before(rows.count))
+    try:
+        file.write(index)
+    except (OSError, RuntimeError) as error:
+        warn(f"{file.path}: the index could not be written and is kept in memory only: {error}")

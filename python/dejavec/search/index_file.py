@@ -1,0 +1,123 @@
+"""Indexes saved beside a cache: each one's name says what it is of, and a digest ends it.
+
+``search-<made of>-<rows>-<replaced>.faiss`` is what FAISS writes, then the SHA-256 of it, which FAISS does
+not read. ``made of`` are 12 hex digits of the cache and of how the index was made; ``rows`` is how many rows
+of the cache it covers, ``replaced`` how many of these it leaves out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dejavec.search.exact import import_faiss
+
+_NAME = re.compile(r"search-(?P<made_of>[0-9a-f]{12})-(?P<rows>\d+)-(?P<replaced>\d+)\.faiss")
+_DIGEST_BYTES = hashlib.sha256().digest_size
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class IndexFile:
+    """One saved index.
+
+    Attributes:
+        directory: of the cache.
+        made_of: 12 hex digits.
+        rows: how many rows of the cache it covers.
+        replaced: how many of these it leaves out.
+    """
+
+    directory: Path
+    made_of: str
+    rows: int
+    replaced: int
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.directory / f"search-{self.made_of}-{self.rows}-{self.replaced}.faiss"
+
+    def read(self) -> Any | None:
+        """Return the index; None if the file is not as it was written."""
+        try:
+            with self.path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size - _DIGEST_BYTES
+                if size < 0 or _digest(file, size) != file.read():
+                    return None
+            index = import_faiss().read_index(os.fspath(self.path))
+        except (OSError, RuntimeError):
+            return None
+        # FAISS has a flag to read without the table, but then residual quantisers lack theirs too.
+        drop_table(index)
+        return index
+
+    def write(self, index: Any) -> None:
+        """Write the index, all of it or nothing, and remove older ones of the same make.
+
+        If another process is writing one of this make, nothing is done.
+
+        Raises:
+            OSError: it cannot be written.
+            RuntimeError: likewise, said by FAISS.
+        """
+        # One name for all writers: a crashed writer's file is unlocked, so the next writer reuses it.
+        temporary = self.directory / f"search-{self.made_of}.tmp"
+        with temporary.open("a+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.path.samestat(os.fstat(file.fileno()), temporary.stat()):
+                    return
+            except (BlockingIOError, FileNotFoundError):
+                return
+            try:
+                shutil.copymode(self.directory / "meta.json", temporary)
+                import_faiss().write_index(index, os.fspath(temporary))
+                file.write(_digest(file, os.fstat(file.fileno()).st_size))
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.replace(self.path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+        for other in saved_indexes(self.directory, self.made_of):
+            if other != self and other.rows <= self.rows:
+                other.path.unlink(missing_ok=True)
+
+
+def saved_indexes(directory: Path, made_of: str) -> list[IndexFile]:
+    """Return the saved indexes of one make, the one of the most rows first."""
+    names = [_NAME.fullmatch(path.name) for path in directory.glob(f"search-{made_of}-*.faiss")]
+    files = [
+        IndexFile(directory, made_of, int(name["rows"]), int(name["replaced"])) for name in names if name
+    ]
+    return sorted(files, key=lambda file: file.rows, reverse=True)
+
+
+def drop_table(index: Any) -> None:
+    """Have an index do without the distances that FAISS computes beforehand for product-quantised lists.
+
+    They are a KiB for each list and part of a vector, often several times the index, and save a search
+    little. What it finds is the same.
+    """
+    faiss = import_faiss()
+    inverted = faiss.downcast_index(faiss.try_extract_index_ivf(index))
+    if isinstance(inverted, faiss.IndexIVFPQ):
+        inverted.use_precomputed_table = -1
+        inverted.precompute_table()
+
+
+def _digest(file: BinaryIO, size: int) -> bytes:
+    """Return the SHA-256 of the first bytes of a file, and leave it at their end."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while size > 0 and (block := file.read(min(size, _BLOCK_BYTES))):
+        digest.update(block)
+        size -= len(block)
+    return digest.digest()

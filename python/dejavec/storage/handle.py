@@ -1,0 +1,263 @@
+"""The open store behind a cache: opened once there is one, checked for whose it is, reopened after a fork."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from weakref import WeakSet
+
+from dejavec import _core
+from dejavec.errors import (
+    CacheNotFoundError,
+    ClosedCacheError,
+    ForeignDirectoryError,
+    IdentityMismatchError,
+    VectorsError,
+)
+from dejavec.fill.in_flight import InFlight
+from dejavec.identity.proven import Proofs, proven_file
+from dejavec.storage.identity import mismatch, same, sibling
+from dejavec.support.canonical import canonical_json
+from dejavec.support.warn import warn
+from dejavec.vectors.arrays import Container, Output
+
+Mode = Literal["r", "a"]
+Durability = Literal["commit", "close"]
+OnMismatch = Literal["raise", "sibling"]
+
+DEFAULT_CONTAINER: Container = "npy"
+"""Of a new cache for which none is asked for."""
+
+_MTEB_FILES = ("index.json", "dimension")
+
+_handles: WeakSet[Handle] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for handle in list(_handles):
+        handle.forget()
+    _core.after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_core.before_fork,
+        after_in_parent=_core.after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
+
+
+class Handle:
+    """Where a cache lies, and its store once there is one.
+
+    Args:
+        path: the directory.
+        identity: whose vectors these must be; None takes any.
+        container: the file that must hold the rows; None takes any, and makes ``vectors.npy``.
+        mode: as in ``EmbeddingCache``, like the following.
+        durability: likewise.
+        on_mismatch: likewise.
+        lock_timeout: likewise.
+        shared: likewise.
+        allow_network: likewise.
+
+    Attributes:
+        path: the directory in use: another than was asked for after ``on_mismatch="sibling"`` applied.
+        on_mismatch: what applies to that directory: ``"raise"`` from then on.
+        is_closed: whether :meth:`close` was called.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        identity: Mapping[str, Any] | None,
+        container: Container | None,
+        mode: Mode,
+        durability: Durability,
+        on_mismatch: OnMismatch,
+        lock_timeout: float,
+        shared: bool,
+        allow_network: bool,
+    ) -> None:
+        self.path = path
+        self._identity = identity
+        self._container: Container | None = container
+        self._mode: Mode = mode
+        self._durability: Durability = durability
+        self.on_mismatch: OnMismatch = on_mismatch
+        self._lock_timeout = lock_timeout
+        self._shared = shared
+        self._proofs: Proofs | None = None
+        self._allow_network = allow_network
+        self.is_closed = False
+        self._warned = False
+        self._store: _core.Store | None = None
+        self._in_flight: tuple[object, InFlight] | None = None
+        # Two threads at the first use must not open two stores, of which one would be forgotten unsynced.
+        self._opening = threading.RLock()
+        _handles.add(self)
+        self.store()
+
+    def store(self) -> _core.Store | None:
+        """Return the open store; None as long as there is no cache in the directory.
+
+        Raises:
+            ClosedCacheError: after :meth:`close`.
+            IdentityMismatchError, ForeignDirectoryError, CacheNotFoundError: as ``EmbeddingCache`` says.
+        """
+        if (store := self._store) is not None:
+            return store
+        with self._opening:
+            if self.is_closed:
+                raise ClosedCacheError(
+                    self.path, expected="an open cache", found="it closed", remedy="open it again"
+                )
+            if self._store is None:
+                self._store = self._open()
+            return self._store
+
+    def identity(self) -> dict[str, Any] | None:
+        """Return the identity of the vectors that lie there, or will; None if that may be any."""
+        store = self.store()
+        if store is not None:
+            found: dict[str, Any] = json.loads(store.identity)
+            return found
+        return None if self._identity is None else dict(self._identity)
+
+    @property
+    def in_flight(self) -> InFlight:
+        """What callers of this process are encoding for these vectors just now."""
+        cache = (self.path, None if self._identity is None else canonical_json(self._identity))
+        if self._in_flight is None or self._in_flight[0] != cache:
+            self._in_flight = cache, InFlight.of(cache)
+        return self._in_flight[1]
+
+    @property
+    def container(self) -> Container:
+        """The file that holds the rows, or will."""
+        store = self.store()
+        return (self._container or DEFAULT_CONTAINER) if store is None else store.container
+
+    @property
+    def proofs(self) -> Proofs:
+        """Where it is noted which models make the vectors."""
+        if self._proofs is None or self._proofs.file.parent != self.path:
+            self._proofs = proven_file(
+                self.path,
+                writes=self._mode == "a",
+                shared=self._shared,
+                allow_network=self._allow_network,
+                lock_timeout=self._lock_timeout,
+            )
+        return self._proofs
+
+    def forget(self) -> None:
+        """Let go of the store in a forked child; it is opened again at the next use.
+
+        A store is not safe to use across a fork, and a thread of the parent may have held the lock.
+        """
+        self._store, self._opening = None, threading.RLock()
+
+    def refresh(self) -> _core.Store | None:
+        """Return what :meth:`store` does, having learnt what others stored, or that the directory is gone.
+
+        Raises:
+            CacheNotFoundError: it is gone, and ``mode="r"``.
+        """
+        store = self.store()
+        if store is None:
+            return None
+        try:
+            store.refresh()
+        except CacheNotFoundError:
+            if self._mode == "r":
+                raise
+            with self._opening:
+                if self._store is store:
+                    self._store = None
+            return self.store()
+        return store
+
+    def create(self, dim: int, dtype: str, output: Output) -> _core.Store:
+        """Return the open store, made for vectors of this dimension and dtype if there is none.
+
+        Raises:
+            LockTimeoutError: another writer held the lock for longer than ``lock_timeout``.
+        """
+        # Without the lock of those that open: whoever waits for it could not give up after `lock_timeout`.
+        while (store := self.store()) is None:
+            path = self.path
+            try:
+                _core.Store.create(
+                    str(path),
+                    dim,
+                    dtype,
+                    canonical_json(self._identity),
+                    output.to_json(),
+                    self.container,
+                    self._durability,
+                    self._lock_timeout,
+                    self._shared,
+                    self._allow_network,
+                )
+            except VectorsError:
+                # Another process may have made a cache of other vectors a moment ago; opening it tells.
+                if self.store() is None and self.path == path:
+                    raise
+        return store
+
+    def close(self) -> None:
+        """Close the store, if it was not closed before."""
+        with self._opening:
+            store, self._store, self.is_closed = self._store, None, True
+            if store is not None:
+                store.close()
+
+    def _open(self) -> _core.Store | None:
+        try:
+            store = _core.Store.open(
+                str(self.path), self._mode, self._durability, self._lock_timeout, self._allow_network
+            )
+        except (CacheNotFoundError, ForeignDirectoryError) as error:
+            if all((self.path / name).is_file() for name in _MTEB_FILES):
+                raise ForeignDirectoryError(
+                    self.path,
+                    expected="a dejavec cache or an empty directory",
+                    found="a cache that mteb wrote",
+                    remedy=f"run `dejavec import {self.path} NEW --model name@revision` and use NEW",
+                ) from None
+            if self._mode == "a" and isinstance(error, CacheNotFoundError):
+                return None
+            raise
+        self._warn_of_open_directory()
+        expected, found = self._identity, json.loads(store.identity)
+        if self._container is not None:
+            expected = {**({} if expected is None else expected), "container": self._container}
+            found = {**({} if self._identity is None else found), "container": store.container}
+        if expected is None or same(found, expected):
+            return store
+        wanted, held, remedy = mismatch(expected, found)
+        if self.on_mismatch == "raise":
+            raise IdentityMismatchError(self.path, expected=wanted, found=held, remedy=remedy)
+        beside = sibling(self.path, expected)
+        warn(self.path, expected=wanted, found=held, remedy=f"these vectors go to {beside} instead")
+        self.path, self.on_mismatch = beside, "raise"
+        return self._open()
+
+    def _warn_of_open_directory(self) -> None:
+        """Warn if anybody may put vectors of his own into the directory."""
+        mode = self.path.stat().st_mode
+        if mode & stat.S_IWOTH and not self._warned:
+            self._warned = True
+            warn(
+                self.path,
+                expected="a directory that only its owner or group writes",
+                found=f"mode {stat.S_IMODE(mode):o}",
+                remedy="chmod o-w, as anybody may forge vectors there",
+            )

@@ -1,0 +1,1 @@
+"""Arrays as models return them, and the rows that are stored."""
