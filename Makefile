@@ -26,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONHOME PYTHONPATH CONDA_PREFIX
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-versions test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements readers build fuzz sanitize clean
+.PHONY: help demo test test-versions test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements docs readers build fuzz sanitize clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -80,7 +80,12 @@ test-versions: build ## evaluate under older versions of mteb and sentence-trans
 requirements: $(STAMPS)/venv ## write requirements.txt anew from requirements.in
 	$(UV) pip compile --universal --python-version 3.11 requirements.in -o requirements.txt
 	$(UV) pip compile --universal --python-version 3.11 benches/requirements.in -o benches/requirements.txt
+	$(UV) pip compile --universal --python-version 3.11 docs/requirements.in -o docs/requirements.txt
 	$(UV) pip compile --universal --python-version 3.11 tests/commands/readers/requirements.in -o tests/commands/readers/requirements.txt
+
+docs: build $(STAMPS)/docs ## the site, into target/site
+	$(BIN)/python docs/command_line.py
+	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --quiet
 
 readers: $(STAMPS)/readers ## other programs that read our files, in an environment of their own, for a test
 
@@ -116,6 +121,11 @@ $(STAMPS)/packages: requirements.txt $(STAMPS)/venv
 $(STAMPS)/readers: tests/commands/readers/requirements.txt | $(STAMPS)/venv
 	$(UV) venv --allow-existing --python $(BIN)/python $(VENV)/readers
 	$(UV) pip install --python $(VENV)/readers/bin/python --requirements tests/commands/readers/requirements.txt
+	@touch $@
+
+$(STAMPS)/docs: docs/requirements.txt | $(STAMPS)/venv
+	$(UV) venv --allow-existing --python $(BIN)/python $(VENV)/docs
+	$(UV) pip install --python $(VENV)/docs/bin/python --requirements docs/requirements.txt
 	@touch $@
 
 $(STAMPS)/atheris: | $(STAMPS)/packages
