@@ -184,8 +184,14 @@ def test_a_full_file_system_costs_no_vector_and_takes_them_when_there_is_room(
 
 FAILS_FOR_A_WHILE = """
     from pathlib import Path
-    ballast, first, second = arguments
+    ballast, first, second, reads = arguments
     place = Path(path).parent
+    views = []
+    def read():
+        # Who keeps what is read maps it, and the system keeps what is mapped.
+        if reads == "True":
+            view = EmbeddingCache(path, mode="r").vectors
+            views.append((view, view.copy()))
     texts = [f"text {number}" for number in range(2_000)]
     cache = EmbeddingCache(path, model="toy@1", durability=first)
     cache.put(["before"], vectors(["before"]))
@@ -196,38 +202,51 @@ FAILS_FOR_A_WHILE = """
             directory = os.open(place, os.O_RDONLY)
             os.fsync(directory)
             os.close(directory)
-    with open(ballast, "wb") as file:
-        try:
-            while True:
-                file.write(bytes(1 << 16))
-                file.flush()
-        except OSError:
-            pass
+    read()
+    with open(ballast, "wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 10):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                pass
     try:
         cache.put(texts, vectors(texts))
+        read()
         cache.sync()
     except DejavecError:
         print("failed")
+    for name in ("keys.bin", "commit"):
+        # As the system does by itself after a while.
+        file = os.open(f"{path}/{name}", os.O_RDWR)
+        try:
+            os.fdatasync(file)
+        except OSError:
+            print(name)
+        os.close(file)
     os.unlink(ballast)
     cache = EmbeddingCache(path, model="toy@1", durability=second)
     cache.put(texts, vectors(texts))
     cache.close()
+    assert all((view == copy).all() for view, copy in views)
 """
 
 
+@pytest.mark.parametrize("reads", [False, True])
 @pytest.mark.parametrize("second", ["commit", "close"])
 @pytest.mark.parametrize("first", ["commit", "close"])
 def test_what_is_acknowledged_after_a_sync_that_failed_is_there_after_a_remount(
-    tmp_path: Path, mount: Any, first: str, second: str
+    tmp_path: Path, mount: Any, first: str, second: str, reads: bool
 ) -> None:
     below = mount("-t", "tmpfs", "-o", "size=40m", source="tmpfs")
     image = below / "image"
     with image.open("wb") as file:
         file.truncate(200 << 20)
-    options = ["-J", "size=4", "-E", "lazy_itable_init=0,nodiscard", "-m", "0"]
+    options = ["-b", "4096", "-J", "size=4", "-E", "lazy_itable_init=0,nodiscard", "-m", "0"]
     subprocess.run(["mkfs.ext4", "-q", *options, str(image)], check=True)
     place = mount("-o", "loop", source=str(image))
-    assert run(FAILS_FOR_A_WHILE, place / "cache", below / "ballast", first, second).split() == ["failed"]
+    output = run(FAILS_FOR_A_WHILE, place / "cache", below / "ballast", first, second, reads)
+    assert output.split() == ["failed", "keys.bin"]
     subprocess.run(["umount", str(place)], check=True)
     subprocess.run(["mount", "-o", "loop", str(image), str(place)], check=True)
     texts = [f"text {number}" for number in range(2_000)]

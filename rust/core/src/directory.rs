@@ -400,6 +400,13 @@ impl CacheFiles {
         self.keys.forget_pages_behind(rows)
     }
 
+    /// Makes sure that rows from `rows` on can become durable, after writes that may have failed. They must be written again
+    /// afterwards.
+    pub fn renew_unwritten(&self, rows: u64) -> Result<()> {
+        self.vectors.renew_unwritten(rows)?;
+        self.keys.renew_unwritten(rows)
+    }
+
     /// Makes the commit record durable.
     pub fn sync_commit(&self) -> Result<()> {
         self.commit.sync().map_err(Error::io("sync", &self.commit_path))

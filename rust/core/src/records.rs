@@ -135,6 +135,14 @@ impl RecordsFile {
         Ok(())
     }
 
+    /// Makes sure that rows from `rows` on can become durable, after writes that may have failed: see
+    /// [`StorageFile::renew_unwritten`].
+    pub fn renew_unwritten(&self, rows: u64) -> Result<()> {
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        let renewed = self.file.renew_unwritten(directory, self.offset(rows)?);
+        renewed.map_err(Error::io("renew unwritten blocks", &self.path))
+    }
+
     /// What may share a page with the last of the first `rows` records, behind it.
     pub fn read_behind(&self, rows: u64) -> Result<Vec<u8>> {
         let (start, len) = (self.offset(rows)?, self.length()?);

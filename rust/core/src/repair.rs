@@ -208,6 +208,7 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
         files.keys.sync()?;
     }
     let synced = recovered.map_or(0, |recovered| recovered.slot.synced);
+    files.renew_unwritten(synced.min(rows))?;
     recovery::write_again(synced.min(rows)..rows, false, &files.keys, &files.vectors)?;
     files.keys.clear_behind(rows, true)?;
     files.sync_rows()?;

@@ -2,6 +2,8 @@
 
 mod disk;
 mod memory;
+#[cfg(target_os = "linux")]
+mod unwritten;
 
 use std::fmt::Debug;
 use std::io;
@@ -112,6 +114,11 @@ pub trait StorageFile: Send + Sync + Debug {
     /// None is that of the file. Pages that are mapped, or not yet written, stay. Nothing to do where there is no such
     /// memory.
     fn forget_pages(&self, _start: u64, _end: Option<u64>) {}
+    /// Makes sure that what is written from `start` on can become durable, after writes there that may have failed. What
+    /// lies there must be written again afterwards; what others map stays as it is. `directory` is where the file lies.
+    fn renew_unwritten(&self, _directory: &Path, _start: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// Takes the file's exclusive lock if it is free; says whether.
     fn try_lock(&self) -> io::Result<bool>;
     /// Gives the lock back.

@@ -141,6 +141,11 @@ impl StorageFile for File {
         forget_pages(self, start, end);
     }
 
+    #[cfg(target_os = "linux")]
+    fn renew_unwritten(&self, directory: &Path, start: u64) -> io::Result<()> {
+        super::unwritten::renew(self, directory, start)
+    }
+
     fn try_lock(&self) -> io::Result<bool> {
         match File::try_lock(self) {
             Ok(()) => Ok(true),

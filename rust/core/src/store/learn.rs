@@ -132,6 +132,7 @@ impl Store {
         }
         let synced = recovered.slot.synced.max(seen.synced);
         let first = synced.max(open.examined()).min(rows);
+        poisoning(&mut writer.poisoned, || files.renew_unwritten(first))?;
         let (claimed, behind) = (first.max(claimed.min(rows)), rows > recovered.slot.rows);
         let most_rows = EXAMINED_BYTES / files.vectors.record_bytes().saturating_add(files.keys.record_bytes()).max(1);
         if !recovered.roll_forward && !behind && rows - first > most_rows {

@@ -1,7 +1,7 @@
 //! A file system in memory that keeps a journal of what was asked of it, fails where it is told to, and knows what a
 //! power loss may leave.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
@@ -92,6 +92,9 @@ struct Inner {
     failures: BTreeMap<u64, usize>,
     /// How many bytes of a file each handle maps: the system keeps these pages, whatever it is asked.
     mapped: BTreeMap<(u64, usize), usize>,
+    /// Bytes of each file whose first write failed, as ext4 has it: the disk shows zeros there, whatever is written again
+    /// while their page stays in memory.
+    stuck: BTreeMap<u64, BTreeSet<usize>>,
     handles: usize,
     /// Pages that the system forgot because it was asked to.
     pages_forgotten: usize,
@@ -226,7 +229,25 @@ impl Simulated {
         let mut bytes = moments.on_disk_once_written(number);
         bytes.resize(len, 0);
         if from < to && live.write_at(&bytes[from..to], from as u64).is_ok() {
+            inner.stuck.entry(number).or_default().retain(|at| !(from..to).contains(at));
             inner.pages_forgotten += (to - from).div_ceil(PAGE);
+        }
+    }
+
+    /// Takes note of what a failed sync did not write of a file, behind what the disk has.
+    fn note_stuck(&self, inner: &mut Inner, number: u64, kept: Turns) {
+        let mut moments = self.moments(&inner.journal);
+        while moments.advance() {}
+        let durable = moments.durable.files.get(&number).map_or(0, |bytes| bytes.len());
+        let stuck = inner.stuck.entry(number).or_default();
+        let writes = moments.pending.iter().filter_map(|change| match change {
+            Change::Write { file, offset, bytes } if *file == number => Some(*offset..offset + bytes.len()),
+            _ => None,
+        });
+        let (written, failed): (Vec<_>, Vec<_>) = writes.enumerate().partition(|(at, _)| kept.keeps(*at));
+        stuck.extend(failed.into_iter().flat_map(|(_, range)| range).filter(|at| *at >= durable));
+        for at in written.into_iter().flat_map(|(_, range)| range) {
+            stuck.remove(&at);
         }
     }
 
@@ -354,7 +375,11 @@ impl StorageFile for SimulatedFile {
         };
         self.live.write_at(bytes, offset)?;
         if !self.is_lock && !bytes.is_empty() {
-            let change = Change::Write { file: self.number, offset: offset as usize, bytes: bytes.into() };
+            let (mut on_disk, first) = (bytes.to_vec(), offset as usize);
+            for at in inner.stuck.entry(self.number).or_default().range(first..first + bytes.len()) {
+                on_disk[at - first] = 0;
+            }
+            let change = Change::Write { file: self.number, offset: first, bytes: on_disk.into() };
             inner.journal.push(Operation::Change(change));
         }
         failed.map_or(Ok(()), |fault| Err(error(fault)))
@@ -378,6 +403,7 @@ impl StorageFile for SimulatedFile {
         let failed = inner.fails(Kind::Sync);
         if let Some(fault) = failed {
             let kept = if let Fault::SyncAfter(kept) = fault { kept } else { Turns(0) };
+            self.system.note_stuck(&mut inner, file, kept);
             inner.journal.push(Operation::FailedSync { file, kept });
             *inner.failures.entry(file).or_default() += 1;
         } else {
@@ -392,6 +418,16 @@ impl StorageFile for SimulatedFile {
 
     fn forget_pages(&self, start: u64, end: Option<u64>) {
         self.system.forget_pages(&*self.live, start, end);
+    }
+
+    fn renew_unwritten(&self, _directory: &Path, start: u64) -> io::Result<()> {
+        let is_stuck =
+            |inner: &Inner| inner.stuck.get(&self.number).is_some_and(|at| at.range(start as usize..).count() > 0);
+        if is_stuck(&self.system.inner.lock().unwrap()) {
+            self.sync()?;
+            self.system.inner.lock().unwrap().stuck.entry(self.number).or_default().split_off(&(start as usize));
+        }
+        Ok(())
     }
 
     fn try_lock(&self) -> io::Result<bool> {
