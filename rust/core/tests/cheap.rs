@@ -28,6 +28,7 @@ fn a_run_that_only_reads_opens_nothing_for_writing_and_the_first_append_does() {
             let store = place.open(options(durability)).unwrap();
             assert_eq!(get(&store, &[3, 99]), [Some(vector(3, 0)), None]);
             store.refresh().unwrap();
+            store.sync().unwrap();
             store.statistics().unwrap();
             store.close().unwrap();
             let opened = watched.opened();

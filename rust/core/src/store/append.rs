@@ -115,7 +115,12 @@ impl Store {
 
     /// Makes every committed row durable, whoever wrote it. [`Error::Replaced`] says that this was done, and that rows
     /// of this handle went with files that the directory no longer has.
+    ///
+    /// A handle that stored nothing believes a commit that says that all is durable, and opens nothing for writing.
     pub fn sync(&self) -> Result<()> {
+        if self.options.writable && self.has_nothing_to_sync()? {
+            return Ok(());
+        }
         let (_lock, mut writer, open, recovered) = self.begin_group()?;
         self.sync_all(&open, &mut writer)?;
         let Slot { rows, synced, .. } = open.committed();
@@ -127,6 +132,18 @@ impl Store {
         drop((writer, _lock));
         self.write_snapshot_if_due(DeltaLimit::APPENDING);
         if lost { Err(Error::Replaced { path: self.directory.clone() }) } else { Ok(()) }
+    }
+
+    /// Whether this handle never stored anything, the last commit says that all rows are durable, and no header is torn.
+    fn has_nothing_to_sync(&self) -> Result<bool> {
+        if self.current()?.is_writable || self.writer().owes_a_sync() {
+            return Ok(false);
+        }
+        let open = self.reopen_if_replaced()?;
+        let recovered = open.files.recover()?;
+        open.adopt(&*self.storage, &self.directory, recovered.slot)?;
+        let is_durable = !recovered.roll_forward && recovered.slot.synced >= recovered.slot.rows;
+        Ok(is_durable && open.files.check_vectors_header().is_ok())
     }
 
     pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {

@@ -319,7 +319,10 @@ impl History {
             // A new cache has one slot. If it is torn within a sector, and the first commit was never synced, no slot is
             // left: an error, which a repair mends.
             Err(Error::Corrupt { .. }) if torn && !self.is_strict() && known.acknowledged == 0 => {
-                repair::repair(&*storage, path, options(Durability::Commit).patience).unwrap();
+                // Nothing was acknowledged, so that all rows may be given up.
+                let patience = options(Durability::Commit).patience;
+                let consent = repair::Consent { patience, force: true, allow_network: false };
+                repair::repair(&*storage, path, consent).unwrap();
                 0
             }
             Err(error) => panic!("a reader is refused: {error}"),
