@@ -142,7 +142,8 @@ impl Store {
         let open = self.reopen_if_replaced()?;
         let recovered = open.files.recover()?;
         open.adopt(&*self.storage, &self.directory, recovered.slot)?;
-        let is_durable = !recovered.roll_forward && recovered.slot.synced >= recovered.slot.rows;
+        // What this handle has seen committed counts, even if the slot that said so is gone.
+        let is_durable = !recovered.roll_forward && recovered.slot.synced >= open.committed().rows;
         Ok(is_durable && open.files.check_vectors_header().is_ok())
     }
 
