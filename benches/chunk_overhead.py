@@ -46,7 +46,7 @@ def main(count: int, rounds: int) -> None:
 
     def cold(chunk_seconds: float | None) -> Any:
         with tempfile.TemporaryDirectory() as directory:
-            settings = {"chunk_seconds": chunk_seconds, "model_name": "minilm@1"}
+            settings: dict[str, Any] = {"chunk_seconds": chunk_seconds, "model_name": "minilm@1"}
             with CachedEmbeddingWrapper(model, directory, **settings) as wrapper:
                 return encode(wrapper)
 

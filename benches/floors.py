@@ -70,7 +70,7 @@ def write(work: Work, path: Path, record_bytes: int) -> float:
     """Seconds to write the vectors and ``record_bytes`` for each, and to sync them once."""
     vectors = np.asarray(work.vectors())
     _touch(vectors)
-    payload = [memoryview(vectors).cast("B"), memoryview(bytes(record_bytes * len(vectors)))]
+    payload = [memoryview(vectors.data).cast("B"), memoryview(bytes(record_bytes * len(vectors)))]
     start = time.perf_counter()
     with path.open("wb", buffering=0) as file:
         for part in payload:
@@ -85,7 +85,7 @@ def write(work: Work, path: Path, record_bytes: int) -> float:
 
 def _touch(array: Vectors) -> None:
     """Read every page once: what is mapped for the first time is nobody's result."""
-    np.frombuffer(memoryview(array).cast("B"), np.uint8)[::4096].sum()
+    np.frombuffer(memoryview(array.data).cast("B"), np.uint8)[::4096].sum()
 
 
 def _xor_of_digests(work: Work) -> str:

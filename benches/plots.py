@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,3 @@ def _axes(size: tuple[float, float]) -> tuple[Any, Any]:
 def _save(figure: Any, path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
     figure.savefig(path.with_suffix(".png"), dpi=150)
-
-
-__all__: Iterable[str] = ["draw"]

@@ -68,10 +68,10 @@ def uses_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             yield from ((node.lineno, part.name) for part in node.names if is_private(part.name))
         elif isinstance(node, ast.Call):
-            texts = (part.value for part in node.args[:2] if isinstance(part, ast.Constant))
+            texts = [str(part.value) for part in node.args[:2] if isinstance(part, ast.Constant)]
             asks = isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr", "setattr")
             if asks or (isinstance(node.func, ast.Attribute) and node.func.attr == "get"):
-                yield from ((node.lineno, text) for text in texts if is_private(str(text)))
+                yield from ((node.lineno, text) for text in texts if is_private(text))
 
 
 def foreign_uses(source: str, elsewhere: set[str]) -> list[tuple[int, str]]:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,14 +178,14 @@ def vectors(start: int, stop: int) -> NDArray[np.float32]:
 
 def _keys_of(numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Thirty-two bytes of each number, spread as a digest's are (splitmix64)."""
-    words = numbers.astype(np.uint64)[:, None] * np.uint64(4) + np.arange(1, 5, dtype=np.uint64)
+    words: Any = numbers.astype(np.uint64)[:, None] * np.uint64(4) + np.arange(1, 5, dtype=np.uint64)
     words *= np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         words = (words ^ (words >> np.uint64(shift))) * np.uint64(factor)
     return (words ^ (words >> np.uint64(31))).view(np.uint8)
 
 
-def _open(path: Path, mode: str = "a") -> Any:
+def _open(path: Path, mode: Literal["a", "r"] = "a") -> Any:
     from dejavec.storage.identity import describe
     from dejavec.storage.keyed_cache import KeyedCache
 

@@ -107,7 +107,7 @@ class KeyValueStore(Reader):
         values = list(self.read(keys))
         missing = {key: i for i, (key, value) in enumerate(zip(keys, values, strict=True)) if value is None}
         if missing:
-            made = {}
+            made: dict[bytes, Any] = {}
             wanted = list(missing.items())
             for start in range(0, len(wanted), self.group_rows):
                 group = wanted[start : start + self.group_rows]

@@ -18,7 +18,7 @@ class Numpy(Reader):
     name = "mteb NumpyCache"
     why = "as it comes: it has no settings of speed"
     store = "mteb-numpy"
-    packages = ("mteb",)
+    packages: ClassVar[tuple[str, ...]] = ("mteb",)
     input_form = "mteb's loader"
     backend: ClassVar[str] = "NumpyCache"
     titled: ClassVar[bool] = False

@@ -320,7 +320,8 @@ class Store:
     def sync(self) -> None:
         """Make every committed row durable, whoever wrote it.
 
-        A store that stored nothing believes a commit that says that all is durable, and opens no file for writing.
+        A store that stored nothing believes a commit that says that all is durable, and opens no file for
+        writing.
 
         Raises:
             StorageError: it failed; or the directory was replaced, and rows that were not synced went with

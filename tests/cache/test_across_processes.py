@@ -49,7 +49,12 @@ def never(texts: list[str]) -> Any:
 
 @pytest.mark.parametrize("is_warm", [False, True])
 def test_a_cache_carries_path_and_settings(tmp_path: Path, carried: Any, is_warm: bool) -> None:
-    settings = {"identity": {"prompt": "p"}, "chunk_rows": 7, "chunk_seconds": None, "refresh": True}
+    settings: dict[str, Any] = {
+        "identity": {"prompt": "p"},
+        "chunk_rows": 7,
+        "chunk_seconds": None,
+        "refresh": True,
+    }
     cache = EmbeddingCache(tmp_path / "c", model="m@1", **settings)
     if is_warm:
         cache.encode(["a"], numbered)

@@ -373,7 +373,7 @@ def test_the_decorator_caches_a_function(tmp_path: Path, model: Any) -> None:
         """Make vectors."""
         return model(texts)
 
-    assert embed.__name__ == "embed"
+    assert embed.__name__ == "embed"  # type: ignore[attr-defined]
     assert embed.__doc__ == "Make vectors."
     for _ in range(2):
         assert bits_equal(embed(TEXTS), model.vectors(TEXTS))

@@ -151,7 +151,7 @@ class TestMethods:
                 return rows(texts, 2)
 
         assert Model.one(["a"]).tolist() == Model().one(["a"]).tolist() == [[1, 1]]
-        assert Model.two(["a"]).tolist() == Model().two(["a"]).tolist() == [[1, 2]]
+        assert Model.two(["a"]).tolist() == Model().two(["a"]).tolist() == [[1, 2]]  # type: ignore[call-arg]
         with pytest.raises(TypeError, match="write @classmethod above @cached"):
             cached(tmp_path / "x")(Model.__dict__["two"])  # type: ignore[arg-type]
 
@@ -205,7 +205,7 @@ class TestAsync:
 
         async def main() -> None:
             global_event = asyncio.Event()
-            nonlocal other_done
+            nonlocal other_done  # type: ignore[misc]
             other_done = global_event
             await asyncio.gather(embed(["a"]), other())
 
@@ -234,7 +234,7 @@ class TestAsync:
                 raise
 
         async def main() -> None:
-            nonlocal begun
+            nonlocal begun  # type: ignore[misc]
             begun = asyncio.Event()
             task = asyncio.create_task(embed(["a"]))
             await begun.wait()

@@ -160,7 +160,9 @@ def test_float64_is_refused_with_what_would_be_lost_unless_float32_is_asked_for(
     assert not (tmp_path / "refused").exists()
     rounded = FaissCache(tmp_path / "rounded", dtype="float32")
     rounded.add(["a"], vectors)
-    assert rounded.get_vector("a").tolist() == vectors[0].astype(np.float32).tolist()
+    found = rounded.get_vector("a")
+    assert found is not None
+    assert found.tolist() == vectors[0].astype(np.float32).tolist()
 
 
 class WideModel(FieldsModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def chunked(texts: list[str], kind: Any = None) -> pa.ChunkedArray:
     )
 
 
-def rows_of(texts: list[str | None]) -> datasets.Dataset:
+def rows_of(texts: Sequence[str | None]) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"text": texts, "id": list(range(len(texts)))})
 
 
@@ -282,7 +282,8 @@ def test_the_order_in_which_fields_are_given_does_not_count() -> None:
 
 def test_items_and_columns_have_the_same_keys() -> None:
     turns = [{"role": "user", "content": "grüße"}, {"role": "assistant", "content": "\0"}]
-    columns: dict[str, list[Any]] = {**TITLED, "conversation": [turns, None, []], "query": ["b", "b", None]}
+    titled: dict[str, Any] = TITLED
+    columns: dict[str, list[Any]] = {**titled, "conversation": [turns, None, []], "query": ["b", "b", None]}
     items = [{name: column[row] for name, column in columns.items()} for row in range(3)]
     expected = field_keys(columns)
     assert np.array_equal(item_keys(items), expected)

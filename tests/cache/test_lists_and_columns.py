@@ -287,7 +287,8 @@ class TestArguments:
     def test_numpy_integers_are_integers(self, tmp_path: Path) -> None:
         cache = FaissCache(tmp_path / "f")
         cache.add(["a", "b"], VECTORS)
-        for k in (np.int64(1), np.uint8(1)):
+        some: list[Any] = [np.int64(1), np.uint8(1)]
+        for k in some:
             assert cache.search(VECTORS[:1], k)[1].tolist() == [[0]]
         numbered = EmbeddingCache(tmp_path / "c", model="m@1", chunk_rows=np.int32(5))  # type: ignore[arg-type]
         numbered.encode(TEXTS, lists, batch_size=np.int64(2))  # type: ignore[arg-type]
@@ -296,11 +297,11 @@ class TestArguments:
     @pytest.mark.parametrize(
         ("call", "name"),
         [
-            (lambda path: EmbeddingCache(path, chunk_rows="10"), "chunk_rows"),
-            (lambda path: EmbeddingCache(path, chunk_rows=2.0), "chunk_rows"),
-            (lambda path: EmbeddingCache(path, chunk_seconds="10"), "chunk_seconds"),
-            (lambda path: EmbeddingCache(path, progress="bar"), "progress"),
-            (lambda path: EmbeddingCache(path).search(VECTORS, 1.5), "k"),
+            (lambda path: EmbeddingCache(path, chunk_rows="10"), "chunk_rows"),  # type: ignore[arg-type]
+            (lambda path: EmbeddingCache(path, chunk_rows=2.0), "chunk_rows"),  # type: ignore[arg-type]
+            (lambda path: EmbeddingCache(path, chunk_seconds="10"), "chunk_seconds"),  # type: ignore[arg-type]
+            (lambda path: EmbeddingCache(path, progress="bar"), "progress"),  # type: ignore[arg-type]
+            (lambda path: EmbeddingCache(path).search(VECTORS, 1.5), "k"),  # type: ignore[arg-type]
         ],
     )
     def test_a_wrong_type_is_an_error_that_names_the_argument(

@@ -155,12 +155,12 @@ MISTAKES: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
         "found a dict with the keys data",
     ),
     "model is an object": (
-        lambda path: EmbeddingCache(path, model=ones),
+        lambda path: EmbeddingCache(path, model=ones),  # type: ignore[arg-type]
         TypeError,
         "expected model to be a str .* found function",
     ),
     "identity is a text": (
-        lambda path: EmbeddingCache(path, identity="m@1"),
+        lambda path: EmbeddingCache(path, identity="m@1"),  # type: ignore[arg-type]
         TypeError,
         "expected identity to be a dict, found str",
     ),
@@ -170,12 +170,12 @@ MISTAKES: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
         "expected an identity of JSON values",
     ),
     "refresh": (
-        lambda path: EmbeddingCache(path, refresh="yes"),
+        lambda path: EmbeddingCache(path, refresh="yes"),  # type: ignore[arg-type]
         TypeError,
         "expected refresh to be True or False, found str",
     ),
     "lock_timeout": (
-        lambda path: EmbeddingCache(path, lock_timeout="1"),
+        lambda path: EmbeddingCache(path, lock_timeout="1"),  # type: ignore[arg-type]
         TypeError,
         "expected lock_timeout to be a number",
     ),

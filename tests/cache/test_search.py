@@ -241,7 +241,7 @@ def test_the_index_is_the_file_without_a_copy(metric: Any, tmp_path: Path) -> No
     index = cache.index
     cache.save()
     saved = faiss.read_index(str(tmp_path / "vectors.faiss"))
-    assert type(index) is type(saved)
+    assert type(index) is type(saved)  # type: ignore[comparison-overlap]
     assert (index.ntotal, index.d, index.metric_type) == (saved.ntotal, saved.d, saved.metric_type)
     for ours, theirs in zip(index.search(QUERIES, 4), saved.search(QUERIES, 4), strict=True):
         assert np.array_equal(ours, theirs)
@@ -439,7 +439,7 @@ def test_product_quantised_lists_find_the_same_read_again_and_beside_the_table_o
     assert made == []
     found = []
     for index in (built, read):
-        lists = faiss.downcast_index(faiss.extract_index_ivf(index))
+        lists: Any = faiss.downcast_index(faiss.extract_index_ivf(index))
         lists.nprobe = 4
         assert lists.precomputed_table.size() == 0
         found.append(index.search(QUERIES, 10))

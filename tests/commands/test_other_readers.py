@@ -42,7 +42,7 @@ def test_embedding_reader_reads_vectors_npy(tmp_path: Path, dtype: type) -> None
 def test_the_header_of_vectors_npy_is_the_one_that_numpy_writes(
     tmp_path: Path, dtype: type, rows: int
 ) -> None:
-    vectors = (vectors_of(rows, np.float64) * 9).astype(dtype)
+    vectors: np.ndarray = (vectors_of(rows, np.float64) * 9).astype(dtype)
     with EmbeddingCache(tmp_path, model="m@1") as cache:
         cache.put([f"text {i}" for i in range(rows)], vectors)
     saved = io.BytesIO()

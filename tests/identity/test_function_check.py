@@ -239,7 +239,13 @@ class TestPromptAndRole:
         query, document = Counting(), Counting(2.0)
         with EmbeddingCache(tmp_path, model="m@1", prompt="query: ", role="query") as cache:
             cache.encode(TEXTS, query)
-        for settings in ({"prompt": "q: ", "role": "query"}, {"prompt": "query: "}, {"role": "document"}, {}):
+        others: list[dict[str, Any]] = [
+            {"prompt": "q: ", "role": "query"},
+            {"prompt": "query: "},
+            {"role": "document"},
+            {},
+        ]
+        for settings in others:
             with pytest.raises(IdentityMismatchError, match=r"prompt|role"):
                 EmbeddingCache(tmp_path, model="m@1", **settings)
         with pytest.warns(DejavecWarning, match="role"):
@@ -248,8 +254,9 @@ class TestPromptAndRole:
 
     @pytest.mark.parametrize("name", ["prompt", "role"])
     def test_they_are_given_once(self, name: str, tmp_path: Path) -> None:
+        given: dict[str, Any] = {name: "a"}
         with pytest.raises(ValueError, match="found both"):
-            EmbeddingCache(tmp_path, identity={name: "a"}, **{name: "a"})
+            EmbeddingCache(tmp_path, identity={name: "a"}, **given)
 
 
 class Noisy:

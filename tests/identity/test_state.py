@@ -10,6 +10,7 @@ import pytest
 import torch
 from mteb_models import minilm
 
+from dejavec import _core
 from dejavec.identity import state
 from dejavec.identity.observed import versions
 from dejavec.identity.state import digest_of, tensor_digests
@@ -132,8 +133,8 @@ def test_every_kind_of_array_has_a_digest(value: Any) -> None:
 
 
 def test_a_tensor_is_hashed_alike_in_pieces_and_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    tensor = torch.rand(5 * state._core.BLOCK_BYTES // 4 + 3)
-    monkeypatch.setattr(state, "_PIECE_BYTES", 2 * state._core.BLOCK_BYTES)
+    tensor = torch.rand(5 * _core.BLOCK_BYTES // 4 + 3)
+    monkeypatch.setattr(state, "_PIECE_BYTES", 2 * _core.BLOCK_BYTES)
     (whole,) = tensor_digests(survey([tensor])).values()
     monkeypatch.setattr(state, "_is_near", lambda tensor: False)
     (pieces,) = tensor_digests(survey([tensor])).values()

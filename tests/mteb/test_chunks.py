@@ -51,7 +51,8 @@ class StopError(Exception):
 
 def stopped_after(model: Any, batches: int) -> Any:
     """Have a sentence-transformer fail after some batches."""
-    module, forward, done = model.model[0], model.model[0].forward, []
+    module, forward = model.model[0], model.model[0].forward
+    done: list[Any] = []
 
     def failing(*arguments: Any, **settings: Any) -> Any:
         if len(done) == batches:

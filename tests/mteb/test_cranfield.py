@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ def test_cached_runs_score_what_the_uncached_run_scores(
         assert cached.similarities == uncached.similarities
 
 
-def ndcg_at_10(found: list[str], judged: dict[str, int]) -> float:
+def ndcg_at_10(found: list[str], judged: Mapping[str, int]) -> float:
     """Of grades that are all 1."""
     discounts = 1 / np.log2(np.arange(2, 12))
     gains = np.array([document in judged for document in found])

@@ -372,7 +372,7 @@ class TestOtherModels:
             model, outer = FieldsModel(), FieldsModel()
             setattr(model, name, value)
             assert encoded(model, tmp_path)
-            outer.model = model
+            outer.model = model  # type: ignore[attr-defined]
             assert encoded(outer, tmp_path / "outer")
 
 

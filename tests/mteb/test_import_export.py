@@ -437,7 +437,11 @@ def rewrite_index(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], N
 
 def replaced(name: str, content: bytes | str) -> Callable[[Path], None]:
     text = content if isinstance(content, bytes) else content.encode()
-    return lambda directory: (directory / name).write_bytes(text) and None
+
+    def replace(directory: Path) -> None:
+        (directory / name).write_bytes(text)
+
+    return replace
 
 
 def cut(name: str, length: int) -> Callable[[Path], None]:
@@ -456,7 +460,7 @@ def swapped(name: str, make: Callable[[Path], None]) -> Callable[[Path], None]:
     return swap
 
 
-DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "index cut short": (
         cut("index.json", 250),
         "index.json: expected a key and a row, found the end of the file",
@@ -614,7 +618,8 @@ def test_the_command_that_the_error_names_works(old: Path, tmp_path: Path) -> No
     for opens in (lambda: EmbeddingCache(old / KNOWN, model=MODEL), lambda: TextVectorMap(old / KNOWN)):
         with pytest.raises(ForeignDirectoryError) as caught:
             opens()
-        words = shlex.split(re.search("`(.*)`", str(caught.value))[1])
+        (command,) = re.findall("`(.*)`", str(caught.value))
+        words = shlex.split(command)
         assert words[:2] == ["dejavec", "import"]
         assert words[3] == "NEW"
         assert import_command(Path(words[2]), tmp_path / "new", MODEL, trust=False) == 0

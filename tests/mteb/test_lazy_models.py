@@ -278,7 +278,10 @@ class TestWhenItIsBuilt:
             encode(hidden, TEXTS)
 
     def test_it_finds_what_the_built_model_has_stored(self, tmp_path: Path) -> None:
-        settings = {"loader_kwargs": {"num_frames": 3}, "experiment_kwargs": {"fps": 2.0, "max_frames": None}}
+        settings: dict[str, Any] = {
+            "loader_kwargs": {"num_frames": 3},
+            "experiment_kwargs": {"fps": 2.0, "max_frames": None},
+        }
         made = meta(loader=ListedModel, **settings)
         vectors = encode(CachedEmbeddingWrapper(made.load_model(), tmp_path), TEXTS)
         wrapper = CachedEmbeddingWrapper(made, tmp_path)

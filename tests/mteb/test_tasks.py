@@ -159,7 +159,7 @@ def test_uncached_cold_warm_and_half_warm_scores_are_equal(
         return
     uncached = evaluate(recorder, small(task_class))
     for backend in (NumpyCache, FaissCache, ThirdParty):
-        options = {"cache_backend": backend}
+        options: dict[str, Any] = {"cache_backend": backend}
         full, filled_by_half = tmp_path / backend.__name__ / "full", tmp_path / backend.__name__ / "half"
         with CachedEmbeddingWrapper(model, full, **options) as wrapper:
             assert evaluate(wrapper, small(task_class)) == uncached

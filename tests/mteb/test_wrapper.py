@@ -94,7 +94,7 @@ class TestModelSurface:
         wrapper = CachedEmbeddingWrapper(model, tmp_path)
         wrapper.model_prompts = {"query": "q: "}
         wrapper.mteb_model_meta = other = meta("tests/other")
-        assert model.model_prompts == {"query": "q: "}
+        assert model.model_prompts == {"query": "q: "}  # type: ignore[attr-defined]
         assert model.mteb_model_meta is other is wrapper.mteb_model_meta
 
     def test_similarities_are_the_models(self, tmp_path: Path) -> None:

@@ -104,11 +104,11 @@ def write(life: Life, owner: int, version: int, tell: int, choose: random.Random
         else:
             first = choose.randint(0, len(shared) - count)
             os.write(tell, f"shared {first} {count} 1\n".encode())
-            numbers = {text: first + number for number, text in enumerate(shared[first : first + count])}
+            places = {text: first + number for number, text in enumerate(shared[first : first + count])}
             cache.encode(
-                list(numbers),
-                lambda texts, numbers=numbers: life.vectors(
-                    len(life.texts) - 1, np.array([numbers[text] for text in texts], np.uint64), 1
+                list(places),
+                lambda texts, places=places: life.vectors(  # type: ignore[misc]
+                    len(life.texts) - 1, np.array([places[text] for text in texts], np.uint64), 1
                 ),
             )
         os.write(tell, b"done\n")

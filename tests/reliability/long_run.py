@@ -45,14 +45,19 @@ def open_cache(path: Path, mode: str) -> EmbeddingCache:
     return EmbeddingCache(path, model="long@1", mode=mode, on_write_error="raise")  # type: ignore[arg-type]
 
 
+def _status_bytes(name: str) -> int:
+    (kibibytes,) = re.findall(rf"^{name}:\s+(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(kibibytes) * 1024
+
+
 def own_bytes() -> int:
     """Memory of this process now, without the pages of files."""
-    return int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+    return _status_bytes("RssAnon")
 
 
 def peak_bytes() -> int:
     """The most memory that this process ever held, pages of files included."""
-    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+    return _status_bytes("VmHWM")
 
 
 def write(path: Path, pieces: list[int], note: Callable[[], None]) -> None:

@@ -35,7 +35,7 @@ def test_eight_processes_that_fill_one_cache_store_each_text_once_and_none_starv
         assert sum(encoded) >= 2_000
     with EmbeddingCache(tmp_path / "cache", model="toy@1", miss="raise") as cache:
         texts = [f"text {number}" for number in range(2_000)]
-        assert cache.encode(texts, None).tobytes() == vectors(texts).tobytes()
+        assert cache.encode(texts, None).tobytes() == vectors(texts).tobytes()  # type: ignore[arg-type]
         report = cache.verify()
     # A row for each text, even if several processes encoded it.
     assert report == {"rows": 2_000, "keys": 2_000, "dead": 0, "replaced": 0, "damaged": [], "problems": []}
@@ -59,7 +59,7 @@ def test_threads_and_processes_that_wait_are_served_in_the_order_in_which_they_c
             if number % 2:
                 done.append(pool.submit(cache.put, [text], vectors([text])))
             else:
-                done.append(pool.submit(run, script, path, text))
+                done.append(pool.submit(run, script, path, text))  # type: ignore[arg-type]
             while places_in_the_queue(inode) <= number:
                 assert not done[-1].done(), done[-1].result()
         fcntl.flock(lock, fcntl.LOCK_UN)
@@ -129,7 +129,7 @@ def test_children_started_before_during_and_after_writing_read_and_write(tmp_pat
     def start(number: int) -> multiprocessing.process.BaseProcess:
         # Only a fork inherits the open cache; the others open it by its path.
         target, place = (work_in_child, cache) if method == "fork" else (work_by_path, cache.path)
-        child = context.Process(target=target, args=(place, number))
+        child = context.Process(target=target, args=(place, number))  # type: ignore[attr-defined]
         child.start()
         return child
 

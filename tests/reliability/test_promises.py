@@ -113,7 +113,7 @@ def test_the_second_run_equals_the_first_and_asks_no_model(tmp_path: Path, dtype
         assert bits_equal(cache.encode(texts, model), uncached)
     assert len(model.encoded) == 700
     with EmbeddingCache(tmp_path / "cache", model="toy@1", miss="raise") as cache:
-        assert bits_equal(cache.encode(texts, None), uncached)
+        assert bits_equal(cache.encode(texts, None), uncached)  # type: ignore[arg-type]
         assert cache.plan(texts) == Plan(items=1_000, hits=1_000, misses=0, duplicates=0, bytes=0)
 
 
