@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benches.cases.base import Case, Measured, Place
 from benches.cases.cores import Hashing, Readers
+from benches.cases.evaluate import Evaluate
 from benches.cases.faiss_file import FaissAppend, FaissBuild, FaissOpen
 from benches.cases.fill import ColdFill, Duplicates, SomeMissing
 from benches.cases.get import SingleGet, WarmGet
@@ -35,5 +36,6 @@ BY_NAME: dict[str, Case] = {
         Scripts(),
         Readers(),
         Identity(),
+        Evaluate(),
     )
 }
