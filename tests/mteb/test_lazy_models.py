@@ -299,7 +299,7 @@ class TestWhenItIsBuilt:
             assert same_bits(encode(lazy, TEXTS), encode(uncached, TEXTS))
         assert BUILT == []
         assert encode(lazy, [*TEXTS, "z"]).shape == (3, 384)
-        assert lazy.model._model.mteb_model_meta.experiment_kwargs == {"output_dtypes": "int8"}
+        assert lazy.model._engine.source.model.mteb_model_meta.experiment_kwargs == {"output_dtypes": "int8"}
 
 
 class TestNeverAnotherModelsVectors:
