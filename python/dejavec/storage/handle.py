@@ -259,5 +259,5 @@ class Handle:
                 self.path,
                 expected="a directory that only its owner or group writes",
                 found=f"mode {stat.S_IMODE(mode):o}",
-                remedy="chmod o-w, as anybody may forge vectors there",
+                remedy="anybody may forge vectors there: chmod o-w",
             )
