@@ -26,7 +26,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONHOME PYTHONPATH CONDA_PREFIX
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-versions test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements docs readers build fuzz sanitize clean
+.PHONY: help demo test test-versions test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements docs readers build fuzz sanitize clean \
+        wheel wheel-build third-party release-check lint-project
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -82,12 +83,22 @@ requirements: $(STAMPS)/venv ## write requirements.txt anew from requirements.in
 	$(UV) pip compile --universal --python-version 3.11 benches/requirements.in -o benches/requirements.txt
 	$(UV) pip compile --universal --python-version 3.11 docs/requirements.in -o docs/requirements.txt
 	$(UV) pip compile --universal --python-version 3.11 tests/commands/readers/requirements.in -o tests/commands/readers/requirements.txt
+	$(UV) pip compile --universal --python-version 3.11 release/requirements.in -o release/requirements.txt
 
 docs: build $(STAMPS)/docs ## the site, into target/site
 	$(BIN)/python docs/command_line.py
 	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --quiet
 
 readers: $(STAMPS)/readers ## other programs that read our files, in an environment of their own, for a test
+
+wheel: wheel-build ## wheels, a source distribution and a bill of materials into dist/, audited and tried in empty environments
+	UV="$(CURDIR)/$(UV)" $(VENV)/release/bin/python -m pytest --config-file release/pytest.ini -rAs release $(ARGS)
+
+wheel-build: $(STAMPS)/release
+	$(VENV)/release/bin/python release/build.py
+
+third-party: ## write THIRD-PARTY.txt anew, after a change to Cargo.lock
+	$(PYTHON) release/components.py
 
 build: $(STAMPS)/extension ## .venv with every package and the release extension
 
@@ -126,6 +137,11 @@ $(STAMPS)/readers: tests/commands/readers/requirements.txt | $(STAMPS)/venv
 $(STAMPS)/docs: docs/requirements.txt | $(STAMPS)/venv
 	$(UV) venv --allow-existing --python $(BIN)/python $(VENV)/docs
 	$(UV) pip install --python $(VENV)/docs/bin/python --requirements docs/requirements.txt
+	@touch $@
+
+$(STAMPS)/release: release/requirements.txt | $(STAMPS)/venv
+	$(UV) venv --allow-existing --python $(BIN)/python $(VENV)/release
+	$(UV) pip install --python $(VENV)/release/bin/python --requirements release/requirements.txt
 	@touch $@
 
 $(STAMPS)/atheris: | $(STAMPS)/packages

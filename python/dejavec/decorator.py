@@ -122,7 +122,9 @@ class CachedFunction(Generic[P, R]):
 
     def __call__(self, texts: object, *args: P.args, **keywords: P.kwargs) -> R:
         """Return the vectors of texts: see :meth:`dejavec.EmbeddingCache.encode`."""
-        made: R = self._call((texts, *args), keywords, has_owner=self._is_method)
+        # From Python 3.13 on, classmethod calls this with the class first; before, it calls __get__.
+        has_class = isinstance(texts, type) and bool(args)
+        made: R = self._call((texts, *args), keywords, has_owner=self._is_method or has_class)
         return made
 
     @property
