@@ -59,6 +59,9 @@ class _Backend:
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = local_directory(directory, "directory")
         self._serves_mteb = False
+        self._identity: dict[str, Any] | None = None
+        self._named: IdentityMismatchError | None = None
+        self._cache: KeyedCache
         self._open()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -138,6 +141,43 @@ class _Backend:
         vector: NDArray[Any] = from_rows(vectors, replace(output, library="numpy"))[0]
         return vector
 
+    def get_vectors(self, items: Sequence[Item]) -> tuple[NDArray[np.bool_], NDArray[Any] | None]:
+        """Return the vectors of many items in one call: an extension, see docs/upstream.md.
+
+        Args:
+            items: n items.
+
+        Returns:
+            Which items have a vector (n,), and an array (n, dim) of the caller's own with the vectors of
+            these; its other rows mean nothing. None in its place before the first vector.
+
+        Raises:
+            ItemError: an item is neither text nor a dict of content that has a key.
+            IdentityMismatchError: see :meth:`get_vector`.
+        """
+        if self._serves_mteb and self._named is not None:
+            raise self._named
+        found, vectors = self._cache.get(item_keys(items))
+        output = self._cache.output
+        if output is None:
+            return found, None
+        return found, from_rows(vectors, replace(output, library="numpy"))
+
+    def identify(self, identity: Mapping[str, Any]) -> None:
+        """Say whose vectors are read and added from now on: an extension, see docs/upstream.md.
+
+        Args:
+            identity: all that changes a vector, as a JSON object: model, revision, prompt, arguments.
+
+        Raises:
+            IdentityMismatchError: the directory holds the vectors of another identity, or of none.
+            TypeError: the identity is not JSON.
+        """
+        identified = self._cache_of(identity)
+        self._cache.close()
+        self._cache, self._identity = identified, dict(identity)
+        self._named = None
+
     def __contains__(self, item: Item) -> bool:
         return self.get_vector(item) is not None
 
@@ -171,10 +211,12 @@ class _Backend:
 
     def _open(self) -> None:
         self._closed = False
-        self._named: IdentityMismatchError | None = None
+        self._named = None
         try:
-            self._cache = KeyedCache(self.directory, container=self.container, durability="close")
+            self._cache = self._cache_of(self._identity)
         except IdentityMismatchError as error:
+            if self._identity is not None:
+                raise
             self._named = IdentityMismatchError(
                 self.directory,
                 expected="vectors of no named model",
@@ -182,6 +224,9 @@ class _Backend:
                 remedy="use another directory, or dejavec's CachedEmbeddingWrapper; reading is allowed",
             )
             self._cache = KeyedCache(self.directory, container=self.container, mode="r")
+
+    def _cache_of(self, identity: Mapping[str, Any] | None) -> KeyedCache:
+        return KeyedCache(self.directory, identity=identity, container=self.container, durability="close")
 
     def _refuse_directory_above(self) -> None:
         if self._cache.dim is not None:
