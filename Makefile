@@ -12,6 +12,7 @@ RUST   := Cargo.toml Cargo.lock rust-toolchain.toml pyproject.toml \
 FUZZ         := rust/core/fuzz
 FUZZ_TARGETS := $(basename $(notdir $(wildcard $(FUZZ)/fuzz_targets/*.rs)))
 SECONDS_EACH ?= 60
+ISSUE_FORMS  := $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 HOST         = $(shell rustc -vV | sed -n 's/^host: //p')
 # Tests read nothing from a network, and say so to the libraries that would try.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
@@ -27,7 +28,7 @@ unexport PYTHONHOME PYTHONPATH CONDA_PREFIX
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-versions test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements docs readers build fuzz sanitize clean \
-        wheel wheel-build third-party release-check lint-project
+        wheel wheel-build third-party release-check lint-project publish programs
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -43,7 +44,7 @@ test-core:
 test-python: build readers
 	$(OFFLINE) $(TEST_THREADS) $(BIN)/python -m pytest $(or $(ARGS),$(IN_TWO))
 
-lint: lint-rust lint-python ## formatting, clippy, rustdoc, ruff, mypy, and the stub against the extension
+lint: lint-rust lint-python lint-project ## formatting, clippy, rustdoc, ruff, mypy, stubs, licences, metadata, workflows
 
 lint-rust: | $(STAMPS)/packages
 	cargo fmt --all --check
@@ -55,6 +56,17 @@ lint-python: build
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --allowlist .ci/stubtest-allowlist --ignore-unused-allowlist dejavec._core
+
+# What is neither Rust nor Python. All of it works without a network.
+lint-project: | $(STAMPS)/packages
+	$(BIN)/python release/components.py --check
+	$(BIN)/python release/check.py
+	$(BIN)/validate-pyproject pyproject.toml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms $(ISSUE_FORMS)
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/zizmor --quiet --offline --min-severity medium .github/workflows
 
 check-core: ## the Rust core alone, without Python: formatting, clippy, tests
 	cargo fmt --all --check
@@ -96,6 +108,19 @@ wheel: wheel-build ## wheels, a source distribution and a bill of materials into
 
 wheel-build: $(STAMPS)/release
 	$(VENV)/release/bin/python release/build.py
+
+release-check: ## what a release needs, as far as a program can see it; RELEASE.md has the rest
+	$(MAKE) lint
+	$(BIN)/python release/check.py --release
+	cargo test --package dejavec-core --test compatibility
+	$(MAKE) docs
+	$(MAKE) wheel
+
+publish: $(STAMPS)/venv ## upload dist/ from the public host, which proves who it is; ARGS=--dry-run uploads nothing
+	$(UV) publish --trusted-publishing $(if $(findstring --dry-run,$(ARGS)),never,always) $(ARGS) dist/*.whl dist/*.tar.gz
+
+programs: ## install what tests need from the system: FFmpeg, and strace on Linux
+	bash .ci/programs
 
 third-party: ## write THIRD-PARTY.txt anew, after a change to Cargo.lock
 	$(PYTHON) release/components.py
