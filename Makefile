@@ -140,8 +140,8 @@ sanitize: ## the core's tests under AddressSanitizer
 	  cargo test --package dejavec-core --tests --target $(HOST) --target-dir target/sanitize $(ARGS)
 
 clean: ## remove what make made, except demo-cache
-	rm -rf $(VENV) target python/dejavec/_core*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find python tests benches -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf $(VENV) target dist python/dejavec/_core*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find python tests benches release -name __pycache__ -prune -exec rm -rf {} +
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; \
