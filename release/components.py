@@ -210,18 +210,21 @@ def bill_of_materials(found: list[Crate]) -> str:
         }
         for crate in found
     ]
-    components += [
-        {
-            "type": "library",
-            "bom-ref": f"pkg:generic/{name.replace(' ', '-')}@{number}",
-            "name": name,
-            "version": number,
-            "scope": "required",
-            "licenses": [{"expression": licence}],
-            "purl": f"pkg:generic/{name.replace(' ', '-')}@{number}",
-        }
-        for name, number, licence in outside_cargo()
-    ]
+    for name, number, licence in outside_cargo():
+        # What has a space in its name is no crate.
+        kind = "generic" if " " in name else "cargo"
+        purl = f"pkg:{kind}/{name.replace(' ', '-')}@{number}"
+        components.append(
+            {
+                "type": "library",
+                "bom-ref": purl,
+                "name": name,
+                "version": number,
+                "scope": "required",
+                "licenses": [{"expression": licence}],
+                "purl": purl,
+            }
+        )
     # What pip installs beside the wheel, in any version that it allows.
     for requirement in project["dependencies"]:
         name, allowed = re.fullmatch(r"([a-z0-9-]+)(.*)", requirement).groups()  # type: ignore[union-attr]
