@@ -256,3 +256,15 @@ class TestBackends:
         with pytest.raises(IdentityMismatchError):
             cache.identify({"model": {"name": "toy", "revision": "1"}})
         cache.add(["b"], np.ones((1, 2), np.float32))
+
+    def test_a_directory_that_another_model_fills_meanwhile_is_refused(
+        self, backend: Any, tmp_path: Path
+    ) -> None:
+        cache = backend(tmp_path)
+        cache.identify({"model": {"name": "toy", "revision": "1"}})
+        cache.close()
+        other = backend(tmp_path)
+        other.identify({"model": {"name": "another", "revision": "1"}})
+        other.add(["a"], np.ones((1, 2), np.float32))
+        with pytest.raises(IdentityMismatchError, match="another"):
+            cache.load()
