@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import check
 import components
@@ -124,7 +125,7 @@ def test_what_wheels_contain_by_others_is_allowed_and_listed(crates: list[compon
     ],
 )
 def test_a_crate_that_must_not_be_used_is_named(
-    change: dict[str, str], said: str, crates: list[components.Crate]
+    change: dict[str, Any], said: str, crates: list[components.Crate]
 ) -> None:
     (objection,) = components.objections([replace(crates[0], **change)], "1.89")
     assert said in objection

@@ -20,7 +20,8 @@ from mteb.models.cache_wrappers.cache_backends import numpy_cache as mteb_numpy_
 from mteb.types import PromptType
 from torch.utils.data import DataLoader
 
-from dejavec import EmbeddingCache, FaissCache, IdentityMismatchError, NumpyCache
+from dejavec import EmbeddingCache, FaissCache, NumpyCache
+from dejavec.errors import IdentityMismatchError
 
 IDENTIFY = (
     """            cache.load()
