@@ -4,6 +4,7 @@
 //!
 //! Batches are small enough that one thread does the work. Prints how many items were worked on.
 
+#[path = "../benches/loops/mod.rs"]
 mod loops;
 
 use std::hint::black_box;
