@@ -4,7 +4,8 @@
 mod common;
 
 use common::history::{Call, History, ROOT, Tally};
-use common::simulated::{Image, Random, Simulated, seeds};
+use common::simulated::random::seeds;
+use common::simulated::{Image, Random, Simulated};
 use dejavec_core::format::container::Container;
 use dejavec_core::format::flat::Metric;
 use dejavec_core::store::Durability::{self, Close, Commit};
