@@ -163,7 +163,7 @@ def repair_one(path: Path) -> None:
     with (path / "vectors.npy").open("r+b") as file:
         file.seek(128)
         file.write(b"\xee")
-    checks.equal("damaged rows", _core.repair(str(path), 60.0)["damaged"], [0])
+    checks.equal("damaged rows", _core.repair(str(path), lock_timeout=60.0)["damaged"], [0])
 
 
 def keys(start: int, stop: int) -> NDArray[np.uint8]:

@@ -80,11 +80,11 @@ def after_fork_in_parent() -> None:
 def after_fork_in_child() -> None:
     """Close the lock files that the parent process held open; called by ``os.register_at_fork``."""
 
-def make_directories(path: str, shared: bool) -> None:
+def make_directories(path: str, *, shared: bool) -> None:
     """Make a directory and its missing parents, for their owner alone or, if ``shared``, for the group."""
 
 def under_writers_lock(
-    path: str, lock_timeout: float, allow_network: bool, function: Callable[[], _Result]
+    path: str, function: Callable[[], _Result], *, lock_timeout: float, allow_network: bool
 ) -> _Result:
     """Call a function while the writers' lock of the cache directory ``path`` is held, and return its result.
 
@@ -104,7 +104,7 @@ def verify(path: str) -> dict[str, Any]:
     """
 
 def repair(
-    path: str, lock_timeout: float, force: bool = False, allow_network: bool = False
+    path: str, *, lock_timeout: float, force: bool = False, allow_network: bool = False
 ) -> dict[str, Any]:
     """Make a damaged cache openable again, under its writers' lock.
 
@@ -143,6 +143,7 @@ class Store:
     @staticmethod
     def open(
         path: str,
+        *,
         mode: Literal["r", "a"],
         durability: Literal["commit", "close"],
         lock_timeout: float,
@@ -159,6 +160,7 @@ class Store:
     @staticmethod
     def create(
         path: str,
+        *,
         dim: int,
         dtype: str,
         identity: str,
@@ -263,7 +265,7 @@ class Store:
         """
 
     def gather(
-        self, keys: NDArray[np.uint8], rows: NDArray[np.int64], out: NDArray[Any], verify: bool
+        self, keys: NDArray[np.uint8], rows: NDArray[np.int64], out: NDArray[Any], *, verify: bool
     ) -> list[int]:
         """Copy the rows that ``lookup`` gave for ``keys`` into ``out``.
 
@@ -277,7 +279,7 @@ class Store:
         """
 
     def gather_halves(
-        self, keys: NDArray[np.uint8], rows: NDArray[np.int64], out: NDArray[np.float16], verify: bool
+        self, keys: NDArray[np.uint8], rows: NDArray[np.int64], out: NDArray[np.float16], *, verify: bool
     ) -> list[int]:
         """Do what ``gather`` does for a store of float32, and round each number to the nearest float16.
 
@@ -287,7 +289,7 @@ class Store:
             VectorsError: the store has another dtype.
         """
 
-    def map_rows(self, keys: NDArray[np.uint8], first: int, verify: bool) -> tuple[Rows, list[int]] | None:
+    def map_rows(self, keys: NDArray[np.uint8], first: int, *, verify: bool) -> tuple[Rows, list[int]] | None:
         """Map the rows of ``keys``, which lie one behind the other from row ``first`` on, for the caller.
 
         The mapping is private and writable: no copy is made, and the file stays untouched.
@@ -296,7 +298,7 @@ class Store:
             The mapping and the positions that failed, as of ``gather``; None where the system cannot map.
         """
 
-    def read_rows(self, first: int, out: NDArray[Any], verify: bool) -> list[int]:
+    def read_rows(self, first: int, out: NDArray[Any], *, verify: bool) -> list[int]:
         """Copy the committed rows from ``first`` on into ``out``, without mapping them.
 
         ``out`` is C-contiguous, (n, dim), of the store's dtype.

@@ -512,7 +512,9 @@ class EmbeddingCache(Closing):
             []
             >>> directory.cleanup()
         """
-        return _core.repair(str(local_directory(path)), lock_timeout, force, allow_network)
+        return _core.repair(
+            str(local_directory(path)), lock_timeout=lock_timeout, force=force, allow_network=allow_network
+        )
 
     def _shown(self, output: Output) -> Output:
         """Return the kind of array to return in the place of the stored one."""

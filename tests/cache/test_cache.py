@@ -298,7 +298,9 @@ def test_an_old_mteb_directory_is_refused_with_the_command_that_imports_it(tmp_p
     (tmp_path / "index.json").write_text("{}")
     (tmp_path / "dimension").write_text("4")
     before = files_below(tmp_path)
-    with pytest.raises(dejavec.errors.ForeignDirectoryError, match=f"dejavec import {tmp_path} NEW"):
+    with pytest.raises(
+        dejavec.errors.ForeignDirectoryError, match=f"dejavec import {tmp_path} {tmp_path}-imported"
+    ):
         EmbeddingCache(tmp_path, mode=mode)
     assert files_below(tmp_path) == before
 

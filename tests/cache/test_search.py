@@ -127,7 +127,7 @@ def test_rows_given_up_by_a_repair_are_never_found(file: tuple[Any, Any], tmp_pa
         start, row_bytes = (128 if container == "npy" else 45), DIM * np.dtype(dtype).itemsize
     for row in (20, 50):
         flip_bit(tmp_path / name, start + row * row_bytes + 1)
-    _core.repair(str(tmp_path), 10.0)
+    _core.repair(str(tmp_path), lock_timeout=10.0)
     with EmbeddingCache(tmp_path) as cache:
         live = np.ones(51, np.bool_)
         live[[9, 20, 50]] = False

@@ -621,7 +621,7 @@ def test_the_command_that_the_error_names_works(old: Path, tmp_path: Path) -> No
         (command,) = re.findall("`(.*)`", str(caught.value))
         words = shlex.split(command)
         assert words[:2] == ["dejavec", "import"]
-        assert words[3] == "NEW"
+        assert words[3] == f"{old / KNOWN}-imported"
         assert import_command(Path(words[2]), tmp_path / "new", MODEL, trust=False) == 0
     with EmbeddingCache(tmp_path / "new", model=MODEL) as cache:
         assert cache.get(TEXTS)[0].all()
@@ -742,7 +742,7 @@ def test_only_the_newest_sound_vectors_are_exported(tmp_path: Path) -> None:
     assert sha(TEXTS[2]) not in json.loads((tmp_path / "out" / "index.json").read_text())
     from dejavec import _core
 
-    _core.repair(str(tmp_path / "new"), 1.0)
+    _core.repair(str(tmp_path / "new"), lock_timeout=1.0)
     (report,) = export(tmp_path / "new", tmp_path / "again")
     assert (report.written, report.replaced, report.damaged, report.dead) == (4, 1, 0, 1)
 

@@ -211,7 +211,8 @@ class TestPassThrough:
         model.calls.clear()
         with pytest.raises(ForeignDirectoryError) as raised:
             encode(CachedEmbeddingWrapper(model, tmp_path), ["a"])
-        command = f"dejavec import {tmp_path / TASK.name} NEW --model name@revision"
+        old = tmp_path / TASK.name
+        command = f"dejavec import {old} {old}-imported --model "
         assert command in str(raised.value)
         assert command in str(raised.value.remedy)
         assert model.calls == []

@@ -69,7 +69,9 @@ def test_a_directory_that_anybody_can_write_is_reported_once(tmp_path: Path, mod
     with EmbeddingCache(tmp_path / "cache") as cache:
         cache.encode(["a"], model)
     (tmp_path / "cache").chmod(0o777)
-    with pytest.warns(dejavec.DejavecWarning, match="anybody may forge vectors there: chmod o-w") as caught:  # noqa: PT031
+    with pytest.warns(
+        dejavec.DejavecWarning, match="anybody may forge vectors there: run `chmod o-w"
+    ) as caught:  # noqa: PT031
         cache = EmbeddingCache(tmp_path / "cache")
         cache.encode(["a", "b"], model)
         cache.encode(["a", "b"], model)

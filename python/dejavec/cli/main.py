@@ -201,6 +201,7 @@ def _stats(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     from dejavec import EmbeddingCache, _core
+    from dejavec.support.core_errors import repair_command
 
     path = str(options.cache)
     if options.repair:
@@ -219,7 +220,7 @@ def _verify(options: argparse.Namespace) -> int:
     if not damaged and not problems:
         return 0
     if not options.repair:
-        print(f"  make it good again with: dejavec verify --repair {path}")
+        print(f"  repair it with: {repair_command(path)}")
         return 1
     left = _core.verify(path)
     print(f"  repaired; {left['keys']:,} keys are left")

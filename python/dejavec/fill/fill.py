@@ -22,6 +22,7 @@ from dejavec.fill.run import Run, row_bytes
 from dejavec.fill.settings import FillSettings
 from dejavec.fill.vector_store import Positions, VectorStore
 from dejavec.keys.items import Keys, first_of_each
+from dejavec.support.core_errors import repair_command
 from dejavec.vectors.arrays import Output, Rows
 
 _logger = logging.getLogger("dejavec")
@@ -142,7 +143,7 @@ def fill(
                 store.path,
                 expected=f"a sound row for {name(int(lost[still[0]]))}",
                 found="it damaged again after it was written anew",
-                remedy="check the disk, then run `dejavec verify --repair`",
+                remedy=f"check the disk, then run `{repair_command(store.path)}`",
             )
     run.warn()
     counts = Counts(found.items, found.hits, found.misses, found.duplicates, run.appended)

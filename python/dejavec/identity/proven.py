@@ -118,8 +118,10 @@ def proven_file(
                 write_record(file, changed)
             return True
 
-        _core.make_directories(str(directory), shared)
-        _core.under_writers_lock(str(directory), lock_timeout, allow_network, replace)
+        _core.make_directories(str(directory), shared=shared)
+        _core.under_writers_lock(
+            str(directory), replace, lock_timeout=lock_timeout, allow_network=allow_network
+        )
 
     return Proofs(file, update)
 

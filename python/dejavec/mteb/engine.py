@@ -68,7 +68,7 @@ class Engine:
         self._warned: set[str] = set()
         if settings.scope == "model" and source.is_built:
             refuse_sharing(source.profile().kind, text_only=True)
-        _core.make_directories(str(settings.cache_path), settings.shared)
+        _core.make_directories(str(settings.cache_path), shared=settings.shared)
 
     @property
     def totals(self) -> Counts:

@@ -91,7 +91,7 @@ class ForeignCache:
         self._read_record()
         # Without the file beside it, nobody knows whose vectors a directory has.
         self._is_lost = self.dim is None and self.path.is_dir() and any(self.path.iterdir())
-        _core.make_directories(str(self.path), shared)
+        _core.make_directories(str(self.path), shared=shared)
         self._backend = backend(self.path)
         self._backend.load()
 

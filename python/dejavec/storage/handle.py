@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import threading
 from collections.abc import Mapping
@@ -21,8 +22,9 @@ from dejavec.errors import (
 )
 from dejavec.fill.in_flight import InFlight
 from dejavec.identity.proven import Proofs, proven_file
-from dejavec.storage.identity import mismatch, same, sibling
+from dejavec.storage.identity import mismatch, model_text, same, sibling
 from dejavec.support.canonical import canonical_json
+from dejavec.support.mteb_files import is_old_cache, old_cache_error
 from dejavec.support.warn import warn
 from dejavec.vectors.arrays import Container, Output
 
@@ -32,8 +34,6 @@ OnMismatch = Literal["raise", "sibling"]
 
 DEFAULT_CONTAINER: Container = "npy"
 """Of a new cache for which none is asked for."""
-
-_MTEB_FILES = ("index.json", "dimension")
 
 _handles: WeakSet[Handle] = WeakSet()
 
@@ -196,15 +196,15 @@ class Handle:
             try:
                 _core.Store.create(
                     str(path),
-                    dim,
-                    dtype,
-                    canonical_json(self._identity),
-                    output.to_json(),
-                    self.container,
-                    self._durability,
-                    self._lock_timeout,
-                    self._shared,
-                    self._allow_network,
+                    dim=dim,
+                    dtype=dtype,
+                    identity=canonical_json(self._identity),
+                    output=output.to_json(),
+                    container=self.container,
+                    durability=self._durability,
+                    lock_timeout=self._lock_timeout,
+                    shared=self._shared,
+                    allow_network=self._allow_network,
                 )
             except VectorsError:
                 # Another process may have made a cache of other vectors a moment ago; opening it tells.
@@ -222,18 +222,19 @@ class Handle:
     def _open(self) -> _core.Store | None:
         try:
             store = _core.Store.open(
-                str(self.path), self._mode, self._durability, self._lock_timeout, self._allow_network
+                str(self.path),
+                mode=self._mode,
+                durability=self._durability,
+                lock_timeout=self._lock_timeout,
+                allow_network=self._allow_network,
             )
-        except (CacheNotFoundError, ForeignDirectoryError) as error:
-            if all((self.path / name).is_file() for name in _MTEB_FILES):
-                raise ForeignDirectoryError(
-                    self.path,
-                    expected="a dejavec cache or an empty directory",
-                    found="a cache that mteb wrote",
-                    remedy=f"run `dejavec import {self.path} NEW --model name@revision` and use NEW",
-                ) from None
-            if self._mode == "a" and isinstance(error, CacheNotFoundError):
+        except CacheNotFoundError:
+            if self._mode == "a":
                 return None
+            raise
+        except ForeignDirectoryError:
+            if is_old_cache(self.path):
+                raise old_cache_error(self.path, model_text(self._identity or {})) from None
             raise
         self._warn_of_open_directory()
         expected, found = self._identity, json.loads(store.identity)
@@ -259,5 +260,5 @@ class Handle:
                 self.path,
                 expected="a directory that only its owner or group writes",
                 found=f"mode {stat.S_IMODE(mode):o}",
-                remedy="anybody may forge vectors there: chmod o-w",
+                remedy=f"anybody may forge vectors there: run `{shlex.join(['chmod', 'o-w', str(self.path)])}`",
             )

@@ -249,7 +249,7 @@ class KeyedCache(Closing):
         if store is None:
             return np.empty((count, 0), np.float32), list(range(count))
         vectors = np.empty((count, store.dim), np.dtype(store.dtype))
-        return vectors, store.read_rows(first, vectors, self._verify)
+        return vectors, store.read_rows(first, vectors, verify=self._verify)
 
     def partition(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Look up keys and collapse duplicates.
@@ -307,17 +307,17 @@ class KeyedCache(Closing):
             return out, []
         shape, dtype = (len(rows), store.dim), np.dtype(store.dtype)
         if out is not None:
-            return out, store.gather(keys, rows, out, self._verify)
+            return out, store.gather(keys, rows, out, verify=self._verify)
         if as_returned and store.dtype == "<f4" and Output.from_json(store.output).dtype == "float16":
             halves = np.empty(shape, np.float16)
-            return halves, store.gather_halves(keys, rows, halves, self._verify)
+            return halves, store.gather_halves(keys, rows, halves, verify=self._verify)
         many = len(rows) * store.dim * dtype.itemsize >= _MAPPED_BYTES
         if many and rows[0] >= 0 and (np.diff(rows) == 1).all():
-            mapped = store.map_rows(keys, int(rows[0]), self._verify)
+            mapped = store.map_rows(keys, int(rows[0]), verify=self._verify)
             if mapped is not None:
                 return np.frombuffer(memoryview(mapped[0]), dtype).reshape(shape), mapped[1]
         vectors = np.empty(shape, dtype)
-        return vectors, store.gather(keys, rows, vectors, self._verify)
+        return vectors, store.gather(keys, rows, vectors, verify=self._verify)
 
     def append(self, keys: Keys, rows: Rows, output: Output, seen: NDArray[np.int64] | None = None) -> int:
         """Append rows for different keys, and commit them; create the cache if there is none.

@@ -1,4 +1,4 @@
-//! Files that appear whole or not at all.
+//! Files that appear complete or not at all.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::format::{hex, name};
 use crate::storage::{Access, Storage};
 
-/// A name beside `path` that nobody else uses.
+/// An unused name beside `path`.
 fn temporary(path: &Path) -> Result<PathBuf> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(|error| Error::Io {
@@ -22,7 +22,7 @@ fn temporary(path: &Path) -> Result<PathBuf> {
 
 /// Writes a file under a temporary name, syncs it and renames it to `path`, then syncs the directory.
 ///
-/// The pieces are written one behind the other. On failure nothing has the name `path` that had it not before.
+/// The pieces are written one after the other. On failure `path` does not change.
 pub fn write(storage: &dyn Storage, path: &Path, pieces: &[&[u8]]) -> Result<()> {
     let temporary = temporary(path)?;
     let written = (|| {
@@ -36,7 +36,7 @@ pub fn write(storage: &dyn Storage, path: &Path, pieces: &[&[u8]]) -> Result<()>
         storage.rename(&temporary, path)
     })();
     if written.is_err() {
-        // The error that counts is the first one.
+        // Report the first error, not this one.
         let _ = storage.remove(&temporary);
     }
     written.map_err(Error::io("write", path))?;
@@ -44,12 +44,12 @@ pub fn write(storage: &dyn Storage, path: &Path, pieces: &[&[u8]]) -> Result<()>
     storage.sync_dir(directory).map_err(Error::io("sync the directory", directory))
 }
 
-/// The directory that a path lies in, if that has a name.
+/// The parent directory of a path, if it has a name.
 fn above(path: &Path) -> Option<&Path> {
     path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
 }
 
-/// Makes a directory and its missing parents, each durable in its own parent; `shared` opens them to their group.
+/// Makes a directory and its missing parents, and syncs the parent of each. With `shared` they are group-shared.
 pub fn create_directories(storage: &dyn Storage, path: &Path, shared: bool) -> Result<()> {
     if storage.metadata(path).is_ok_and(|metadata| metadata.is_directory) {
         return Ok(());
@@ -71,8 +71,8 @@ pub fn create_directories(storage: &dyn Storage, path: &Path, shared: bool) -> R
     storage.sync_dir(parent).map_err(Error::io("sync the directory", parent))
 }
 
-/// Makes the name of a directory durable that somebody else may have made; false if it lies in one that may not be read,
-/// so that it is no concern of ours.
+/// Syncs the parent of a directory, so that its name is durable. False if the parent may not be read: then this user
+/// did not make the directory.
 pub fn sync_name(storage: &dyn Storage, path: &Path) -> Result<bool> {
     let Some(parent) = above(path) else { return Ok(false) };
     match storage.sync_dir(parent) {
@@ -81,8 +81,8 @@ pub fn sync_name(storage: &dyn Storage, path: &Path) -> Result<bool> {
     }
 }
 
-/// Makes the names of a directory and of all above it durable, up to where another file system begins: whoever made one of
-/// them may have been cut short.
+/// Makes the names of a directory and of all directories above it durable, up to the root of the file system. An
+/// earlier creation of one of them may have been interrupted.
 pub fn sync_names(storage: &dyn Storage, path: &Path) -> Result<()> {
     let device = |path: &Path| storage.metadata(path).ok().map(|metadata| metadata.id.0);
     let mut path = path;

@@ -1,4 +1,4 @@
-//! Checksums: they detect rot, torn writes and misplaced rows, not tampering.
+//! Checksums. They detect bit rot, torn writes and misplaced rows, but no tampering.
 
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64, xxh3_64_with_seed};
 
@@ -11,7 +11,7 @@ pub fn block(bytes: &[u8]) -> u64 {
 
 /// The checksum of a row: xxh3-64(key ‖ row number ‖ xxh3-64(vector)).
 ///
-/// The row number inside makes a shifted file show, the key inside a vector under another's name.
+/// The row number reveals a shifted file. The key reveals a vector at the row of another key.
 pub fn row(key: &Key, row: u64, vector: &[u8]) -> u64 {
     let mut message = [0_u8; 48];
     message[..32].copy_from_slice(key);
@@ -20,12 +20,12 @@ pub fn row(key: &Key, row: u64, vector: &[u8]) -> u64 {
     xxh3_64(&message)
 }
 
-/// The hash that places a key in the index, mixed with the seed of the cache so that nobody can grind collisions.
+/// The hash that places a key in the index. The seed of the cache prevents prepared collisions.
 pub fn index_hash(key: &Key, seed: u64) -> u64 {
     xxh3_64_with_seed(key, seed)
 }
 
-/// A checksum over pieces that do not lie together.
+/// A checksum over several pieces of memory.
 #[derive(Default)]
 pub struct Running(Xxh3Default);
 
@@ -35,7 +35,7 @@ impl Running {
         self.0.update(bytes);
     }
 
-    /// The checksum of all pieces so far; equals [`block`] of their concatenation.
+    /// The checksum of all pieces so far. It equals [`block`] of their concatenation.
     pub fn digest(&self) -> u64 {
         self.0.digest()
     }

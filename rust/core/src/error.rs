@@ -1,4 +1,4 @@
-//! What can go wrong, with what was expected, what was found, where, and what to do.
+//! What can go wrong: what was expected, what was found, and where. The caller says what to do about it.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The result of every fallible call of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An error of the engine. `Display` is one sentence for the user.
+/// An error of the engine. `Display` is one clause that says what is wrong.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -34,7 +34,7 @@ pub enum Error {
         /// The system's own answer.
         source: io::Error,
     },
-    /// A file does not hold what the format demands. `verify --repair` is the way out.
+    /// A file does not hold what the format demands. A repair may mend it.
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -43,7 +43,7 @@ pub enum Error {
         /// What is there.
         found: String,
     },
-    /// `meta.json` does not hold what the format demands. No other file tells what it does, so nothing repairs it.
+    /// `meta.json` does not hold what the format demands. It cannot be rebuilt from the other files.
     CorruptMeta {
         /// The file.
         path: PathBuf,
@@ -56,10 +56,10 @@ pub enum Error {
     Missing {
         /// The file.
         path: PathBuf,
-        /// Whether a repair makes it anew from the others.
-        repairable: bool,
+        /// Whether a repair can rebuild it from the other files.
+        can_be_rebuilt: bool,
     },
-    /// More rows are damaged than sound, as if a file were another cache's: a repair would lose them all.
+    /// More rows are damaged than sound, so a file may belong to another cache. A repair without consent stops here.
     MostlyDamaged {
         /// The cache's directory.
         path: PathBuf,
@@ -67,7 +67,7 @@ pub enum Error {
         damaged: u64,
         /// Sound rows.
         sound: u64,
-        /// Sound rows that a repair would zero too: older ones of the keys that the damaged ones seem to have.
+        /// Sound rows that a repair would zero too: older rows of the damaged rows' keys.
         older: u64,
     },
     /// The directory has no `meta.json`.
@@ -75,16 +75,14 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
-    /// The directory without `meta.json` holds files of somebody else.
+    /// The directory has no `meta.json`, and holds files that are not a cache's.
     Foreign {
         /// The directory.
         path: PathBuf,
-        /// The name of the first foreign file.
+        /// The first such file.
         found: String,
-        /// Whether the files are those of mteb's own cache, which can be imported.
-        mteb: bool,
     },
-    /// The cache was written by a newer format version; a newer dejavec opens it.
+    /// The cache has a newer format version.
     Version {
         /// The file.
         path: PathBuf,
@@ -93,20 +91,29 @@ pub enum Error {
         /// The version in the file.
         found: u64,
     },
-    /// Another cache lies in the directory by now, and it holds other vectors.
-    OtherCache {
+    /// The directory was replaced by a cache of another identity while it was open.
+    IdentityMismatch {
         /// The cache's directory.
         path: PathBuf,
-        /// What this handle opened there.
+        /// The identity of the cache that was opened, as JSON.
         expected: String,
-        /// What lies there now.
+        /// The identity of the cache that is there now.
         found: String,
     },
-    /// Dimension or dtype differ from what the cache holds.
+    /// The directory was replaced by a cache of the same identity, whose rows have another form.
+    OtherForm {
+        /// The cache's directory.
+        path: PathBuf,
+        /// The form of the cache that was opened.
+        expected: String,
+        /// The form of the cache that is there now.
+        found: String,
+    },
+    /// Dimension, dtype or container differ from the cache's.
     Mismatch {
         /// The cache's directory.
         path: PathBuf,
-        /// "dimension" or "dtype".
+        /// "dimension", "dtype" or "container".
         what: &'static str,
         /// What the cache holds.
         expected: String,
@@ -124,12 +131,12 @@ pub enum Error {
     LockTimeout {
         /// The lock file.
         path: PathBuf,
-        /// The process that holds it, as far as the file tells.
+        /// The process that holds it, according to the file.
         holder: Option<u32>,
         /// How long was waited, in seconds.
         seconds: f64,
     },
-    /// The cache lies on another machine, whose locks may not keep two writers apart.
+    /// The cache is on a network file system, where locks may not keep two writers apart.
     Remote {
         /// The cache's directory.
         path: PathBuf,
@@ -139,12 +146,12 @@ pub enum Error {
         /// The cache's directory.
         path: PathBuf,
     },
-    /// An earlier sync failed, so what is on disk is unknown to this handle. Open the cache again.
+    /// An earlier sync failed, so this handle does not know what is on disk.
     Poisoned {
         /// The cache's directory.
         path: PathBuf,
     },
-    /// The directory was moved, replaced or removed while it was open: rows that were not synced went with its files.
+    /// The directory was moved, replaced or removed while it was open. Unsynced rows of this handle are not in it.
     Replaced {
         /// The cache's directory.
         path: PathBuf,
@@ -177,16 +184,16 @@ impl Error {
         }
     }
 
-    /// Whether a file could not be mapped, so that it has to be read.
+    /// Whether a file could not be mapped. It can still be read.
     pub fn is_of_mapping(&self) -> bool {
         matches!(self, Error::Unmappable { .. } | Error::OutOfMemory { action: "map", .. })
     }
 
     /// Wraps a failure to open a file that every whole cache has; for `map_err`.
-    pub(crate) fn opening(path: &Path, repairable: bool) -> impl FnOnce(io::Error) -> Error {
+    pub(crate) fn opening(path: &Path, can_be_rebuilt: bool) -> impl FnOnce(io::Error) -> Error {
         let path = path.to_path_buf();
         move |source| match source.kind() {
-            io::ErrorKind::NotFound => Error::Missing { path, repairable },
+            io::ErrorKind::NotFound => Error::Missing { path, can_be_rebuilt },
             _ => Error::Io { action: "open", path, source },
         }
     }
@@ -194,6 +201,34 @@ impl Error {
     /// A file that breaks its format.
     pub fn corrupt(path: &Path, expected: impl Into<String>, found: impl Into<String>) -> Error {
         Error::Corrupt { path: path.to_path_buf(), expected: expected.into(), found: found.into() }
+    }
+
+    /// A word for each kind of error. Callers choose by it what to raise and what to advise.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Error::Io { .. } => "io",
+            Error::OutOfMemory { .. } => "out_of_memory",
+            Error::Unmappable { .. } => "unmappable",
+            Error::Corrupt { .. } => "corrupt",
+            Error::CorruptMeta { .. } => "corrupt_meta",
+            Error::Missing { can_be_rebuilt: false, .. } => "missing",
+            Error::Missing { can_be_rebuilt: true, .. } => "missing_but_rebuildable",
+            Error::MostlyDamaged { .. } => "mostly_damaged",
+            Error::NotFound { .. } => "not_found",
+            Error::Foreign { .. } => "foreign",
+            Error::Version { .. } => "newer_version",
+            Error::IdentityMismatch { .. } => "identity_mismatch",
+            Error::OtherForm { .. } => "other_form",
+            Error::Mismatch { .. } => "mismatch",
+            Error::Argument { .. } => "argument",
+            Error::LockTimeout { .. } => "lock_timeout",
+            Error::Remote { .. } => "remote",
+            Error::ReadOnly { .. } => "read_only",
+            Error::Poisoned { .. } => "poisoned",
+            Error::Replaced { .. } => "replaced",
+            Error::Closed { .. } => "closed",
+            Error::Interrupted => "interrupted",
+        }
     }
 
     /// The file or directory concerned.
@@ -209,7 +244,8 @@ impl Error {
             | Error::NotFound { path }
             | Error::Foreign { path, .. }
             | Error::Version { path, .. }
-            | Error::OtherCache { path, .. }
+            | Error::IdentityMismatch { path, .. }
+            | Error::OtherForm { path, .. }
             | Error::Mismatch { path, .. }
             | Error::LockTimeout { path, .. }
             | Error::Remote { path }
@@ -221,12 +257,13 @@ impl Error {
         }
     }
 
-    /// What the thing at fault should have been, where that can be said in a word.
+    /// What the thing at fault should have been.
     pub fn expected(&self) -> Option<String> {
         match self {
             Error::Corrupt { expected, .. }
             | Error::CorruptMeta { expected, .. }
-            | Error::OtherCache { expected, .. }
+            | Error::IdentityMismatch { expected, .. }
+            | Error::OtherForm { expected, .. }
             | Error::Mismatch { expected, .. }
             | Error::Argument { expected, .. } => Some(expected.clone()),
             Error::Version { expected, .. } => Some(expected.to_string()),
@@ -238,12 +275,13 @@ impl Error {
         }
     }
 
-    /// What the file holds, or the caller gave, instead.
+    /// What the file holds, or what the caller gave.
     pub fn found(&self) -> Option<String> {
         match self {
             Error::Corrupt { found, .. }
             | Error::CorruptMeta { found, .. }
-            | Error::OtherCache { found, .. }
+            | Error::IdentityMismatch { found, .. }
+            | Error::OtherForm { found, .. }
             | Error::Mismatch { found, .. }
             | Error::Argument { found, .. }
             | Error::Foreign { found, .. } => Some(found.clone()),
@@ -254,122 +292,73 @@ impl Error {
             _ => None,
         }
     }
-
-    /// What to do about it.
-    pub fn remedy(&self) -> &'static str {
-        match self {
-            Error::Io { .. } => "free space or mend the permissions, then run again: what was committed is kept",
-            Error::OutOfMemory { .. } => {
-                "free memory, or raise the limits on it (ulimit -v, vm.max_map_count); what was committed is kept"
-            }
-            Error::Unmappable { .. } => {
-                "ask for vectors by their texts, or keep the cache on a file system whose files can be mapped"
-            }
-            Error::Corrupt { .. } => {
-                "run `dejavec verify --repair` on the cache; rows that cannot be saved become misses"
-            }
-            Error::CorruptMeta { .. } => {
-                "restore it from a copy, or move the directory away and encode again: nothing else tells what it does"
-            }
-            Error::Missing { repairable: true, .. } => {
-                "run `dejavec verify --repair` on the cache, which makes it anew from the checksums of the rows"
-            }
-            Error::Missing { repairable: false, .. } => {
-                "restore it from a copy, or move the directory away and encode again: no other file holds what it held"
-            }
-            Error::MostlyDamaged { .. } => {
-                "put the right files back if they are another cache's, or run `dejavec verify --repair --force`"
-            }
-            Error::NotFound { .. } => "check the path, or open it for appending and put vectors in",
-            Error::Foreign { mteb: true, .. } => "import it with `dejavec import OLD NEW`, or choose another directory",
-            Error::Foreign { mteb: false, .. } => "choose an empty or a new directory",
-            Error::Version { .. } => "install a newer dejavec",
-            Error::Mismatch { .. } => "choose another directory for these vectors",
-            Error::OtherCache { .. } => "open the cache again, or another directory",
-            Error::Argument { .. } => "correct the argument",
-            Error::LockTimeout { .. } => "wait for that process or raise lock_timeout",
-            Error::Remote { .. } => {
-                "keep the cache on a local disk, or pass allow_network=True (--allow-network) if no other machine writes it"
-            }
-            Error::ReadOnly { .. } => "open the cache with mode=\"a\"",
-            Error::Poisoned { .. } | Error::Closed { .. } => "open the cache again",
-            Error::Replaced { .. } => "put these vectors again; sync or close a cache before its directory is moved",
-            Error::Interrupted => "run again",
-        }
-    }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Io { action, path, source } => write!(f, "could not {action} at {}: {source}", path.display())?,
+            Error::Io { action, path, source } => write!(f, "could not {action} at {}: {source}", path.display()),
             Error::OutOfMemory { action, path } => {
-                write!(f, "could not {action} at {}: out of memory", path.display())?
+                write!(f, "could not {action} at {}: out of memory", path.display())
             }
             Error::Unmappable { path, source } => write!(
                 f,
                 "expected a file that can be mapped into memory, found {} where that fails: {source}",
                 path.display()
-            )?,
+            ),
             Error::Corrupt { path, expected, found } | Error::CorruptMeta { path, expected, found } => {
-                write!(f, "{} is damaged: expected {expected}, found {found}", path.display())?;
+                write!(f, "{} is damaged: expected {expected}, found {found}", path.display())
             }
             Error::Missing { path, .. } => {
-                write!(f, "the cache is incomplete: expected a file at {}, found none", path.display())?;
+                write!(f, "the cache is incomplete: expected a file at {}, found none", path.display())
             }
             Error::MostlyDamaged { path, damaged, sound, older } => write!(
                 f,
-                "{}: expected most rows to be sound, found {damaged} damaged and {sound} sound, as if a file were another \
-                 cache's; nothing was changed: a repair would make the damaged rows misses for ever, zero {older} older \
-                 rows of their keys, and write the headers, the commit record and the index anew",
+                "{}: expected most rows to be sound, found {damaged} damaged and {sound} sound, so a file may belong to \
+                 another cache; nothing was changed: a repair would make the damaged rows misses for ever, zero {older} \
+                 older rows of their keys, and rewrite the headers, the commit record and the index",
                 path.display()
-            )?,
-            Error::NotFound { path } => write!(f, "no cache at {}: expected a meta.json, found none", path.display())?,
-            Error::Foreign { path, found, mteb: true } => {
-                write!(f, "{}: expected an empty directory, found {found} of a cache that mteb wrote", path.display())?;
+            ),
+            Error::NotFound { path } => write!(f, "no cache at {}: expected a meta.json, found none", path.display()),
+            Error::Foreign { path, found } => {
+                write!(f, "no cache can be made in {}: expected an empty directory, found {found}", path.display())
             }
-            Error::Foreign { path, found, mteb: false } => {
-                write!(f, "no cache can be made in {}: expected an empty directory, found {found}", path.display())?
+            Error::Version { path, expected, found } => {
+                write!(f, "{}: expected a format version of at most {expected}, found {found}", path.display())
             }
-            Error::Version { path, expected, found } => write!(
-                f,
-                "{}: expected a format version up to {expected}, which this dejavec reads, found {found}",
-                path.display()
-            )?,
             Error::Mismatch { path, what, expected, found } => {
-                write!(f, "{}: expected {what} {expected}, as the cache holds, found {found}", path.display())?;
+                write!(f, "{}: expected {what} {expected} as in the cache, found {found}", path.display())
             }
-            Error::OtherCache { path, expected, found } => write!(
+            Error::IdentityMismatch { path, expected, found } | Error::OtherForm { path, expected, found } => write!(
                 f,
-                "{} holds another cache than when it was opened: expected {expected}, found {found}",
+                "{} was replaced by another cache while it was open: expected {expected}, found {found}",
                 path.display()
-            )?,
-            Error::Argument { expected, found } => write!(f, "expected {expected}, found {found}")?,
+            ),
+            Error::Argument { expected, found } => write!(f, "expected {expected}, found {found}"),
             Error::LockTimeout { path, holder, seconds } => {
                 write!(f, "the writers' lock {} was not free within {seconds} s", path.display())?;
-                if let Some(pid) = holder {
-                    write!(f, " (held by process {pid})")?;
-                }
+                holder.map_or(Ok(()), |pid| write!(f, " (held by process {pid})"))
             }
-            Error::Remote { path } => write!(
-                f,
-                "expected a local file system to write to, found a network file system at {}",
-                path.display()
-            )?,
-            Error::ReadOnly { path } => write!(f, "the cache at {} was opened for reading only", path.display())?,
+            Error::Remote { path } => {
+                write!(f, "expected a local file system to write to, found a network file system at {}", path.display())
+            }
+            Error::ReadOnly { path } => write!(f, "the cache at {} was opened for reading only", path.display()),
             Error::Poisoned { path } => {
-                write!(f, "an earlier sync of the cache at {} failed, so this handle writes no more", path.display())?;
+                write!(
+                    f,
+                    "an earlier sync of the cache at {} failed, so this handle writes nothing more",
+                    path.display()
+                )
             }
             Error::Replaced { path } => write!(
                 f,
-                "the directory {} was moved, replaced or removed while it was open, and vectors that were put and not \
-                 synced went with its files",
+                "the directory {} was moved, replaced or removed while it was open; vectors that were put before and not \
+                 synced are not in it",
                 path.display()
-            )?,
-            Error::Closed { path } => write!(f, "the cache at {} was closed", path.display())?,
-            Error::Interrupted => write!(f, "interrupted while waiting for the writers' lock")?,
+            ),
+            Error::Closed { path } => write!(f, "the cache at {} was closed", path.display()),
+            Error::Interrupted => write!(f, "interrupted while waiting for the writers' lock"),
         }
-        write!(f, "; {}", self.remedy())
     }
 }
 
@@ -395,12 +384,12 @@ mod tests {
             Error::Corrupt { path: path(), expected: expected(), found: found() },
             Error::CorruptMeta { path: path(), expected: expected(), found: found() },
             Error::Mismatch { path: path(), what: "dimension", expected: expected(), found: found() },
-            Error::OtherCache { path: path(), expected: expected(), found: found() },
+            Error::IdentityMismatch { path: path(), expected: expected(), found: found() },
+            Error::OtherForm { path: path(), expected: expected(), found: found() },
             Error::Argument { expected: expected(), found: found() },
             Error::Version { path: path(), expected: 1, found: 2 },
             Error::NotFound { path: path() },
-            Error::Foreign { path: path(), found: found(), mteb: true },
-            Error::Foreign { path: path(), found: found(), mteb: false },
+            Error::Foreign { path: path(), found: found() },
             Error::Remote { path: path() },
             Error::Unmappable { path: path(), source: source() },
         ] {
@@ -409,7 +398,6 @@ mod tests {
             let (expected, found) = (error.expected().unwrap(), error.found().unwrap());
             assert!(place("expected") < place(&expected) && place(&expected) < place("found"), "{sentence}");
             assert!(sentence[place("found")..].contains(&found), "{sentence}");
-            assert!(sentence.ends_with(error.remedy()), "{sentence}");
         }
     }
 }

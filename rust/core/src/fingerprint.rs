@@ -1,7 +1,7 @@
 //! Fingerprints of a model's tensors: XXH3, 128 bits, of each block of their bytes.
 //!
-//! Blocks, so that one large tensor keeps all cores busy, and one that lies on another device can be copied over in
-//! pieces of whole blocks: both give the same fingerprints.
+//! Blocks let all cores work on one large tensor. A tensor on another device can be copied in pieces of whole blocks,
+//! and has the same fingerprints.
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -29,13 +29,13 @@ pub fn of_arrays(arrays: &[&[u8]]) -> Vec<Fingerprint> {
     for array in arrays {
         let (own, others) = std::mem::take(&mut rest).split_at_mut(blocks(array.len()));
         rest = others;
-        // An empty array has a block of its own, so that every array is seen in the result.
+        // An empty array has one block, so every array appears in the result.
         pieces.extend(own.iter_mut().enumerate().map(|(i, fingerprint)| {
             let start = i * BLOCK_BYTES;
             (&array[start..array.len().min(start + BLOCK_BYTES)], fingerprint)
         }));
     }
-    // The largest first, so that no thread is left with one at the end.
+    // The largest blocks first, so no thread is left with one at the end.
     pieces.sort_by_key(|(block, _)| std::cmp::Reverse(block.len()));
     let bytes = arrays.iter().map(|array| array.len()).sum();
     parallel::for_each(pieces, bytes, BYTES_PER_THREAD, |(block, fingerprint)| {

@@ -1,4 +1,4 @@
-//! The bytes on disk, and nothing else: every structure is built and parsed here, none of it touches a file.
+//! The bytes on disk: every structure is built and parsed here. Nothing here touches a file.
 //!
 //! `docs/format.md` draws each structure. Parsers are total: any bytes give a value or a [`Defect`], never a panic.
 
@@ -21,46 +21,46 @@ pub const VERSION: u32 = 1;
 /// Largest dimension of a vector.
 pub const MAX_DIM: u32 = 65_536;
 
-/// Most rows that a cache holds: row + 1 must fit the 40 bits of an index slot.
+/// Most rows of a cache: row number + 1 must fit the 40 bits of an index slot.
 pub const MAX_ROWS: u64 = (1 << 40) - 2;
 
 /// Names of the files of a cache directory.
 pub mod name {
-    /// What the cache is; renamed in last at creation.
+    /// The description of the cache. Creation renames it into place last.
     pub const META: &str = "meta.json";
     /// The writers' lock.
     pub const LOCK: &str = "LOCK";
-    /// The lock of whoever writes an index snapshot.
+    /// The lock for writing an index snapshot.
     pub const INDEX_LOCK: &str = "INDEX.LOCK";
     /// The key records.
     pub const KEYS: &str = "keys.bin";
     /// The two commit slots.
     pub const COMMIT: &str = "commit";
-    /// For which descriptions of a model the vectors were confirmed. The core keeps it and does not read it.
+    /// The descriptions of models that are proven for the vectors. The core keeps the file and does not read it.
     pub const PROVEN: &str = "proven.json";
-    /// What stands in the name of a temporary file.
+    /// Part of the name of every temporary file.
     pub const TEMPORARY: &str = ".tmp-";
 }
 
-/// Identifies one cache; all its files carry it.
+/// Identifies a cache. All its files hold it.
 pub type Uuid = [u8; 16];
 
-/// Bytes that break the format: what was expected, what was found.
+/// Bytes that break the format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Defect {
-    /// What the format demands.
+    /// The content that the format demands.
     pub expected: String,
-    /// What the bytes are.
+    /// The content that was read.
     pub found: String,
 }
 
 impl Defect {
-    /// A defect from its two halves.
+    /// A defect with these two halves.
     pub fn new(expected: impl Into<String>, found: impl Into<String>) -> Self {
         Defect { expected: expected.into(), found: found.into() }
     }
 
-    /// The error of a file with this defect.
+    /// The error for a file with this defect.
     pub fn at(self, path: &Path) -> Error {
         Error::Corrupt { path: path.to_path_buf(), expected: self.expected, found: self.found }
     }
@@ -71,7 +71,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Copies `N` bytes at `offset`; zeros where the slice is shorter, so callers check its length first.
+/// Copies `N` bytes at `offset`. A shorter slice gives zeros, so callers check its length first.
 fn bytes_at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
     let mut out = [0; N];
     if let Some(slice) = bytes.get(offset..).and_then(|rest| rest.get(..N)) {
@@ -92,7 +92,7 @@ fn put(bytes: &mut [u8], offset: usize, value: &[u8]) {
     bytes[offset..offset + value.len()].copy_from_slice(value);
 }
 
-/// Checks what all binary headers share: length, magic, version and the checksum in the last eight bytes.
+/// Checks the common parts of all binary headers: length, magic, version, and the checksum in the last eight bytes.
 fn check_header(bytes: &[u8], length: usize, magic: &[u8; 8], what: &str) -> Result<(), Defect> {
     if bytes.len() != length {
         return Err(Defect::new(format!("{what} of {length} bytes"), format!("{} bytes", bytes.len())));

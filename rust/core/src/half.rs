@@ -1,4 +1,4 @@
-//! float32 as float16: what a container of float32 holds for a model that returns float16.
+//! Conversion of float32 to float16, for a model that returns float16 and a container that holds float32.
 
 #[cfg(target_arch = "x86_64")]
 mod eight;
@@ -14,14 +14,14 @@ const INFINITY: u32 = 0xFF << 23;
 const TOO_LARGE: u32 = (127 + 16) << 23;
 /// 2^-14, the smallest number that float16 holds with all digits.
 const SMALLEST_NORMAL: u32 = (127 - 14) << 23;
-/// 0.5: added to a smaller number, it leaves the number's digits where those of a float16 stand.
+/// 0.5. Added to a smaller number, it moves the number's digits to the place of a float16's digits.
 const HALF_UNIT: u32 = (127 - 1) << 23;
 
-/// The bits of the float16 that is nearest to a float32, the even one of two, as NumPy converts.
+/// The bits of the nearest float16. Ties go to the even one, as in NumPy.
 fn half_of(single: u32) -> u16 {
     let sign = single & SIGN;
     let magnitude = single ^ sign;
-    // All three are worked out, and one is chosen: so the loop over a row has no branch, and takes several at a time.
+    // All three results are computed, and one is selected. So the loop over a row has no branch and can be vectorised.
     let digits = magnitude >> 13 & 0x3FF;
     let not_finite = if magnitude > INFINITY { 0x7C00 | digits | u32::from(digits == 0) } else { 0x7C00 };
     let subnormal = (f32::from_bits(magnitude) + f32::from_bits(HALF_UNIT)).to_bits().wrapping_sub(HALF_UNIT);
@@ -37,7 +37,7 @@ fn half_of(single: u32) -> u16 {
     (found | sign >> 16) as u16
 }
 
-/// Writes little-endian float32 as float16, each rounded to the nearest; the slices hold as many.
+/// Converts little-endian float32 to float16, rounded to nearest. Both slices hold the same count.
 pub fn write_halves(singles: &[u8], halves: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
     let done = eight::Eight::detect().map_or(0, |eight| eight.write_halves(singles, halves));

@@ -1,21 +1,21 @@
-//! Files that are long and hold nothing: a commit that claims the rows of a sparse file would cost memory and time that
-//! no byte on disk justifies.
+//! Long files without content. A commit that claims the rows of a sparse file would cost memory and time without
+//! reason.
 
 use crate::error::{Error, Result};
 use crate::format::keys::{RECORD_BYTES, Record};
 use crate::key::DEAD;
 use crate::records::RecordsFile;
 
-/// Rows up to which nobody looks: what they cost is little.
+/// No check up to this many rows: they cost little.
 const FEW: u64 = 1 << 24;
 
-/// Records that are looked at.
+/// How many records to sample.
 const SAMPLES: usize = 64;
 
-/// Refuses committed records all of which are zeros, as far as a random sample tells.
+/// Rejects committed records if a random sample of them is all zeros.
 ///
-/// Of files that are filled to a tenth, one in a thousand is refused. A cache with so many rows, of
-/// which a repair has zeroed nearly all, is refused too: nothing is lost with it.
+/// A file with a tenth of its records is rejected with a probability of one in a thousand. A cache with so many rows is
+/// also rejected if a repair has zeroed nearly all of them: nothing is lost with it.
 pub fn refuse(keys: &RecordsFile, rows: u64) -> Result<()> {
     if rows <= FEW {
         return Ok(());
@@ -24,7 +24,7 @@ pub fn refuse(keys: &RecordsFile, rows: u64) -> Result<()> {
     getrandom::fill(&mut random)
         .map_err(|error| Error::io("draw random rows", keys.path())(std::io::Error::other(error.to_string())))?;
     for number in random.as_chunks().0 {
-        // Read, not mapped: a mapping reads what lies around, too.
+        // Read, not mapped: a mapping also reads the neighbourhood.
         let mut record = [0; RECORD_BYTES];
         keys.read(u64::from_le_bytes(*number) % rows, &mut record)?;
         if Record::from_bytes(&record).key != DEAD {

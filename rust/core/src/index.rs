@@ -1,7 +1,8 @@
-//! Key → row: an immutable snapshot, shared by all processes, and a delta in memory for the rows after it.
+//! The index, from key to row number: an immutable snapshot that all processes share, and a delta in memory for later
+//! rows.
 //!
-//! Both are open-addressing tables of 8-byte slots: row + 1 in the upper 40 bits, a fingerprint of the key in the lower
-//! 24; 0 is empty. The table can say anything: the full key of its row decides, so a wrong slot costs a miss, never a
+//! Both are open-addressing tables of 8-byte slots: row number + 1 in the upper 40 bits, a fingerprint of the key in
+//! the lower 24. 0 is an empty slot. A look-up compares the full key of the row, so a wrong slot causes a miss, never a
 //! wrong row.
 
 mod snapshot;
@@ -13,72 +14,37 @@ use std::sync::Arc;
 use self::snapshot::{Snapshot, newest_snapshot};
 pub use self::snapshot::{remove_all, verify_snapshots, write_snapshot};
 use self::table::Table;
-use crate::checksum;
 use crate::format::Uuid;
-use crate::format::keys::RECORD_BYTES;
 use crate::key::{DEAD, Key};
-use crate::records::Records;
+use crate::key_records::KeyRecords;
 use crate::storage::Storage;
 
-/// How long a delta may become before a new snapshot is worth writing.
+/// How long a delta may become before a new snapshot is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeltaLimit {
-    /// This many rows are always fine.
+    /// A delta of this many rows is always allowed.
     rows: u64,
-    /// And this part of the rows that the snapshot covers.
+    /// A delta of this fraction (1/part) of the snapshot is allowed too.
     part: u64,
 }
 
 impl DeltaLimit {
-    /// While rows are appended: the snapshots of a growing cache cost each row a constant.
+    /// While rows are appended. All snapshots of a growing cache together cost a constant for each row.
     pub const APPENDING: DeltaLimit = DeltaLimit { rows: 65_536, part: 8 };
-    /// When the writer closes: whoever opens the cache has to enter the delta into a table of his own first.
+    /// When the writer closes. Each later process has to build a table of the delta.
     pub const CLOSING: DeltaLimit = DeltaLimit { rows: 8192, part: 64 };
 
-    /// The longest delta after a snapshot of so many rows.
+    /// The longest delta after a snapshot of `rows` rows.
     pub fn after(self, rows: u64) -> u64 {
         self.rows.max(rows / self.part)
     }
 }
 
-/// Keys whose slots and records are read ahead.
+/// How many keys to read ahead for.
 pub const READ_AHEAD: usize = 32;
 
-/// Rows of a snapshot from which on that pays: what fewer need fits into the processor's caches.
+/// Reading ahead pays from this many rows on. Smaller snapshots fit into the processor's caches.
 const READ_AHEAD_FROM: u64 = 1 << 20;
-
-/// The committed key records, as the index reads them.
-#[derive(Debug, Clone)]
-pub struct Keys {
-    records: Records,
-    seed: u64,
-}
-
-impl Keys {
-    /// The records of a cache with this hash seed.
-    pub fn new(records: Records, seed: u64) -> Keys {
-        Keys { records, seed }
-    }
-
-    /// The records themselves.
-    pub fn records(&self) -> &Records {
-        &self.records
-    }
-
-    fn hash(&self, key: &Key) -> u64 {
-        checksum::index_hash(key, self.seed)
-    }
-
-    /// The key of a committed row.
-    pub fn key(&self, row: u64) -> Option<Key> {
-        self.records.get(row).and_then(|record| record.first_chunk()).copied()
-    }
-
-    /// The one place where a row becomes a hit: it is committed and its full 32-byte key is this one.
-    fn row_has_key(&self, row: u64, key: &Key) -> bool {
-        self.records.get(row).and_then(|record| record.first_chunk::<32>()) == Some(key)
-    }
-}
 
 /// The index of one open cache.
 #[derive(Debug, Clone)]
@@ -87,37 +53,43 @@ pub struct Index {
     delta: Table,
     /// Rows that the snapshot and the delta cover together.
     rows: u64,
-    /// Rows that rows of the delta have replaced, and dead rows of the delta; see [`Index::count`].
+    /// Rows that the delta has replaced, and its dead rows. See [`Index::count`].
     replaced: Vec<u64>,
-    /// Different keys; see [`Index::count`].
+    /// Different keys. See [`Index::count`].
     keys: u64,
-    /// Rows of keys that are new to the delta, and that were not looked for in the snapshot yet.
+    /// Rows of keys that are new to the delta and were not looked up in the snapshot yet.
     uncounted: Vec<u64>,
 }
 
 impl Index {
     /// The index of all committed rows: the newest snapshot that fits, and a delta for the rest.
-    pub fn open(storage: &dyn Storage, directory: &Path, uuid: &Uuid, keys: &Keys) -> Index {
-        let mut index = Index::of_snapshot(storage, directory, uuid, keys);
-        index.extend(keys);
+    pub fn open(storage: &dyn Storage, directory: &Path, uuid: &Uuid, records: &KeyRecords) -> Index {
+        let mut index = Index::of_snapshot(storage, directory, uuid, records);
+        index.extend(records);
         index
     }
 
-    /// The index of the rows that the newest snapshot that fits covers; those after it are still to be entered.
-    pub fn of_snapshot(storage: &dyn Storage, directory: &Path, uuid: &Uuid, keys: &Keys) -> Index {
-        let snapshot = newest_snapshot(storage, directory, uuid, keys);
+    /// The index of the rows in the newest snapshot that fits. [`Index::extend`] enters the later ones.
+    pub fn of_snapshot(storage: &dyn Storage, directory: &Path, uuid: &Uuid, records: &KeyRecords) -> Index {
+        let snapshot = newest_snapshot(storage, directory, uuid, records);
         let (rows, known) = snapshot.as_ref().map_or((0, 0), |snapshot| (snapshot.header.rows, snapshot.header.keys));
         let snapshot = snapshot.map(Arc::new);
         Index { snapshot, delta: Table::default(), rows, replaced: Vec::new(), keys: known, uncounted: Vec::new() }
     }
 
-    /// The same over a snapshot of more rows, which somebody may have written since; None if there is none.
+    /// The index over a newer snapshot of more rows. None if there is none.
     ///
-    /// Then the delta is kept as it is: to build it anew takes as long as it is.
-    pub fn over_newer(&self, storage: &dyn Storage, directory: &Path, uuid: &Uuid, keys: &Keys) -> Option<Index> {
-        let mut newest = Index::of_snapshot(storage, directory, uuid, keys);
+    /// Without a newer snapshot the delta stays as it is: rebuilding it takes time.
+    pub fn over_newer(
+        &self,
+        storage: &dyn Storage,
+        directory: &Path,
+        uuid: &Uuid,
+        records: &KeyRecords,
+    ) -> Option<Index> {
+        let mut newest = Index::of_snapshot(storage, directory, uuid, records);
         (newest.snapshot_rows() > self.snapshot_rows()).then(|| {
-            newest.extend(keys);
+            newest.extend(records);
             newest
         })
     }
@@ -127,69 +99,69 @@ impl Index {
         self.rows
     }
 
-    /// What [`Index::get`] gives once all rows are entered, found by looking at those that are not, from the last one on:
-    /// for one key that is cheaper than to enter them.
-    pub fn search(&self, key: &Key, keys: &Keys) -> Option<u64> {
+    /// The result that [`Index::get`] has once all rows are entered. Scans the rows that are not entered, from the last
+    /// one on. For a single key this is cheaper than entering them.
+    pub fn search(&self, key: &Key, records: &KeyRecords) -> Option<u64> {
         if *key == DEAD {
             return None;
         }
         let first = usize::try_from(self.rows).unwrap_or(usize::MAX);
-        let records = keys.records.bytes().as_chunks::<RECORD_BYTES>().0.get(first..).unwrap_or_default();
-        let found = records.iter().rposition(|record| record.first_chunk() == Some(key));
-        found.map(|at| self.rows + at as u64).or_else(|| self.get(key, keys))
+        let newest = records.all().get(first..).unwrap_or_default();
+        let found = newest.iter().rposition(|record| record.first_chunk() == Some(key));
+        found.map(|at| self.rows + at as u64).or_else(|| self.get(key, records))
     }
 
     /// Enters the rows that were committed since.
-    pub fn extend(&mut self, keys: &Keys) {
-        let new = keys.records.rows().saturating_sub(self.rows);
+    pub fn extend(&mut self, records: &KeyRecords) {
+        let new = records.rows().saturating_sub(self.rows);
         if self.delta.slots.is_empty() {
             self.delta = Table::with_room_for(new);
         }
-        for row in self.rows..keys.records.rows() {
-            let Some(key) = keys.key(row) else { continue };
+        for row in self.rows..records.rows() {
+            let Some(key) = records.key(row) else { continue };
             if key == DEAD {
                 self.replaced.push(row);
                 continue;
             }
-            match self.delta.insert(row, &key, keys) {
+            match self.delta.insert(row, &key, records) {
                 Some(older) => self.replaced.push(older),
                 None => self.uncounted.push(row),
             }
         }
-        self.rows = self.rows.max(keys.records.rows());
+        self.rows = self.rows.max(records.rows());
     }
 
-    /// Brings [`Index::keys`] and [`Index::replaced`] up to date. It takes a look into the snapshot for each row, which
-    /// neither opening a cache nor appending to it should wait for.
-    pub fn count(&mut self, keys: &Keys) {
+    /// Updates [`Index::keys`] and [`Index::replaced`]. Looks each new row up in the snapshot, so neither opening a
+    /// cache nor appending to it does this.
+    pub fn count(&mut self, records: &KeyRecords) {
         for row in std::mem::take(&mut self.uncounted) {
-            let Some(key) = keys.key(row) else { continue };
-            match self.snapshot.as_ref().and_then(|snapshot| snapshot.get(&key, keys)) {
+            let Some(key) = records.key(row) else { continue };
+            match self.snapshot.as_ref().and_then(|snapshot| snapshot.get(&key, records)) {
                 Some(older) => self.replaced.push(older),
                 None => self.keys += 1,
             }
         }
     }
 
-    /// Reads the slots of the next few keys, at most [`READ_AHEAD`], and asks for their records: look-ups one after the
-    /// other would wait for each. Of independent reads a core has many under way at a time; of those of one look-up, one.
-    pub fn read_ahead(&self, wanted: &[Key], keys: &Keys) {
+    /// Reads the slots of the next few keys, at most [`READ_AHEAD`], and prefetches their records. The processor
+    /// overlaps independent reads. The reads of one look-up depend on each other.
+    pub fn read_ahead(&self, wanted: &[Key], records: &KeyRecords) {
         if let Some(snapshot) = self.snapshot.as_ref().filter(|snapshot| snapshot.header.rows >= READ_AHEAD_FROM) {
-            snapshot.read_ahead(wanted, keys);
+            snapshot.read_ahead(wanted, records);
         }
     }
 
-    /// The newest row of a key; none of the key of dead rows.
-    pub fn get(&self, key: &Key, keys: &Keys) -> Option<u64> {
+    /// The newest row of a key. None for the key of dead rows.
+    pub fn get(&self, key: &Key, records: &KeyRecords) -> Option<u64> {
         if *key == DEAD {
             return None;
         }
-        let newest = if self.delta.keys == 0 { None } else { self.delta.get(key, keys) };
-        newest.or_else(|| self.snapshot.as_ref()?.get(key, keys))
+        let newest = if self.delta.keys == 0 { None } else { self.delta.get(key, records) };
+        newest.or_else(|| self.snapshot.as_ref()?.get(key, records))
     }
 
-    /// The rows that no key has any more: replaced by a later one of their key, or dead. Each once, in no order. As of
-    /// the last [`Index::count`].
+    /// The rows that are dead or replaced by a later row of their key. Each once, in any order. As of the last
+    /// [`Index::count`].
     pub fn replaced(&self) -> impl Iterator<Item = u64> {
         let snapshot = self.snapshot.iter().flat_map(|snapshot| snapshot.replaced());
         snapshot.chain(self.replaced.iter().copied())
@@ -216,13 +188,13 @@ impl Index {
     }
 }
 
-/// How many different keys rows have, and how many of the rows have the key of a later one.
-pub fn count_keys(rows: impl Iterator<Item = u64>, keys: &Keys) -> (u64, u64) {
+/// How many different keys the rows have, and how many rows are replaced by later ones.
+pub fn count_keys(rows: impl Iterator<Item = u64>, records: &KeyRecords) -> (u64, u64) {
     let mut table = Table::with_room_for(0);
     let mut replaced = 0;
     for row in rows {
-        let Some(key) = keys.key(row) else { continue };
-        replaced += u64::from(table.insert(row, &key, keys).is_some());
+        let Some(key) = records.key(row) else { continue };
+        replaced += u64::from(table.insert(row, &key, records).is_some());
     }
     (table.keys, replaced)
 }

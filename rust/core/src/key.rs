@@ -1,4 +1,4 @@
-//! Items to keys: SHA-256 of what a model reads.
+//! The keys of items: SHA-256 of the content that a model reads.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -9,7 +9,7 @@ use crate::text::Texts;
 /// The key of an item: a full SHA-256 digest.
 pub type Key = sha256::Digest;
 
-/// The key of a dead row: no item has it, for want of a preimage.
+/// The key of a dead row. No item has it: nobody knows a preimage.
 pub const DEAD: Key = [0; 32];
 
 /// First byte of the message of an item with more than text. No UTF-8 text starts with it.
@@ -36,13 +36,13 @@ pub fn of_texts<'a>(text: impl Fn(usize) -> &'a [u8] + Sync, keys: &mut [Key]) {
     });
 }
 
-/// Bytes of code points from which on a piece takes no further text.
+/// A piece with this many bytes of code points takes no further text.
 const PIECE_BYTES: usize = 128 << 10;
 
 /// Writes the keys of texts that only this thread can reach into `keys`, on all cores.
 ///
-/// `fetch(position, texts)` adds a text to others, and is called in order; the first that fails ends it. `detached` runs
-/// what this thread has to work on itself; see [`parallel::for_each_made`].
+/// `fetch(position, texts)` adds a text to `texts`. It is called in order, and the first failure ends the batch.
+/// `detached` runs the work of this thread; see [`parallel::for_each_made`].
 pub fn of_fetched<'a, E>(
     mut fetch: impl FnMut(usize, &mut Texts<'a>) -> Result<(), E>,
     mut keys: &mut [Key],
@@ -50,7 +50,7 @@ pub fn of_fetched<'a, E>(
 ) -> Result<(), E> {
     let items = keys.len();
     let mut next = 0;
-    // Of pieces that are done, for others: the first touch of a page takes longer than to copy into it.
+    // Memory of finished pieces, for later ones: the first touch of a page takes longer than a copy into it.
     let memory = Mutex::new(Vec::new());
     let pieces = std::iter::from_fn(|| {
         let most = keys.len().min(PIECE);
@@ -88,10 +88,10 @@ pub struct Field<'a> {
 
 /// Writes the keys of items with several fields into `keys`, on all cores.
 ///
-/// An item whose only field is `text` keeps the digest of the text. Any other has SHA-256 over: tag, version, then for
-/// each present field the length of its name (1 byte), its name, its length (8) and its digest (32).
+/// If `text` is an item's only field, the key is the digest of the text. Otherwise the key is SHA-256 over: tag,
+/// version, then for each present field the length of its name (1 byte), its name, its length (8) and its digest (32).
 ///
-/// All slices must have one length; the caller checks.
+/// All slices must have the same length. The caller checks that.
 pub fn of_fields(fields: &[Field<'_>], keys: &mut [Key]) {
     let items = keys.len();
     let pieces: Vec<_> = keys.chunks_mut(PIECE).enumerate().collect();

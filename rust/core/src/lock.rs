@@ -1,4 +1,4 @@
-//! The lock files: one writer at a time, across processes, and what a forked child does with them.
+//! The lock files: one writer at a time, across processes. A forked child closes the ones it inherits.
 
 mod queue;
 
@@ -11,7 +11,7 @@ use self::queue::Turn;
 use crate::error::{Error, Result};
 use crate::storage::{Access, Storage, StorageFile};
 
-/// How long to wait for a lock, and how the wait can be broken off.
+/// How long to wait for a lock, and how to interrupt the wait.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
     /// Longest wait.
@@ -21,13 +21,13 @@ pub struct Patience {
 }
 
 const FIRST_PAUSE: Duration = Duration::from_micros(100);
-/// Between two looks of the first in the queue, and of the others.
+/// The pause between two tries: of the first waiter, and of the others.
 const LONGEST_PAUSE_OF_FIRST: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
-/// Between two questions whether to break off, for which Python's global lock is taken.
+/// The pause between two calls of `interrupted`, which takes Python's global lock.
 const INTERRUPT_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How often a waiter looks, and asks whether it is to go on.
+/// How often a waiter tries the lock and checks for an interruption.
 struct Wait {
     next_pause: Duration,
     asked: Option<Instant>,
@@ -57,16 +57,16 @@ impl Wait {
     }
 }
 
-/// Descriptors of lock files that this process holds, for the child of a fork. A place is free at -1.
+/// Descriptors of the lock files that this process holds. A forked child closes them. -1 is a free place.
 static DESCRIPTORS: [AtomicI32; 256] = [const { AtomicI32::new(-1) }; 256];
 
-/// Moments at which this process began a fork or came out of one.
+/// How often this process began or ended a fork.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
-/// Forks that are under way.
+/// Forks in progress.
 static FORKING: AtomicU64 = AtomicU64::new(0);
 
-/// How long a fork that is under way is waited for, in pauses: it may be this thread's own, about to begin.
+/// How many pauses to wait for a fork in progress. It may be this thread's own, which is about to begin.
 const FORK_PAUSES: u32 = 10_000;
 const FORK_PAUSE: Duration = Duration::from_micros(200);
 
@@ -78,12 +78,12 @@ pub struct HeldLock {
 }
 
 impl HeldLock {
-    /// Opens the lock file by its path, made if it is missing.
+    /// Opens the lock file, and creates it if it is missing.
     ///
-    /// The descriptor is entered before the lock is taken and removed after it is given back, so a child forked in
-    /// between finds every descriptor that could carry the lock. A child forked before the entry has a descriptor that
-    /// it does not know of: that one is never locked, another is opened. A fork that is under way may come before the
-    /// entry as well, so it is waited for.
+    /// The table gets the descriptor before the lock is taken, and loses it after the unlock. So a child that is forked
+    /// in between finds every descriptor that could carry the lock. A child that is forked before the entry has a
+    /// descriptor that is not in its table. Such a descriptor is never locked: another one is opened. A fork in
+    /// progress may be such a fork, so it is waited for.
     fn open(storage: &dyn Storage, path: &Path, access: Access) -> Result<HeldLock> {
         loop {
             for _ in 0..FORK_PAUSES {
@@ -117,8 +117,8 @@ impl HeldLock {
         Ok(lock.try_take(path)?.then_some(lock))
     }
 
-    /// Waits for the lock of a file that holds data. It is free for whoever holds the lock file, unless somebody deleted
-    /// that one under a writer; so nobody queues for it, and nothing is written into it.
+    /// Waits for the lock of a file that holds data. The holder of the lock file finds it free, unless the lock file
+    /// was deleted under a writer. So there is no queue for it, and nothing is written into the file.
     pub fn of_data(storage: &dyn Storage, path: &Path, patience: Patience) -> Result<HeldLock> {
         let start = Instant::now();
         let lock = HeldLock::open(storage, path, Access::Write)?;
@@ -135,7 +135,7 @@ impl HeldLock {
         Ok(lock)
     }
 
-    /// Waits for the lock of the file that has this path when the lock is taken. Who came first is served first.
+    /// Waits for the lock of the file at this path. Waiters get it in the order in which they came.
     pub fn acquire(storage: &dyn Storage, path: &Path, patience: Patience) -> Result<HeldLock> {
         let start = Instant::now();
         let mut wait = Wait::new();
@@ -143,12 +143,12 @@ impl HeldLock {
         let mut turn = Turn::last(&*lock.file);
         loop {
             let is_first = turn.has_come(&*lock.file);
-            // The others look seldom: whether the lock is free and nobody takes it.
+            // The others rarely try the lock, to see whether it is free and the first one does not take it.
             let looks = is_first || wait.is_long();
             if looks && !lock.try_take(path)? {
                 turn.note_held();
             } else if looks && (is_first || turn.may_pass(Instant::now())) {
-                // The directory may have been replaced while we waited: then this is the lock of nothing.
+                // If the directory was replaced meanwhile, this lock protects nothing.
                 let held = lock.file.metadata().map_err(Error::io("examine the lock file", path))?.id;
                 if storage.metadata(path).is_ok_and(|metadata| metadata.id == held) {
                     turn.leave(&*lock.file);
@@ -174,7 +174,7 @@ impl HeldLock {
         }
     }
 
-    /// Tells people who holds the lock. Nothing depends on it, so a failure to write is none of the lock.
+    /// Writes the process number into the lock file. Best effort: only error messages read it.
     fn write_holder(&self) {
         let _ = self.file.write_at(format!("{:<10}\n", std::process::id()).as_bytes(), 0);
     }
@@ -209,10 +209,11 @@ pub fn note_forked() {
 
 /// In the child of a fork: closes the lock files that the parent held open.
 ///
-/// An inherited descriptor shares the parent's lock: it would keep it held after the parent is killed. It is closed,
-/// never unlocked, since unlocking would take the lock from the parent. The thread that held it does not exist here.
+/// An inherited descriptor shares the parent's lock, and would keep the lock after the parent is killed. The child
+/// closes it and never unlocks it, since that would unlock the parent's. The thread that held it does not exist in the
+/// child.
 pub fn close_inherited() {
-    // Forks of other threads are under way in the parent alone.
+    // Forks of other threads are in progress in the parent only.
     FORKING.store(0, Ordering::SeqCst);
     for place in &DESCRIPTORS {
         let descriptor = place.swap(-1, Ordering::SeqCst);

@@ -1,10 +1,10 @@
-//! Memory mappings, and what makes them safe to read.
+//! Memory mappings, and why reading them is safe.
 //!
-//! What is mapped is committed: rows below a cache's row count. No cooperating process changes them, with one
-//! exception: the key record of a row that does not hold is zeroed in place, so a reader may see it half zeroed; it then
-//! matches no key and no checksum. The commit record, which does change, is mapped as a [`LiveMapping`]: words that are
-//! loaded one by one. Nobody shrinks a file. Whoever can write the directory can break both rules: then a
-//! reader may see changing bytes, which every use here compares or checks before it trusts them, or be killed by SIGBUS.
+//! Only committed rows are mapped. No cooperating process changes them, with one exception: the key record of a row
+//! with a checksum mismatch is zeroed in place. A reader may see such a record half zeroed. It then matches no key and
+//! no checksum. The commit record does change. It is mapped as a [`LiveMapping`], which loads single words. No
+//! cooperating process shrinks a file. Another process that writes the directory can break both rules. Then a reader
+//! may see changing bytes, which every use here compares or checks before it trusts them, or it is killed by SIGBUS.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -19,7 +19,7 @@ use memmap2::{Advice, Mmap, MmapMut, MmapOptions, MmapRaw};
 pub enum Mapping {
     /// A mapping of a real file.
     File(Mmap),
-    /// A copy, where there is nothing to map.
+    /// A copy, where nothing can be mapped.
     Memory(Vec<u8>),
 }
 
@@ -35,10 +35,10 @@ impl Mapping {
         Ok(Mapping::File(mapping))
     }
 
-    /// Tells the system that reads will be scattered (an index), so that it does not read ahead.
+    /// Turns the system's read-ahead off, for scattered reads (an index).
     pub fn expect_scattered_reads(&self) {
         if let Mapping::File(mapping) = self {
-            // Only a hint: refusing it changes nothing.
+            // Only a hint: a failure changes nothing.
             let _ = mapping.advise(Advice::Random);
         }
     }
@@ -55,7 +55,7 @@ impl Deref for Mapping {
     }
 }
 
-/// The first bytes of a file as they are now: other processes change them.
+/// The first bytes of a file, which other processes change.
 #[derive(Debug)]
 pub struct LiveMapping(MmapRaw);
 
@@ -65,27 +65,27 @@ impl LiveMapping {
         Ok(LiveMapping(MmapOptions::new().len(len).map_raw_read_only(file)?))
     }
 
-    /// The number that the eight bytes at `offset` are now; None if they are not mapped or `offset` is no multiple of eight.
+    /// The current number in the eight bytes at `offset`. None if they are not mapped, or `offset` is no multiple of
+    /// eight.
     pub fn word(&self, offset: usize) -> Option<u64> {
         let end = offset.checked_add(size_of::<u64>())?;
         if end > self.0.len() || !offset.is_multiple_of(align_of::<AtomicU64>()) {
             return None;
         }
-        // SAFETY: the eight bytes lie in the mapping, which lives as long as `self`, and are aligned, since a mapping begins
-        // at a page. Rust makes no reference to them but this one, of an atomic, so that a change by another process is
-        // one of a value that may change. A load does not write, so that a read-only page serves. As for the other
-        // mappings of this room, nobody shrinks the file.
+        // SAFETY: the eight bytes are in the mapping, which lives as long as `self`. They are aligned, since a mapping
+        // begins at a page. This is the only reference to them, and it is atomic, so another process may change them. A
+        // load does not write, so a read-only page suffices. No cooperating process shrinks the file.
         let word = unsafe { &*self.0.as_ptr().add(offset).cast::<AtomicU64>() };
         Some(u64::from_le(word.load(Ordering::Acquire)))
     }
 }
 
-/// Bytes of a file that its holder may change without the file knowing (copy-on-write).
+/// Bytes of a file that the holder may change without changing the file (copy-on-write).
 #[derive(Debug)]
 pub enum PrivateMapping {
     /// A private mapping of a real file.
     File(MmapMut),
-    /// A copy, where there is nothing to map.
+    /// A copy, where nothing can be mapped.
     Memory(Vec<u8>),
 }
 
@@ -93,7 +93,7 @@ impl PrivateMapping {
     /// Maps `len` bytes at `offset`, without reserving swap for pages that are never written. The caller has checked
     /// that the file reaches that far.
     pub fn of_file(file: &File, offset: u64, len: usize) -> io::Result<PrivateMapping> {
-        // SAFETY: as for `Mapping::of_file`; writes go to pages of our own, which nobody else maps.
+        // SAFETY: as for `Mapping::of_file`. Writes go to private pages, which no other process maps.
         let mapping = unsafe { MmapOptions::new().offset(offset).len(len).no_reserve_swap().map_copy(file)? };
         Ok(PrivateMapping::File(mapping))
     }

@@ -1,7 +1,7 @@
 //! Splitting a batch over the cores.
 //!
-//! Scoped threads, started per batch: a pool would be dead in a forked child, and starting two threads costs
-//! microseconds where a batch costs milliseconds.
+//! The threads are scoped and are started for each batch. A pool would be dead in a forked child. Starting two threads
+//! takes microseconds, and a batch takes milliseconds.
 
 use std::collections::VecDeque;
 use std::num::NonZero;
@@ -10,19 +10,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// How many threads a batch of `items` is worth, at `items_per_thread` at least for each.
+/// How many threads to use for a batch of `items`, with at least `items_per_thread` for each.
 fn threads_for(items: usize, items_per_thread: usize) -> usize {
     match items / items_per_thread.max(1) {
         0 | 1 => 1,
-        // To count the cores, files of the system are read: a hundred microseconds, too much for a batch of one.
+        // Counting the cores reads files of the system: a hundred microseconds, too long for a batch of one.
         most => thread::available_parallelism().map_or(1, NonZero::get).min(most),
     }
 }
 
-/// Calls `work` on every piece, on as many threads as the batch is worth.
+/// Calls `work` on every piece, on as many threads as [`threads`] says.
 ///
-/// `pieces` are the disjoint parts of the batch; `items` is its size and `items_per_thread` what keeps a thread busy
-/// long enough to be worth its start.
+/// `pieces` are the disjoint parts of the batch, and `items` is its size. A thread is worth its start if it has at least
+/// `items_per_thread`.
 pub fn for_each<T: Send>(pieces: Vec<T>, items: usize, items_per_thread: usize, work: impl Fn(T) + Sync) {
     let threads = threads_for(items, items_per_thread).min(pieces.len());
     if threads <= 1 {
@@ -33,7 +33,7 @@ pub fn for_each<T: Send>(pieces: Vec<T>, items: usize, items_per_thread: usize, 
     let next = AtomicUsize::new(0);
     let drain = || {
         while let Some(slot) = slots.get(next.fetch_add(1, Ordering::Relaxed)) {
-            // Each slot is taken once, so a poisoned mutex only repeats a panic that is already under way.
+            // Each slot is taken once, so a poisoned mutex only repeats a panic that has already happened.
             let piece = slot.lock().map_or(None, |mut piece| piece.take());
             if let Some(piece) = piece {
                 work(piece);
@@ -42,7 +42,7 @@ pub fn for_each<T: Send>(pieces: Vec<T>, items: usize, items_per_thread: usize, 
     };
     thread::scope(|scope| {
         for _ in 1..threads {
-            // Where no thread can be had, this one does the work.
+            // If no thread can be started, this one does the work.
             if thread::Builder::new().spawn_scoped(scope, drain).is_err() {
                 break;
             }
@@ -51,15 +51,15 @@ pub fn for_each<T: Send>(pieces: Vec<T>, items: usize, items_per_thread: usize, 
     });
 }
 
-/// What pieces that are made and not worked on yet may weigh together, before their maker takes part in the work.
+/// The most memory that waiting pieces may hold. Beyond it their maker takes part in the work.
 pub const MOST_WAITING: usize = 4 << 20;
 
-/// Calls `work` on pieces that only this thread can make: the others work while it makes more.
+/// Calls `work` on pieces that only this thread can make. The other threads work while it makes more.
 ///
-/// `weight` is what memory a piece holds: pieces beyond [`MOST_WAITING`] are worked on by this thread before it makes
-/// another. `detached` is given what this thread has to work on, and must do it; it is called last when all pieces are
-/// made, and after that no thread works any more. Where a piece cannot be made, no more are, and the error is given when
-/// those before it are worked on.
+/// `weight` gives the memory that a piece holds. Beyond [`MOST_WAITING`] this thread works on pieces itself before it makes
+/// another. `detached` receives a closure with this thread's work and must call it once. The last closure comes when
+/// all pieces are made and drains the queue: no thread works after it. If a piece cannot be made, no more are made, and
+/// the error is returned once the pieces before it are done.
 pub fn for_each_made<T: Send, E>(
     pieces: impl Iterator<Item = Result<T, E>>,
     items: usize,
@@ -81,7 +81,7 @@ pub fn for_each_made<T: Send, E>(
         }
     };
     thread::scope(|scope| {
-        // The threads learn of the end whatever ends this.
+        // The threads must see the end, even after a panic.
         let end = EndOnDrop(&queue);
         let start = |_| thread::Builder::new().spawn_scoped(scope, drain).ok();
         let mut others: Vec<_> = (1..threads_for(items, items_per_thread)).map_while(start).collect();
@@ -92,7 +92,7 @@ pub fn for_each_made<T: Send, E>(
                     in_memory.fetch_add(weight(&piece), Ordering::Relaxed);
                     queue.put(piece);
                     while in_memory.load(Ordering::Relaxed) > MOST_WAITING {
-                        // Where none is there, the others are working on what there is.
+                        // If there is none, the other threads are working on the last ones.
                         let Some(piece) = queue.take_now() else { break };
                         let mut piece = Some(piece);
                         detached(&mut || piece.take().into_iter().for_each(&work));
@@ -160,7 +160,7 @@ impl<T> Queue<T> {
     }
 }
 
-/// Tells those who wait for pieces that no more will be made.
+/// Wakes the threads that wait for pieces when no more will be made.
 struct EndOnDrop<'a, T>(&'a Queue<T>);
 
 impl<T> Drop for EndOnDrop<'_, T> {
@@ -170,7 +170,7 @@ impl<T> Drop for EndOnDrop<'_, T> {
     }
 }
 
-/// What the threads of a batch find, in any order.
+/// Positions that the threads of a batch find, in any order.
 #[derive(Debug, Default)]
 pub struct Found<T>(Mutex<Vec<T>>);
 
@@ -226,7 +226,7 @@ mod tests {
         let (started, done) = (AtomicU64::new(0), AtomicU64::new(0));
         let work = |piece: u64| {
             started.fetch_add(1, Ordering::Relaxed);
-            // The others are slower, so that they are at work when this thread has nothing left.
+            // The other threads are slower, so they are still working when this thread has nothing left.
             let turns = if thread::current().id() == here { 0 } else { 3_000_000 };
             std::hint::black_box((0..turns).fold(piece, |sum, turn| std::hint::black_box(sum ^ turn)));
             done.fetch_add(1, Ordering::Relaxed);

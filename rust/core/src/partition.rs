@@ -1,4 +1,4 @@
-//! A batch of keys into hits, first misses and duplicates. Touches no file.
+//! Partitions a batch of keys into hits, first misses and duplicates. Touches no file.
 
 use std::collections::HashMap;
 
@@ -7,8 +7,8 @@ use crate::key::Key;
 /// No row: the key is not in the cache.
 pub const NO_ROW: i64 = -1;
 
-/// For each item the position whose vector it will share: for a miss, the first item of the batch with its key; for a
-/// hit, its own.
+/// For each item, the position of the item that it shares a vector with. For a miss this is the first item of the batch
+/// with the same key, for a hit the item itself.
 ///
 /// `rows` is the newest row of each key, negative if there is none.
 pub fn first_of_each_miss(keys: &[Key], rows: &[i64], first: &mut [i64]) {
@@ -18,7 +18,7 @@ pub fn first_of_each_miss(keys: &[Key], rows: &[i64], first: &mut [i64]) {
     }
 }
 
-/// The positions of the last item of each key, ascending: what a put writes, so that the last of equal keys wins.
+/// The positions of the last item of each key, ascending. A put writes these: the last of equal keys wins.
 pub fn last_of_each_key(keys: &[Key]) -> Vec<usize> {
     let last: HashMap<&Key, usize> = keys.iter().enumerate().map(|(position, key)| (key, position)).collect();
     (0..keys.len()).filter(|position| last.get(&keys[*position]) == Some(position)).collect()

@@ -1,30 +1,31 @@
-//! Asking for memory before it is read.
+//! Prefetching memory.
 //!
-//! What follows a read that misses every cache soon waits for it; nothing waits for a prefetch.
+//! A read that misses every cache soon stalls the instructions behind it. A prefetch stalls nothing.
 #![allow(unsafe_code)]
 
-/// Bytes that come from memory together.
+/// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Lines that are asked for, a page of them: of longer bytes the processor fetches the rest when it sees them read.
+/// Lines to prefetch: one page. The processor itself prefetches the rest of a longer range.
 const LINES: usize = 64;
 
-/// Asks for bytes.
+/// Prefetches bytes.
 pub fn fetch(bytes: &[u8]) {
-    // Few bytes begin where a line does: the last may lie in a line more.
+    // Few ranges begin at a line, so the last byte may be in one line more.
     let lines = bytes.chunks(LINE).take(LINES).map(<[u8]>::as_ptr);
     for line in lines.chain(bytes.last().map(std::ptr::from_ref)) {
         fetch_line(line);
     }
 }
 
-/// Asks for the line at an address, which may be any. Does nothing where the processor cannot be asked.
+/// Prefetches the line at any address. Does nothing on processors without such an instruction.
 #[inline]
 pub fn fetch_line(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing that the program sees, faults at no address, and every x86-64 processor has it.
+        // SAFETY: a prefetch has no visible effect and faults at no address. Every x86-64 processor has the
+        // instruction.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]

@@ -1,4 +1,4 @@
-//! A file of a header and records of one size, which only grows: `keys.bin` and the rows file are two of them.
+//! A file with a header and records of one size, which only grows. `keys.bin` and the rows file are such files.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -16,12 +16,12 @@ pub struct RecordsFile {
     file: Box<dyn StorageFile>,
     header_bytes: u64,
     record_bytes: u64,
-    /// The largest mapping so far; older ones live as long as somebody reads them.
+    /// The largest mapping so far. Older ones live until their last reader drops them.
     mapping: Mutex<Option<Arc<Mapping>>>,
 }
 
 impl RecordsFile {
-    /// Opens the file; for writing if `writable`.
+    /// Opens the file, for writing if `writable`.
     pub fn open(
         storage: &dyn Storage,
         path: PathBuf,
@@ -49,18 +49,18 @@ impl RecordsFile {
         self.record_bytes
     }
 
-    /// Where record `row` begins.
+    /// The offset of record `row`.
     fn offset(&self, row: u64) -> Result<u64> {
         let offset = row.checked_mul(self.record_bytes).and_then(|bytes| bytes.checked_add(self.header_bytes));
         offset.ok_or_else(|| Error::corrupt(&self.path, "a row number that fits a file", row.to_string()))
     }
 
-    /// The file's length in bytes, now.
+    /// The file's current length in bytes.
     fn length(&self) -> Result<u64> {
         self.file.length().map_err(Error::io("examine", &self.path))
     }
 
-    /// How many whole records the file holds, now.
+    /// How many whole records the file holds now.
     pub fn whole_records(&self) -> Result<u64> {
         Ok(self.length()?.saturating_sub(self.header_bytes) / self.record_bytes)
     }
@@ -78,7 +78,7 @@ impl RecordsFile {
         self.file.write_at(bytes, 0).map_err(Error::io("write the header", &self.path))
     }
 
-    /// Refuses a file that was cut below `rows` records.
+    /// Rejects a file with fewer than `rows` records.
     pub fn check_length(&self, rows: u64) -> Result<()> {
         let (expected, found) = (self.offset(rows)?, self.length()?);
         if found < expected {
@@ -101,7 +101,7 @@ impl RecordsFile {
         self.file.write_at(bytes, self.offset(row)?).map_err(Error::io("write", &self.path))
     }
 
-    /// Zeroes the records of rows, which ascend: they are dead from then on.
+    /// Zeroes the records of rows, which are ascending. The rows are dead from then on.
     pub fn erase(&self, rows: &[u64]) -> Result<()> {
         let record_bytes = usize::try_from(self.record_bytes).unwrap_or(0);
         for run in rows.chunk_by(|row, next| row.saturating_add(1) >= *next) {
@@ -113,19 +113,20 @@ impl RecordsFile {
         Ok(())
     }
 
-    /// Lets go of the mapping: where nothing can be mapped it is a copy, and what is mapped the system does not forget.
+    /// Drops the mapping. Where nothing can be mapped it is a copy, which gets stale, and the system drops no mapped
+    /// page.
     pub fn forget_mapping(&self) {
         *self.mapping.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Has the system forget what it keeps in memory of some records and of what shares a page with them, as far as it can.
+    /// Asks the system to drop the cached pages of some records, and the folios that overlap them.
     pub fn forget_pages(&self, rows: Range<u64>) -> Result<()> {
         self.forget_mapping();
         self.file.forget_pages(self.offset(rows.start)?, Some(self.offset(rows.end)?));
         Ok(())
     }
 
-    /// Has the system forget what it keeps in memory of what lies behind the first `rows` records, if there is anything.
+    /// Asks the system to drop the cached pages behind the first `rows` records.
     pub fn forget_pages_behind(&self, rows: u64) -> Result<()> {
         let start = self.offset(rows)?;
         if self.length()? > start {
@@ -135,7 +136,7 @@ impl RecordsFile {
         Ok(())
     }
 
-    /// Makes sure that rows from `rows` on can become durable, after writes that may have failed: see
+    /// Makes later writes from row `rows` on durable at the next sync, even if earlier writes failed. See
     /// [`StorageFile::renew_unwritten`].
     pub fn renew_unwritten(&self, rows: u64) -> Result<()> {
         let directory = self.path.parent().unwrap_or(Path::new("."));
@@ -143,7 +144,7 @@ impl RecordsFile {
         renewed.map_err(Error::io("renew unwritten blocks", &self.path))
     }
 
-    /// What may share a page with the last of the first `rows` records, behind it.
+    /// The bytes behind the first `rows` records, up to the end of the largest folio that the last one may be in.
     pub fn read_behind(&self, rows: u64) -> Result<Vec<u8>> {
         let (start, len) = (self.offset(rows)?, self.length()?);
         let end = start.checked_next_multiple_of(LARGEST_FOLIO).unwrap_or(len).min(len);
@@ -152,10 +153,10 @@ impl RecordsFile {
         Ok(bytes)
     }
 
-    /// Zeroes what lies behind the first `rows` records: the rest of a group that was never committed. With `again`,
-    /// zeros too: they may be somebody else's and not on the disk.
+    /// Zeroes the bytes behind the first `rows` records: the rest of a group that was never committed. Returns whether
+    /// it wrote any. With `again` it also rewrites zeros, which another handle may have written and not synced.
     ///
-    /// Left there, it could later be taken for rows of ours that lost their commit record. Says whether there was any.
+    /// Without this, a later recovery could take such a rest for rows that lost their commit record.
     pub fn clear_behind(&self, rows: u64, again: bool) -> Result<bool> {
         const PIECE: usize = 1 << 16;
         let (mut offset, end) = (self.offset(rows)?, self.length()?);
@@ -179,8 +180,7 @@ impl RecordsFile {
         self.file.sync().map_err(Error::io("sync", &self.path))
     }
 
-    /// The first `rows` records, mapped. The length is checked first, so a cut file is an error here, unless none are
-    /// asked for.
+    /// The first `rows` records, mapped. A file that is too short is an error, unless `rows` is 0.
     pub fn map(&self, rows: u64) -> Result<Records> {
         if rows > 0 {
             self.check_length(rows)?;
@@ -198,7 +198,7 @@ impl RecordsFile {
         Ok(self.records(mapping, rows))
     }
 
-    /// The first `rows` records, mapped, or in a copy where the file cannot be mapped. A copy reads only what it lacks.
+    /// The first `rows` records, mapped, or copied where the file cannot be mapped. A copy only reads the new records.
     pub fn map_or_copy(&self, rows: u64) -> Result<Records> {
         match self.map(rows) {
             Err(error) if error.is_of_mapping() => {}
@@ -227,7 +227,7 @@ impl RecordsFile {
         }
     }
 
-    /// A private, writable mapping of `count` records; None where the system refuses.
+    /// A private, writable mapping of `count` records. None where the system refuses.
     pub fn map_private(&self, first: u64, count: u64) -> Result<Option<PrivateMapping>> {
         let (start, end) = (self.offset(first)?, self.offset(first.saturating_add(count))?);
         self.check_length(first.saturating_add(count))?;
@@ -236,7 +236,7 @@ impl RecordsFile {
     }
 }
 
-/// The first records of a file, as bytes. Cheap to clone; stays valid while the file grows.
+/// The first records of a file, as bytes. Cheap to clone. Stays valid while the file grows.
 #[derive(Debug, Clone)]
 pub struct Records {
     mapping: Arc<Mapping>,
@@ -246,7 +246,7 @@ pub struct Records {
 }
 
 impl Records {
-    /// How many there are.
+    /// How many records there are.
     pub fn rows(&self) -> u64 {
         self.rows
     }
@@ -260,7 +260,7 @@ impl Records {
         self.mapping.get(start..start.checked_add(self.record_bytes)?)
     }
 
-    /// Asks for record `row`, which will be read soon.
+    /// Prefetches record `row`.
     pub fn prefetch(&self, row: u64) {
         if let Some(record) = self.get(row) {
             prefetch::fetch(record);

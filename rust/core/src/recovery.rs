@@ -1,4 +1,4 @@
-//! Which commit counts after a crash, and what may be taken back behind it.
+//! Which commit counts after a crash, and which rows behind it are recovered.
 
 use std::ops::Range;
 
@@ -8,20 +8,20 @@ use crate::format::keys::{RECORD_BYTES, Record};
 use crate::key::DEAD;
 use crate::records::RecordsFile;
 
-/// The state that a cache is opened with.
+/// The state of a cache when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recovered {
-    /// The commit that counts. Its epoch is that of the newest valid slot if a newer one is lost or not covered.
+    /// The commit that counts. Its epoch is the epoch of the newest valid slot, also where an older commit counts.
     pub slot: Slot,
-    /// The slot that it stands in, as it lies in the file.
+    /// The content of its slot in the file.
     pub in_file: Slot,
-    /// Whether committed rows may lie behind it, so that a writer first rolls forward.
+    /// Whether there may be committed rows behind it. Then a writer first rolls forward.
     pub roll_forward: bool,
-    /// How many rows the newest valid slot claims, whether they are there or not.
+    /// How many rows the newest valid slot claims. They may be missing.
     pub claimed: u64,
-    /// Whether a newer slot may be lost, which claimed more.
+    /// Whether a newer slot, which claimed more rows, may be lost.
     pub newer_lost: bool,
-    /// The epoch of the next commit. Its parity spares the slot that counts.
+    /// The epoch of the next commit. Its parity is not that of the slot that counts.
     pub next_epoch: u64,
 }
 
@@ -32,10 +32,11 @@ impl Recovered {
     }
 }
 
-/// Chooses the commit whose rows the files hold in full; None if not even the durable rows are all there.
+/// Chooses the commit that counts: all of its rows are in the files. None if durable rows are missing.
 ///
-/// Without syncs a power loss may keep the slots and lose the rows. Then the older slot counts, if it has all rows that
-/// the newest knows to be durable, else just those. Rows that were durable and are gone are damage, never fewer rows.
+/// Without syncs a power loss may keep the slots and lose rows. Then the older slot counts, if it has all rows that the
+/// newest slot calls durable. Otherwise only those durable rows count. Missing durable rows are damage, not a smaller
+/// cache.
 pub fn choose(slots: &Slots, whole_rows: u64) -> Option<Recovered> {
     let Slots { newest, older, newer_lost } = *slots;
     let after = newest.epoch.checked_add(1)?;
@@ -53,8 +54,8 @@ pub fn choose(slots: &Slots, whole_rows: u64) -> Option<Recovered> {
     (newest.synced <= whole_rows).then_some(Recovered { slot: durable, ..recovered })
 }
 
-/// How many rows there are if those from `rows` on are taken back up to the last that holds, of the whole ones below
-/// `reach`. One before it that does not hold may have been damaged since it was acknowledged.
+/// How many rows there are after rolling forward from `rows`: up to the last row with a matching checksum, below
+/// `reach`. An earlier row with a checksum mismatch may have been acknowledged and damaged since.
 pub fn roll_forward(rows: u64, reach: u64, keys: &RecordsFile, vectors: &RecordsFile) -> Result<u64> {
     let mut end = keys.whole_records()?.min(vectors.whole_records()?).min(reach);
     let mut piece = Piece::new(keys, vectors);
@@ -69,13 +70,13 @@ pub fn roll_forward(rows: u64, reach: u64, keys: &RecordsFile, vectors: &Records
     Ok(rows)
 }
 
-/// Writes rows and records that somebody else wrote and that may not be on the disk once more, with their own bytes, so
-/// that the next sync of this handle makes them durable or says that it did not. Gives the rows that do not hold.
+/// Writes rows and records of other handles again, with the same bytes. They may not be on the disk. The next sync of
+/// this handle makes them durable or fails. Returns the rows with a checksum mismatch.
 ///
-/// After a sync that failed the system may show pages that it will never write: they count as clean. Nor are they always
-/// written if their bytes are written again: ext4 then does not enter them as written. So the system is first made to
-/// forget them, once their bytes are here. `forget` says that
-/// rows which do not hold were never durable: their records are zeroed. Else they are left as they are.
+/// After a failed sync the page cache may hold pages that count as clean and are not on the disk. Writing such a page
+/// again does not always help: ext4 may keep its block marked as unwritten. So the rows are read, the system is asked
+/// to drop the pages, and then the rows are written. `forget` means that rows with a checksum mismatch were never
+/// durable: their records are zeroed. Otherwise these rows do not change.
 pub fn write_again(range: Range<u64>, forget: bool, keys: &RecordsFile, vectors: &RecordsFile) -> Result<Vec<u64>> {
     let mut lost = Vec::new();
     let mut piece = Piece::new(keys, vectors);
@@ -103,10 +104,10 @@ pub fn write_again(range: Range<u64>, forget: bool, keys: &RecordsFile, vectors:
     Ok(lost)
 }
 
-/// Bytes of rows and records that are looked at together.
+/// Bytes of rows and records in a piece.
 const PIECE_BYTES: u64 = 8 << 20;
 
-/// Rows that lie one behind the other, read together with their records.
+/// Contiguous rows, read together with their records.
 struct Piece<'a> {
     keys: &'a RecordsFile,
     vectors: &'a RecordsFile,
@@ -160,14 +161,14 @@ impl<'a> Piece<'a> {
         }
     }
 
-    /// Writes the rows and records of a range that are wanted, those that lie one behind the other together.
+    /// Writes the wanted rows and records of a range, contiguous ones together.
     fn write_runs(&self, range: Range<u64>, is_wanted: impl Fn(&Piece<'_>, u64) -> bool) -> Result<()> {
         let mut row = range.start;
         while row < range.end {
             let end = (row..range.end).find(|&row| !is_wanted(self, row)).unwrap_or(range.end);
             if end > row {
                 let (from, to, size) = (self.at(row), self.at(end), self.row_bytes());
-                // Rows first: a record without its row is no row.
+                // Rows first: a record must not be there without its row.
                 self.vectors.write(row, self.bytes.get(from * size..to * size).unwrap_or_default())?;
                 self.keys.write(row, self.records.get(from..to).unwrap_or_default().as_flattened())?;
             }

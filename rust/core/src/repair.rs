@@ -1,149 +1,28 @@
-//! Checking a whole cache, and making a damaged one good again.
+//! Repairing a damaged cache.
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
-use crate::directory::{self, CacheFiles};
+use crate::directory;
 use crate::error::{Error, Result};
+use crate::files::{self, CacheFiles};
 use crate::format::commit::Slot;
 use crate::format::{keys, name};
-use crate::hollow;
-use crate::index::{self, DeltaLimit, Index, Keys};
+use crate::index::{self, DeltaLimit, Index};
 use crate::key::{DEAD, Key};
 use crate::lock::{HeldLock, Patience};
-use crate::parallel::{self, Found};
 use crate::recovery::{self, Recovered};
 use crate::storage::Storage;
-use crate::vectors::{Source, record};
+use crate::verify::{self, Report};
 
-/// Rows a piece of a parallel check holds, and the fewest that are worth a second thread.
-const PIECE: u64 = 4096;
-const ROWS_PER_THREAD: usize = 2048;
-
-/// How often a header is read before it is called damaged: a reader may meet a writer in the middle of a write.
-const HEADER_READS: usize = 100;
-
-/// What a check of a whole cache found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Committed rows.
-    pub rows: u64,
-    /// Different keys among the rows that are neither dead nor damaged.
-    pub keys: u64,
-    /// Rows without a key: zeroed by a repair.
-    pub dead: u64,
-    /// Rows whose key has a newer row.
-    pub replaced: u64,
-    /// Rows whose checksum does not hold.
-    pub damaged: Vec<u64>,
-    /// One sentence for each file that breaks its format.
-    pub problems: Vec<String>,
-}
-
-/// Checks every row and every file. Takes no lock and writes nothing.
-pub fn verify(storage: &dyn Storage, directory: &Path) -> Result<Report> {
-    let files = CacheFiles::open_unchecked(storage, directory, false)?;
-    inspect(storage, directory, &files).map(|(report, _)| report)
-}
-
-/// Checks all rows that the commit record covers, or, where there is none, that hold.
-fn inspect(storage: &dyn Storage, directory: &Path, files: &CacheFiles) -> Result<(Report, Option<Recovered>)> {
-    let mut report = Report::default();
-    let mut problem = |path: &Path, error: String| report.problems.push(format!("{}: {error}", path.display()));
-    if let Err(defect) = files.check_keys_header() {
-        problem(files.keys.path(), format!("expected {}, found {}", defect.expected, defect.found));
-    }
-    // A writer may be at it.
-    let header = (0..HEADER_READS).map(|_| files.check_vectors_header()).find(|checked| checked.is_ok());
-    if let Err(defect) = header.unwrap_or_else(|| files.check_vectors_header()) {
-        problem(files.vectors.path(), format!("expected {}, found {}", defect.expected, defect.found));
-    }
-    let recovered = match files.recover_at_rest() {
-        Ok(recovered) => Some(recovered),
-        Err(error @ Error::Corrupt { .. }) => {
-            report.problems.push(error.to_string());
-            None
-        }
-        Err(error) => return Err(error),
-    };
-    let key_rows = files.keys.whole_records()?;
-    let checked = match recovered {
-        None => key_rows,
-        Some(recovered) => rows_after_recovery(&recovered, files)?,
-    };
-    hollow::refuse(&files.keys, checked)?;
-    let keys = Keys::new(files.keys.map_or_copy(checked)?, files.meta.seed);
-    let records = keys.records();
-    // Asked for after the commit was read: a writer makes the files longer before it commits.
-    let source = Source::of_first(checked.min(files.whole_rows()?), &files.vectors, records)?;
-    let damaged = Found::default();
-    let unreadable = Mutex::new(None);
-    let pieces = (0..checked.div_ceil(PIECE)).collect();
-    let items = usize::try_from(checked).unwrap_or(usize::MAX);
-    parallel::for_each(pieces, items, ROWS_PER_THREAD, |piece: u64| {
-        for row in piece * PIECE..((piece + 1) * PIECE).min(checked) {
-            match source.is_sound(row) {
-                Ok(true) => {}
-                Ok(false) => damaged.note(row),
-                Err(error) => {
-                    unreadable.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                    return;
-                }
-            }
-        }
-    });
-    if let Some(error) = unreadable.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        return Err(error);
-    }
-    report.damaged = damaged.ascending();
-    if !report.damaged.is_empty() {
-        // A writer may have been forgetting a row that a power loss took.
-        let records = files.keys.map_or_copy(checked)?;
-        let is_dead = |row: u64| record(&records, row).is_some_and(|record| record.key == DEAD);
-        report.damaged.retain(|&row| !is_dead(row));
-    }
-    let is_damaged = |row: u64| report.damaged.binary_search(&row).is_ok();
-    let key_of = |row: u64| record(records, row).map_or(DEAD, |record| record.key);
-    if recovered.is_none() {
-        // Without a commit record, rows end with the last that holds. Damaged ones behind it may have been committed,
-        // so they are named: older rows of their keys must not come back.
-        report.rows = (0..checked).rev().find(|&row| key_of(row) != DEAD && !is_damaged(row)).map_or(0, |row| row + 1);
-    } else {
-        report.rows = checked;
-    }
-    report.dead = (0..report.rows).filter(|&row| key_of(row) == DEAD).count() as u64;
-    let is_sound = |row| key_of(row) != DEAD && !is_damaged(row);
-    (report.keys, report.replaced) = index::count_keys((0..report.rows).filter(|&row| is_sound(row)), &keys);
-    if recovered.is_some() {
-        let committed = || {
-            let rows = files.recover_at_rest()?.slot.rows.max(checked);
-            Ok(Keys::new(files.keys.map_or_copy(rows)?, files.meta.seed))
-        };
-        for (file, defect) in index::verify_snapshots(storage, directory, &files.meta.uuid, committed)? {
-            let path = directory.join(file);
-            report.problems.push(format!("{}: expected {}, found {}", path.display(), defect.expected, defect.found));
-        }
-    }
-    Ok((report, recovered))
-}
-
-/// How many rows there are once lost commits are rolled forward.
-fn rows_after_recovery(recovered: &Recovered, files: &CacheFiles) -> Result<u64> {
-    match recovered.roll_forward {
-        true => recovery::roll_forward(recovered.slot.rows, recovered.reach(), &files.keys, &files.vectors),
-        false => Ok(recovered.slot.rows),
-    }
-}
-
-/// What a repair may do, and how long it waits.
+/// What a repair is allowed to do, and how long it waits.
 #[derive(Debug, Clone, Copy)]
 pub struct Consent {
     /// How long it waits for the locks.
     pub patience: Patience,
-    /// Whether it goes on if more rows are damaged than sound.
+    /// Whether to repair a cache with more damaged than sound rows.
     pub force: bool,
-    /// Whether it writes on a network file system.
+    /// Whether to write on a network file system.
     pub allow_network: bool,
 }
 
@@ -153,14 +32,14 @@ impl From<Patience> for Consent {
     }
 }
 
-/// Makes a damaged cache openable again; gives what was wrong.
+/// Repairs a damaged cache, and returns the report from before the repair.
 ///
-/// Under the writers' lock, and that of the index: restores headers and a missing commit record, takes back rows that lost
-/// their commit, zeroes the key records of the older rows of each damaged row's key (which must not come back in its place),
-/// then those of the damaged rows, and replaces the snapshots of a cache that had any damage.
+/// Holds the writers' lock and the index lock. Restores headers and a missing commit record, and rolls lost commits
+/// forward. Zeroes the key records of damaged rows, and of older rows with the same keys: these were replaced and must
+/// not come back. Replaces the snapshots of a damaged cache.
 pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consent>) -> Result<Report> {
     let consent = consent.into();
-    directory::read_meta(storage, directory)?;
+    files::read_meta(storage, directory)?;
     if !consent.allow_network {
         directory::refuse_remote(storage, directory)?;
     }
@@ -168,21 +47,21 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
     let commit_path = directory.join(name::COMMIT);
     let is_new = storage.metadata(&commit_path).is_err();
     if is_new {
-        // An empty file is no commit: the row checksums decide below.
+        // An empty file is no valid commit record. Below, the row checksums decide.
         directory::create_file(storage, &commit_path, &[])?;
     }
     let _commit_lock = HeldLock::of_data(storage, &commit_path, consent.patience)?;
-    // Nobody writes a snapshot of what is about to change. Where there can be no such lock there are no snapshots.
+    // Keeps others from writing a snapshot meanwhile. Where the lock file cannot be made, there are no snapshots.
     let _index_lock = match HeldLock::acquire(storage, &directory.join(name::INDEX_LOCK), consent.patience) {
         Err(Error::Io { .. }) => None,
         acquired => Some(acquired?),
     };
     let files = CacheFiles::open_unchecked(storage, directory, true)?;
-    let (report, recovered) = inspect(storage, directory, &files)?;
+    let (report, recovered) = verify::inspect(storage, directory, &files)?;
     let (older, damaged) = rows_to_zero(&files, &report, recovered)?;
     let never_durable = recovered.map_or(0..0, |recovered| recovered.slot.synced..recovered.claimed);
     let lost = damaged.iter().filter(|row| !never_durable.contains(row)).count() as u64;
-    // Rows whose records are gone with the end of `keys.bin`: without a commit that fits nothing else counts them.
+    // Rows without a record, since `keys.bin` was cut. Without a valid commit only the rows file counts them.
     let cut = match recovered {
         None => files.vectors.whole_records()?.saturating_sub(files.keys.whole_records()?),
         Some(_) => 0,
@@ -196,15 +75,14 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
         return Err(Error::MostlyDamaged { path, damaged: lost, sound, older: older.len() as u64 });
     }
     let rows = report.rows;
-    // Written in any case: after a repair whose sync failed they may be sound in the system's memory alone.
+    // Rewritten in any case: after a repair with a failed sync, the header may be sound only in the page cache.
     files.keys.write_header(&keys::header(&files.meta.uuid))?;
     for erased in [older, damaged] {
-        let records = files.keys.map_or_copy(files.keys.whole_records()?)?;
-        let is_dead = |row: &u64| record(&records, *row).is_some_and(|record| record.key == DEAD);
-        let mut dead: Vec<u64> = (0..rows).filter(is_dead).chain(erased).collect();
+        let records = files.key_records(files.keys.whole_records()?)?;
+        let mut dead: Vec<u64> = (0..rows).filter(|&row| records.is_dead(row)).chain(erased).collect();
         dead.sort_unstable();
         files.keys.erase(&dead)?;
-        // The damaged rows are what tells a repair that was cut short which older ones must go.
+        // Erase older rows first: after an interruption the damaged rows still say which.
         files.keys.sync()?;
     }
     let synced = recovered.map_or(0, |recovered| recovered.slot.synced);
@@ -223,22 +101,22 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
     if !report.damaged.is_empty() || !report.problems.is_empty() {
         index::remove_all(storage, directory);
     }
-    let keys = Keys::new(files.keys.map_or_copy(rows)?, files.meta.seed);
+    let records = files.key_records(rows)?;
     let uuid = &files.meta.uuid;
-    if Index::of_snapshot(storage, directory, uuid, &keys).wants_snapshot(rows, DeltaLimit::CLOSING) {
-        // Without one, whoever opens the cache enters all rows into a table. Failing to write it costs only that.
-        let _ = index::write_snapshot(storage, directory, uuid, next_epoch + 1, &keys);
+    if Index::of_snapshot(storage, directory, uuid, &records).wants_snapshot(rows, DeltaLimit::CLOSING) {
+        // Best effort: without a snapshot, each process that opens the cache builds a table of all rows.
+        let _ = index::write_snapshot(storage, directory, uuid, next_epoch + 1, &records);
     }
     Ok(report)
 }
 
-/// The older rows of the keys that the damaged rows seem to have, and the damaged rows.
+/// The older rows of the damaged rows' keys, and the damaged rows.
 ///
-/// A row that a valid slot called not yet durable, and that does not hold, never was: older rows of its key still count.
+/// A damaged row that a valid slot calls not durable was never durable. The older rows of its key still count.
 fn rows_to_zero(files: &CacheFiles, report: &Report, recovered: Option<Recovered>) -> Result<(Vec<u64>, Vec<u64>)> {
     let Some(&last) = report.damaged.last() else { return Ok(Default::default()) };
-    let records = files.keys.map_or_copy(files.keys.whole_records()?.min(last.saturating_add(1)))?;
-    let key_of = |row: u64| record(&records, row).map_or(DEAD, |record| record.key);
+    let records = files.key_records(files.keys.whole_records()?.min(last.saturating_add(1)))?;
+    let key_of = |row: u64| records.key(row).unwrap_or(DEAD);
     let never_durable = recovered.map_or(0..0, |recovered| recovered.slot.synced..recovered.claimed);
     let mut lost: HashSet<Key> = HashSet::new();
     let mut older = Vec::new();

@@ -1,4 +1,4 @@
-//! SHA-256: one message with the crate `sha2`, or several at once where the processor has instructions for it.
+//! SHA-256: of one message with the crate `sha2`, or of several at once if the processor has the instructions.
 
 #[cfg(target_arch = "x86_64")]
 mod several;
@@ -12,15 +12,15 @@ const BLOCK: usize = 64;
 const INITIAL: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
-/// How many blocks a message of so many bytes takes, its padding included.
+/// How many blocks a message of this many bytes takes, with its padding.
 pub fn blocks(bytes: usize) -> usize {
     bytes / BLOCK + if bytes % BLOCK + 9 <= BLOCK { 1 } else { 2 }
 }
 
-/// A padded message: whole blocks of the text, then one or two blocks of rest, padding and length.
+/// A padded message: whole blocks of the text, then one or two blocks with the rest, the padding and the length.
 struct Message<'a> {
     whole: &'a [[u8; BLOCK]],
-    /// The last bytes of the text, up to a block of them, end at byte 64; the padding follows.
+    /// The last bytes of the text, at most one block, end at byte 64. The padding follows.
     padded: [u8; 3 * BLOCK],
     /// Where the blocks of `padded` begin.
     start: usize,
@@ -33,7 +33,7 @@ impl<'a> Message<'a> {
         let blocks = blocks(text.len());
         let start = BLOCK - rest.len();
         let mut padded = [0_u8; 3 * BLOCK];
-        // A copy of fixed length, where there is one, takes a tenth of the time of one of any length.
+        // A copy of fixed length takes a tenth of the time of a copy of any length.
         match text.last_chunk::<BLOCK>() {
             Some(last) => padded[..BLOCK].copy_from_slice(last),
             None => padded[start..BLOCK].copy_from_slice(rest),

@@ -1,4 +1,4 @@
-//! One cache, open: look up, append, gather.
+//! An open cache: look up, append, gather.
 
 mod append;
 mod fresh;
@@ -25,7 +25,7 @@ use crate::records::Records;
 use crate::storage::Storage;
 use crate::vectors::{self, Verify};
 
-/// When what was appended is durable.
+/// When appended rows become durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     /// When the append group returns.
@@ -34,25 +34,25 @@ pub enum Durability {
     Close,
 }
 
-/// How a store behaves.
+/// The options of a store.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// Whether it may write.
     pub writable: bool,
-    /// When what it wrote is durable.
+    /// When its rows become durable.
     pub durability: Durability,
     /// How long it waits for the writers' lock.
     pub patience: Patience,
-    /// Whether a directory that it makes is its group's too.
+    /// Whether a directory that it makes is group-shared.
     pub shared: bool,
     /// Whether it writes on a network file system.
     pub allow_network: bool,
 }
 
-/// What is known of the cache as it is.
+/// Counts and sizes of a cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Statistics {
-    /// Committed rows, replaced and dead ones included.
+    /// Committed rows, with replaced and dead ones.
     pub rows: u64,
     /// Different keys.
     pub keys: u64,
@@ -75,9 +75,9 @@ pub struct Statistics {
 pub struct Newest {
     /// Committed rows.
     pub rows: u64,
-    /// How many of them are not: replaced by a later one, or dead.
+    /// How many of them are replaced by a later row, or dead.
     pub replaced: u64,
-    /// A bit for each row, 1 if it is; the lowest of byte 0 is that of row 0.
+    /// A bit for each row, 1 if it is the newest. The lowest bit of byte 0 belongs to row 0.
     pub bits: Vec<u8>,
 }
 
@@ -89,12 +89,12 @@ pub struct Store {
     options: Options,
     current: RwLock<Option<Arc<Open>>>,
     writer: Mutex<Writer>,
-    /// From how many rows on a snapshot is tried again after one that could not be written.
+    /// After a snapshot that could not be written, the next try waits for this many rows.
     next_snapshot_try: AtomicU64,
 }
 
 impl Store {
-    /// Opens the cache in `directory`. A directory that no cache can be made in is refused as [`Error::Foreign`].
+    /// Opens the cache in `directory`. A directory with foreign files is rejected with [`Error::Foreign`].
     pub fn open(storage: Arc<dyn Storage>, directory: &Path, options: Options) -> Result<Store> {
         let open = match Open::new(&*storage, directory) {
             Err(missing @ Error::NotFound { .. }) => {
@@ -113,7 +113,7 @@ impl Store {
         })
     }
 
-    /// Makes a cache in `directory`, or opens the one that is there if it holds the same dimension, dtype and container.
+    /// Makes a cache in `directory`, or opens an existing one with the same dimension, dtype and container.
     pub fn create(storage: Arc<dyn Storage>, directory: &Path, spec: &Spec, options: Options) -> Result<Store> {
         if !options.allow_network {
             directory::refuse_remote(&*storage, directory)?;
@@ -134,7 +134,7 @@ impl Store {
             return Err(mismatch("dtype", &meta.dtype.descr, &spec.dtype));
         }
         if meta.container != spec.container {
-            return Err(mismatch("the container", &meta.container.name(), &spec.container.name()));
+            return Err(mismatch("container", &meta.container.name(), &spec.container.name()));
         }
         Ok(store)
     }
@@ -149,36 +149,35 @@ impl Store {
         current.as_ref().map(Arc::clone).ok_or_else(|| Error::Closed { path: self.directory.clone() })
     }
 
-    /// What the cache is.
+    /// The content of `meta.json`.
     pub fn meta(&self) -> Result<Meta> {
         Ok(self.current()?.files.meta.clone())
     }
 
-    /// Committed rows that this handle knows of.
+    /// Committed rows that this handle knows.
     pub fn rows(&self) -> Result<u64> {
         Ok(self.current()?.committed().rows)
     }
 
-    /// Different keys in all that is committed, by others too.
+    /// Different keys in all committed rows, including those of other handles.
     pub fn keys(&self) -> Result<u64> {
         let open = self.current()?;
         self.catch_up(&open)?;
         Ok(open.counted()?.index.keys())
     }
 
-    /// Copies the keys of `rows` into `keys`; those of rows that are dead or not committed are zeros.
+    /// Copies the keys of `rows` into `keys`. Rows that are dead or not committed give zeros.
     pub fn read_keys(&self, rows: &[i64], keys: &mut [Key]) -> Result<()> {
         same_length("keys", rows.len(), keys.len())?;
         let open = self.current()?;
-        let records = open.files.keys.map_or_copy(open.committed().rows)?;
+        let records = open.key_records(open.committed().rows)?;
         for (key, row) in keys.iter_mut().zip(rows) {
-            let record = u64::try_from(*row).ok().and_then(|row| vectors::record(&records, row));
-            *key = record.map_or(DEAD, |record| record.key);
+            *key = u64::try_from(*row).ok().and_then(|row| records.key(row)).unwrap_or(DEAD);
         }
         Ok(())
     }
 
-    /// Writes the newest row of each key, or [`partition::NO_ROW`], into `rows`. What others have committed counts.
+    /// Writes the newest row of each key, or [`partition::NO_ROW`], into `rows`. Sees the commits of other handles.
     pub fn lookup(&self, keys: &[Key], rows: &mut [i64]) -> Result<()> {
         same_length("row numbers", keys.len(), rows.len())?;
         let open = self.current()?;
@@ -189,11 +188,11 @@ impl Store {
         }
         self.catch_up(&open)?;
         let state = open.indexed()?;
-        state.lookup(&open.keys(state.committed.rows)?, keys, rows);
+        state.lookup(&open.key_records(state.committed.rows)?, keys, rows);
         Ok(())
     }
 
-    /// Looks up, and tells for each miss the first item with its key; see [`partition::first_of_each_miss`].
+    /// Looks up, and finds the first item with the key of each miss. See [`partition::first_of_each_miss`].
     pub fn partition(&self, keys: &[Key], rows: &mut [i64], first: &mut [i64]) -> Result<()> {
         same_length("positions", keys.len(), first.len())?;
         self.lookup(keys, rows)?;
@@ -217,17 +216,17 @@ impl Store {
         Ok(newest)
     }
 
-    /// Copies the rows of `keys` into `out`; gives the positions that failed. See [`vectors::gather`].
+    /// Copies the rows of `keys` into `out`. Returns the positions that failed. See [`vectors::gather`].
     pub fn gather(&self, keys: &[Key], rows: &[i64], out: &mut [u8], verify: bool) -> Result<Vec<usize>> {
         let open = self.current()?;
         same_length("row numbers", keys.len(), rows.len())?;
         same_length("bytes of output", rows.len().saturating_mul(open.row_bytes()), out.len())?;
         let committed = open.committed();
-        let records = open.files.keys.map_or_copy(committed.rows)?;
+        let records = open.key_records(committed.rows)?;
         vectors::gather(&open.files.vectors, &records, keys, rows, out, verify_mode(verify, committed))
     }
 
-    /// Does what [`Store::gather`] does for rows of float32, and writes them as float16: `out` is half as long.
+    /// [`Store::gather`] for rows of float32, converted to float16. `out` is half as long.
     pub fn gather_halves(&self, keys: &[Key], rows: &[i64], out: &mut [u8], verify: bool) -> Result<Vec<usize>> {
         let open = self.current()?;
         if open.files.meta.dtype.descr != "<f4" {
@@ -237,35 +236,35 @@ impl Store {
         same_length("row numbers", keys.len(), rows.len())?;
         same_length("bytes of output", rows.len().saturating_mul(open.row_bytes() / 2), out.len())?;
         let committed = open.committed();
-        let records = open.files.keys.map_or_copy(committed.rows)?;
+        let records = open.key_records(committed.rows)?;
         vectors::gather_halves(&open.files.vectors, &records, keys, rows, out, verify_mode(verify, committed))
     }
 
-    /// Copies the newest row of one key into `out`; tells whether there is one and it holds. What others have committed
-    /// counts, but nothing is asked of the system for that, so that it takes a few nanoseconds.
+    /// Copies the newest row of one key into `out`. Returns whether there is one and its checksum matches. Sees the
+    /// commits of other handles, without a system call.
     ///
-    /// [`Store::lookup`] and [`Store::gather`] in one, without what only many keys are worth.
+    /// Combines [`Store::lookup`] and [`Store::gather`] for a single key.
     pub fn read_newest(&self, key: &Key, out: &mut [u8], verify: bool) -> Result<bool> {
         let open = self.current()?;
         same_length("bytes of output", open.row_bytes(), out.len())?;
         open.catch_up(&*self.storage, &self.directory)?;
-        let (row, keys, committed) = open.newest_row(key)?;
+        let (row, records, committed) = open.newest_row(key)?;
         let Some(row) = row else { return Ok(false) };
-        vectors::read_one(&open.files.vectors, keys.records(), key, row, out, verify_mode(verify, committed))
+        vectors::read_one(&open.files.vectors, &records, key, row, out, verify_mode(verify, committed))
     }
 
-    /// Maps the rows of `keys`, from `first` on, for the caller alone; see [`vectors::map`].
+    /// Maps the rows of `keys`, from `first` on, privately. See [`vectors::map`].
     pub fn map_rows(&self, keys: &[Key], first: u64, verify: bool) -> Result<Option<(PrivateMapping, Vec<usize>)>> {
         let open = self.current()?;
         if !open.files.meta.container.is_aligned() {
             return Ok(None);
         }
         let committed = open.committed();
-        let records = open.files.keys.map_or_copy(committed.rows)?;
+        let records = open.key_records(committed.rows)?;
         vectors::map(&open.files.vectors, &records, keys, first, verify_mode(verify, committed))
     }
 
-    /// Reads the committed rows from `first` on into `out`; gives the positions that failed. See [`vectors::read`].
+    /// Reads the committed rows from `first` on into `out`. Returns the positions that failed. See [`vectors::read`].
     pub fn read_rows(&self, first: u64, out: &mut [u8], verify: bool) -> Result<Vec<usize>> {
         let open = self.current()?;
         let committed = open.committed();
@@ -277,7 +276,7 @@ impl Store {
                 found: format!("{} bytes from row {first} on", out.len()),
             });
         }
-        let records = open.files.keys.map_or_copy(committed.rows)?;
+        let records = open.key_records(committed.rows)?;
         open.files.vectors.check_length(committed.rows)?;
         vectors::read(&open.files.vectors, &records, first, out, verify_mode(verify, committed))
     }
@@ -288,9 +287,9 @@ impl Store {
         open.files.vectors.map(open.committed().rows)
     }
 
-    /// Syncs what is not durable and lets go of the files. Later calls say that the store is closed.
+    /// Syncs rows that are not durable, and closes the files. Later calls fail with [`Error::Closed`].
     ///
-    /// If this store wrote rows, it leaves a snapshot that covers all but a few.
+    /// If this store wrote rows, it writes a snapshot of all but a few rows.
     pub fn close(&self) -> Result<()> {
         if self.current().is_ok() {
             let is_behind = self.writer().owes_a_sync();
@@ -305,7 +304,7 @@ impl Store {
         Ok(())
     }
 
-    /// What is known of the cache as it is.
+    /// Counts and sizes of the cache.
     pub fn statistics(&self) -> Result<Statistics> {
         let open = self.current()?;
         let names = self.storage.list(&self.directory).map_err(Error::io("list", &self.directory))?;

@@ -1,4 +1,4 @@
-//! Texts as their owner holds them: UTF-8 that can be borrowed, or code points that must be encoded first.
+//! Texts: UTF-8 that is borrowed, or code points that are encoded first.
 
 #[cfg(target_arch = "x86_64")]
 mod sixteen;
@@ -9,20 +9,20 @@ use std::ops::Range;
 /// Bytes of the longest encoding of a code point.
 const LONGEST: usize = 4;
 
-/// Code points that are encoded together where all of them take the same number of bytes.
+/// Code points that are encoded together if all of them take the same number of bytes.
 const TOGETHER: usize = 8;
 
-/// Bytes behind an encoding that may be written to.
+/// Bytes behind an encoding that may be overwritten.
 const SPARE: usize = 64;
 
-/// Bytes that a thread keeps to encode into.
+/// Bytes of a thread's buffer for encodings.
 const MOST_KEPT: usize = 4 << 20;
 
-/// Texts in order. Those without UTF-8 of their own are copied here as code points.
+/// Texts in order. A text without UTF-8 is copied here as code points.
 #[derive(Debug, Default)]
 pub struct Texts<'a> {
     texts: Vec<Text<'a>>,
-    /// Longer than what is used of it, once it served other texts: its memory was touched then, and is not zeroed again.
+    /// May be longer than its used part: memory that served other texts is reused without zeroing it again.
     code_points: Vec<u32>,
     used: usize,
 }
@@ -34,17 +34,17 @@ enum Text<'a> {
 }
 
 impl<'a> Texts<'a> {
-    /// No texts yet, and room for so many; their code points go to `memory`, whatever lies there.
+    /// No texts, and room for this many. Their code points go to `memory` and overwrite its content.
     pub fn with_capacity(texts: usize, memory: Vec<u32>) -> Texts<'a> {
         Texts { texts: Vec::with_capacity(texts), code_points: memory, used: 0 }
     }
 
-    /// Adds a text that is UTF-8 already.
+    /// Adds a text in UTF-8.
     pub fn push_utf8(&mut self, text: &'a [u8]) {
         self.texts.push(Text::Utf8(text));
     }
 
-    /// Adds a text of so many code points; gives the place for them, all of which must be filled.
+    /// Adds a text of this many code points, and returns the place for them. The caller fills it completely.
     pub fn push_code_points(&mut self, length: usize) -> &mut [u32] {
         let range = self.used..self.used + length;
         if self.code_points.len() < range.end {
@@ -70,11 +70,11 @@ impl<'a> Texts<'a> {
         self.used * size_of::<u32>()
     }
 
-    /// Calls `work` with the texts in UTF-8. Lone surrogates are encoded as any code point, as Python's `surrogatepass`
-    /// does.
+    /// Calls `work` with the texts in UTF-8. Lone surrogates are encoded like any code point, as by Python's
+    /// `surrogatepass`.
     pub fn with_utf8<R>(&self, work: impl FnOnce(&Encoded<'_, 'a>) -> R) -> R {
         thread_local! {
-            /// Memory is asked for once in a thread: the first touch of a page takes longer than to encode into it.
+            /// Allocated once in each thread: the first touch of a page takes longer than encoding into it.
             static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
         let mut bytes = BUFFER.take();
@@ -94,7 +94,7 @@ impl<'a> Texts<'a> {
         done
     }
 
-    /// The memory of the code points, for other texts.
+    /// The memory of the code points, for reuse.
     pub fn into_memory(self) -> Vec<u32> {
         self.code_points
     }
@@ -105,7 +105,7 @@ impl<'a> Texts<'a> {
 pub struct Encoded<'t, 'a> {
     texts: &'t Texts<'a>,
     bytes: &'t [u8],
-    /// Where the encoded bytes of each text end; they begin where those of the text before end.
+    /// The end of each text's encoded bytes. They begin at the end of the text before.
     ends: Vec<usize>,
 }
 
@@ -119,7 +119,8 @@ impl Encoded<'_, '_> {
     }
 }
 
-/// Encodes code points into `out`, which has [`LONGEST`] bytes for each and [`SPARE`] more; gives how many were written.
+/// Encodes code points into `out` and returns how many bytes were written. `out` has [`LONGEST`] bytes for each code
+/// point and [`SPARE`] more.
 fn encode(code_points: &[u32], out: &mut [u8]) -> usize {
     #[cfg(target_arch = "x86_64")]
     if let Some(sixteen) = sixteen::Sixteen::detect() {
@@ -128,7 +129,7 @@ fn encode(code_points: &[u32], out: &mut [u8]) -> usize {
     encode_by_groups(code_points, out)
 }
 
-/// Does what [`encode`] does, on any processor.
+/// [`encode`] for any processor.
 fn encode_by_groups(code_points: &[u32], out: &mut [u8]) -> usize {
     let mut end = 0;
     let (groups, rest) = code_points.as_chunks::<TOGETHER>();
@@ -138,11 +139,11 @@ fn encode_by_groups(code_points: &[u32], out: &mut [u8]) -> usize {
         let Some(place) = out.get_mut(end..).and_then(|rest| rest.first_chunk_mut()) else { break };
         end += encode_group(group, place);
     }
-    // The code points that fill the last group up are zeros, of a byte each, and come last.
+    // Zeros fill the last group up. They come last and take one byte each.
     end - (TOGETHER - rest.len())
 }
 
-/// Most texts stay in one script for a while: then all lengths are known at once.
+/// Most neighbours in a text belong to one script: then all lengths are known at once.
 fn encode_group(group: &[u32; TOGETHER], out: &mut [u8; LONGEST * TOGETHER]) -> usize {
     let (least, most) = group.iter().fold((u32::MAX, 0), |(least, most), code| (least.min(*code), most.max(*code)));
     match (least, most) {
@@ -154,7 +155,7 @@ fn encode_group(group: &[u32; TOGETHER], out: &mut [u8; LONGEST * TOGETHER]) -> 
     }
 }
 
-/// Encodes code points that all take so many bytes.
+/// Encodes code points that all take `BYTES` bytes.
 fn encode_equal<const BYTES: usize>(group: &[u32; TOGETHER], out: &mut [u8; LONGEST * TOGETHER]) -> usize {
     let (places, _) = out.as_chunks_mut::<BYTES>();
     for (place, code_point) in places.iter_mut().zip(group) {
@@ -166,14 +167,14 @@ fn encode_equal<const BYTES: usize>(group: &[u32; TOGETHER], out: &mut [u8; LONG
     TOGETHER * BYTES
 }
 
-/// What the first byte of an encoding has beside the highest bits of the code point, by its number of bytes.
+/// The marker bits in the first byte of an encoding, by its number of bytes.
 const FIRST: [u8; LONGEST + 1] = [0, 0, 0xC0, 0xE0, 0xF0];
 
-/// Encodes code points of different lengths, without a branch: a processor cannot foresee which is how long.
+/// Encodes code points of different lengths. Without branches, since a processor cannot predict the lengths.
 fn encode_mixed(group: &[u32; TOGETHER], out: &mut [u8; LONGEST * TOGETHER]) -> usize {
     let (mut words, mut lengths) = ([0; TOGETHER], [0; TOGETHER]);
     for ((word, length), code_point) in words.iter_mut().zip(&mut lengths).zip(group) {
-        // All bits if the encoding takes at least so many bytes.
+        // All bits set if the encoding takes at least this many bytes.
         let takes = |limit: u32| 0_u32.wrapping_sub(u32::from(*code_point >= limit));
         let (two, three, four) = (takes(0x80), takes(0x800), takes(0x1_0000));
         let six = |shift: u32| *code_point >> shift & 0x3F;
@@ -186,7 +187,7 @@ fn encode_mixed(group: &[u32; TOGETHER], out: &mut [u8; LONGEST * TOGETHER]) -> 
     let mut end = 0;
     for at in (0..TOGETHER).step_by(2) {
         let pair = u64::from(words[at]) | u64::from(words[at + 1]) << (8 * lengths[at]);
-        // The bound is never met before the last pair: it spares a check.
+        // The bound has no effect before the last pair. It removes a bounds check.
         let start = end.min(LONGEST * TOGETHER - size_of::<u64>());
         out[start..start + size_of::<u64>()].copy_from_slice(&pair.to_le_bytes());
         end += (lengths[at] + lengths[at + 1]) as usize;
@@ -198,7 +199,7 @@ fn encode_mixed(group: &[u32; TOGETHER], out: &mut [u8; LONGEST * TOGETHER]) -> 
 mod tests {
     use super::*;
 
-    /// The encoding, which is the same whatever the processor can do.
+    /// The encoding, which must be the same on every processor.
     fn utf8_of(code_points: &[u32]) -> Vec<u8> {
         let mut texts = Texts::default();
         texts.push_code_points(code_points.len()).copy_from_slice(code_points);

@@ -1,12 +1,13 @@
-//! Reading rows: copied together, mapped where they lie or read in sequence, each checked against its key record.
+//! Reading rows: gathered, mapped or read in sequence. Each row is checked against its key record.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use crate::error::Result;
-use crate::format::keys::{RECORD_BYTES, Record};
+use crate::format::keys::Record;
 use crate::half::{self, HALF, SINGLE};
 use crate::key::{DEAD, Key};
+use crate::key_records::KeyRecords;
 use crate::mmap::PrivateMapping;
 use crate::parallel::{self, Found};
 use crate::records::{Records, RecordsFile};
@@ -15,16 +16,16 @@ use crate::records::{Records, RecordsFile};
 const PIECE: usize = 1024;
 const ROWS_PER_THREAD: usize = 512;
 
-/// Rows between the one that is asked for and the one that is copied. Checking a row takes so many instructions that the
-/// processor sees none of the next row's reads while it waits for this one's.
+/// How many rows ahead to prefetch. Checking a row takes so many instructions that the processor does not overlap the
+/// reads of two rows by itself.
 const AHEAD: usize = 2;
 
-/// Which rows are checked on the way.
+/// Which checksums are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verify {
-    /// All.
+    /// Those of all rows.
     All,
-    /// Those from this row on: they are not known to be durable.
+    /// Those of the rows from this one on, which are not known to be durable.
     From(u64),
 }
 
@@ -37,33 +38,28 @@ impl Verify {
     }
 }
 
-/// The record of a row.
-pub fn record(keys: &Records, row: u64) -> Option<Record> {
-    keys.get(row).and_then(|bytes| bytes.try_into().ok()).map(|bytes: &[u8; RECORD_BYTES]| Record::from_bytes(bytes))
+/// Whether a row is committed under this key and, if `verify` wants it, its checksum matches.
+fn is_right(records: &KeyRecords, key: &Key, row: u64, vector: &[u8], verify: Verify) -> bool {
+    records.record(row).is_some_and(|record| record.key == *key && (!verify.wants(row) || record.holds(row, vector)))
 }
 
-/// Whether a row is committed under this key and, where that is wanted, unharmed.
-fn is_right(records: &Records, key: &Key, row: u64, vector: &[u8], verify: Verify) -> bool {
-    record(records, row).is_some_and(|record| record.key == *key && (!verify.wants(row) || record.holds(row, vector)))
-}
-
-/// Where rows are copied from.
+/// The rows file and its key records, ready to copy from.
 pub(crate) struct Source<'a> {
     file: &'a RecordsFile,
-    records: &'a Records,
+    records: &'a KeyRecords,
     rows: u64,
-    /// None where nothing can be mapped: then each row is read on its own.
+    /// None where nothing can be mapped. Then each row is read on its own.
     mapped: Option<Records>,
 }
 
 impl<'a> Source<'a> {
-    /// The rows of a file that the records are of.
-    pub(crate) fn of(file: &'a RecordsFile, records: &'a Records) -> Result<Source<'a>> {
+    /// All rows that have a key record here.
+    pub(crate) fn of(file: &'a RecordsFile, records: &'a KeyRecords) -> Result<Source<'a>> {
         Source::of_first(records.rows(), file, records)
     }
 
-    /// Only so many rows of a file, which holds no more.
-    pub(crate) fn of_first(rows: u64, file: &'a RecordsFile, records: &'a Records) -> Result<Source<'a>> {
+    /// The first `rows` rows of a file that may hold fewer than there are records.
+    pub(crate) fn of_first(rows: u64, file: &'a RecordsFile, records: &'a KeyRecords) -> Result<Source<'a>> {
         match file.map(rows) {
             Ok(mapped) => Ok(Source { file, records, rows, mapped: Some(mapped) }),
             Err(error) if error.is_of_mapping() => Ok(Source { file, records, rows, mapped: None }),
@@ -71,7 +67,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Asks for a row that will be read soon.
+    /// Prefetches a row and its record.
     fn prefetch(&self, row: i64) {
         let Ok(row) = u64::try_from(row) else { return };
         if let Some(mapped) = &self.mapped {
@@ -80,7 +76,7 @@ impl<'a> Source<'a> {
         self.records.prefetch(row);
     }
 
-    /// Whether a committed row has this key and these very bytes, and its checksum says so too.
+    /// Whether a committed row has this key, these bytes and a matching checksum.
     pub(crate) fn has(&self, key: &Key, row: u64, vector: &[u8]) -> Result<bool> {
         if !is_right(self.records, key, row, vector, Verify::All) {
             return Ok(false);
@@ -95,9 +91,9 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Whether the record of a row is that of a dead one, or of the bytes that the row has.
+    /// Whether a row is dead, or its checksum matches.
     pub(crate) fn is_sound(&self, row: u64) -> Result<bool> {
-        let Some(record) = record(self.records, row).filter(|_| row < self.rows) else { return Ok(false) };
+        let Some(record) = self.records.record(row).filter(|_| row < self.rows) else { return Ok(false) };
         if record.key == DEAD {
             return Ok(true);
         }
@@ -117,15 +113,15 @@ impl<'a> Source<'a> {
             None if row < self.rows => self.file.read(row, out)?,
             _ => return Ok(false),
         }
-        // The copy is checked, not the source: what the caller gets is what was verified.
+        // Checks the copy, not the source: the caller gets the bytes that were checked.
         Ok(is_right(self.records, key, row, out, verify))
     }
 }
 
-/// Copies one row of a key into `out`; tells whether it is right, as [`gather`] says.
+/// Copies one row of a key into `out`. Returns whether the row is right, as for [`gather`].
 pub fn read_one(
     file: &RecordsFile,
-    records: &Records,
+    records: &KeyRecords,
     key: &Key,
     row: u64,
     out: &mut [u8],
@@ -134,13 +130,13 @@ pub fn read_one(
     Source::of(file, records)?.read_one(key, row, out, verify)
 }
 
-/// Copies the `rows` of `keys` into `out`, negative ones as zeros; gives the positions that failed, ascending.
+/// Copies the `rows` of `keys` into `out`. Negative row numbers give zeros. Returns the positions that failed,
+/// ascending.
 ///
-/// `out` holds one row a position. A row fails if it is not committed, has another key than the one it was looked up
-/// for, or breaks its checksum.
+/// `out` holds one row for each position. A row fails if it is not committed, has another key, or has a checksum mismatch.
 pub fn gather(
     file: &RecordsFile,
-    records: &Records,
+    records: &KeyRecords,
     keys: &[Key],
     rows: &[i64],
     out: &mut [u8],
@@ -151,10 +147,10 @@ pub fn gather(
     gather_each(&source, keys, rows, out, row_bytes, |key, row, target, _| source.read_one(key, row, target, verify))
 }
 
-/// Does what [`gather`] does for rows of float32, and writes them as float16.
+/// [`gather`] for rows of float32, converted to float16.
 pub fn gather_halves(
     file: &RecordsFile,
-    records: &Records,
+    records: &KeyRecords,
     keys: &[Key],
     rows: &[i64],
     out: &mut [u8],
@@ -209,13 +205,13 @@ fn gather_each(
     }
 }
 
-/// Maps the rows of `keys`, which lie one behind the other from `first` on, for the caller alone; gives the positions
-/// that failed, ascending.
+/// Maps the rows of `keys`, which are contiguous from `first` on, privately. Returns the positions that failed,
+/// ascending.
 ///
 /// None where the system cannot map, or if not all of these rows are committed.
 pub fn map(
     file: &RecordsFile,
-    records: &Records,
+    records: &KeyRecords,
     keys: &[Key],
     first: u64,
     verify: Verify,
@@ -240,9 +236,15 @@ pub fn map(
     Ok(Some((mapping, failed.ascending())))
 }
 
-/// Reads the rows from `first` on into `out`, through the system's cache and not through a mapping, so that no more
-/// memory than `out` is taken; gives the positions that are dead or, where that is wanted, harmed.
-pub fn read(file: &RecordsFile, records: &Records, first: u64, out: &mut [u8], verify: Verify) -> Result<Vec<usize>> {
+/// Reads the rows from `first` on into `out`, without a mapping, whose pages would count as the process's memory.
+/// Returns the positions that are dead or, if `verify` wants it, have a checksum mismatch.
+pub fn read(
+    file: &RecordsFile,
+    records: &KeyRecords,
+    first: u64,
+    out: &mut [u8],
+    verify: Verify,
+) -> Result<Vec<usize>> {
     file.read(first, out)?;
     let row_bytes = usize::try_from(file.record_bytes()).unwrap_or(usize::MAX);
     let failed = Found::default();
@@ -253,7 +255,7 @@ pub fn read(file: &RecordsFile, records: &Records, first: u64, out: &mut [u8], v
             let position = piece * PIECE + i;
             let row = first.saturating_add(position as u64);
             let is_sound = |record: Record| record.key != DEAD && (!verify.wants(row) || record.holds(row, vector));
-            if !record(records, row).is_some_and(is_sound) {
+            if !records.record(row).is_some_and(is_sound) {
                 failed.note(position);
             }
         }

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::watched::Watched;
 use common::{Place, get, in_memory, keys, on_disk, options, vector, vectors};
-use dejavec_core::index::{Index, Keys, write_snapshot};
+use dejavec_core::index::{Index, write_snapshot};
+use dejavec_core::key_records::KeyRecords;
 use dejavec_core::records::RecordsFile;
 use dejavec_core::storage::Access;
 use dejavec_core::store::Durability;
@@ -96,7 +97,7 @@ fn a_delta_is_built_anew_only_over_a_snapshot_of_more_rows() {
     store.put(&keys(0..100), &vectors(0..100, 0)).unwrap();
     let meta = store.meta().unwrap();
     let file = RecordsFile::open(&*place.storage, place.path.join("keys.bin"), false, 64, 40).unwrap();
-    let committed = |rows| Keys::new(file.map(rows).unwrap(), meta.seed);
+    let committed = |rows| KeyRecords::new(file.map(rows).unwrap(), meta.seed);
     let newer_than = |index: &Index| {
         index.over_newer(&*place.storage, &place.path, &meta.uuid, &committed(100)).map(|newer| newer.snapshot_rows())
     };

@@ -12,9 +12,10 @@ use dejavec_core::format::commit::{Slot, Slots};
 use dejavec_core::format::container::Container;
 use dejavec_core::format::npy::Header;
 use dejavec_core::key::of_text;
-use dejavec_core::repair::{self, Report};
+use dejavec_core::repair;
 use dejavec_core::storage::DiskStorage;
 use dejavec_core::store::{Durability, Options, Store};
+use dejavec_core::verify::{self, Report};
 
 const GOLDEN: [&str; 2] = ["npy", "faiss"];
 const ROW_BYTES: usize = 12;
@@ -67,7 +68,7 @@ fn every_vector_of_a_version_1_cache_is_read() {
         check(&store);
         let statistics = store.statistics().unwrap();
         assert_eq!((statistics.rows, statistics.keys, statistics.snapshot_rows), (110, 99, 70), "{name}");
-        let report = repair::verify(&DiskStorage, &golden(name)).unwrap();
+        let report = verify::verify(&DiskStorage, &golden(name)).unwrap();
         let expected = Report { rows: 110, keys: 99, dead: 1, replaced: 10, ..Report::default() };
         assert_eq!(report, expected, "{name}");
     }
@@ -102,12 +103,12 @@ fn appending_to_a_version_1_file_leaves_the_header_that_numpy_writes() {
     expected.resize(127, b' ');
     expected.push(b'\n');
     assert_eq!(read(), expected);
-    let report = repair::verify(&DiskStorage, directory.path()).unwrap();
+    let report = verify::verify(&DiskStorage, directory.path()).unwrap();
     assert_eq!((report.rows, report.problems), (111, Vec::new()));
 }
 
 #[test]
-fn a_cache_of_a_newer_version_is_refused_with_what_to_do_and_left_alone() {
+fn a_cache_of_a_newer_version_is_refused_and_left_alone() {
     for name in GOLDEN {
         let directory = copy(name);
         let path = directory.path().join("meta.json");
@@ -117,13 +118,10 @@ fn a_cache_of_a_newer_version_is_refused_with_what_to_do_and_left_alone() {
         for refused in [
             open(directory.path(), reader()).map(drop),
             open(directory.path(), options(Durability::Commit)).map(drop),
-            repair::verify(&DiskStorage, directory.path()).map(drop),
+            verify::verify(&DiskStorage, directory.path()).map(drop),
             repair::repair(&DiskStorage, directory.path(), patience).map(drop),
         ] {
-            let Err(error @ Error::Version { expected: 1, found: 2, .. }) = refused else {
-                panic!("expected a refusal, got {refused:?}");
-            };
-            assert!(error.to_string().ends_with("install a newer dejavec"), "{error}");
+            assert!(matches!(refused, Err(Error::Version { expected: 1, found: 2, .. })), "{refused:?}");
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
         assert!(!directory.path().join("LOCK").exists(), "nothing was written");

@@ -14,6 +14,7 @@ use dejavec_core::format::container::Container;
 use dejavec_core::format::flat::Metric;
 use dejavec_core::lock::{HeldLock, Patience};
 use dejavec_core::store::{Durability, Options};
+use dejavec_core::verify;
 
 const WRITERS: u64 = 4;
 const ITEMS: u64 = 2_000;
@@ -107,7 +108,7 @@ fn verify_while_written(place: &Place, container: Container) {
             is_done.store(true, Ordering::Relaxed);
         });
         while !is_done.load(Ordering::Relaxed) {
-            let report = dejavec_core::repair::verify(&*place.storage, &place.path).unwrap();
+            let report = verify::verify(&*place.storage, &place.path).unwrap();
             assert_eq!((report.damaged, report.problems), (Vec::new(), Vec::new()));
         }
     });

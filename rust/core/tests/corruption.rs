@@ -4,12 +4,13 @@
 mod common;
 
 use common::{DIM, Place, in_memory, key, keys, options, reader, vector, vectors};
-use dejavec_core::directory::CacheFiles;
+use dejavec_core::files::CacheFiles;
 use dejavec_core::format::container::Container;
 use dejavec_core::format::flat::Metric;
 use dejavec_core::format::name;
-use dejavec_core::index::{self, Keys};
+use dejavec_core::index;
 use dejavec_core::store::{Durability, Store};
+use dejavec_core::verify;
 
 const ITEMS: u64 = 6;
 const VECTORS: &str = "vectors.npy";
@@ -54,7 +55,7 @@ fn whole(container: Container) -> (Place, Vec<(String, Vec<u8>)>) {
     store.append(&keys(3..ITEMS), &vectors(3..ITEMS, 0), None).unwrap();
     let files = CacheFiles::open(&*place.storage, &place.path, false).unwrap();
     let slot = files.recover().unwrap().slot;
-    let committed = Keys::new(files.keys.map(slot.rows).unwrap(), files.meta.seed);
+    let committed = files.key_records(slot.rows).unwrap();
     index::write_snapshot(&*place.storage, &place.path, &files.meta.uuid, slot.epoch, &committed).unwrap();
     let names = place.storage.list(&place.path).unwrap().into_iter().map(|(name, _)| name);
     let originals = names.filter(|name| name != name::LOCK).map(|name| (name.clone(), place.read(&name))).collect();
@@ -94,7 +95,7 @@ fn check_damaged(place: &Place, file: &str, originals: &[(String, Vec<u8>)], dam
     assert_eq!(repaired.is_err(), file == name::META && place.open(reader()).is_err(), "{what}: {repaired:?}");
     if repaired.is_ok() {
         right(&place.open(reader()).unwrap());
-        let report = dejavec_core::repair::verify(&*place.storage, &place.path).unwrap();
+        let report = verify::verify(&*place.storage, &place.path).unwrap();
         assert!(report.damaged.is_empty() && report.problems.is_empty(), "{what}: {report:?}");
     }
 }
@@ -124,11 +125,11 @@ fn damaged_rows_are_named_and_become_misses() {
     let place = small();
     place.write(VECTORS, &[0xFF; 2], 128 + 4 * DIM as u64);
     place.write(name::KEYS, &[0xFF; 2], 64 + 40);
-    let report = dejavec_core::repair::verify(&*place.storage, &place.path).unwrap();
+    let report = verify::verify(&*place.storage, &place.path).unwrap();
     assert_eq!(report.damaged, [1, 4]);
     let patience = options(Durability::Commit).patience;
     dejavec_core::repair::repair(&*place.storage, &place.path, patience).unwrap();
-    let report = dejavec_core::repair::verify(&*place.storage, &place.path).unwrap();
+    let report = verify::verify(&*place.storage, &place.path).unwrap();
     assert_eq!((report.damaged.len(), report.dead, report.problems.len()), (0, 2, 0));
     let store = place.open(reader()).unwrap();
     assert_eq!(right(&store), 4);
@@ -229,7 +230,7 @@ fn a_damaged_meta_json_sends_nobody_to_a_repair_that_cannot_mend_it() {
     place.write(name::META, b"X", 100);
     for error in [
         Store::open(place.storage.clone(), &place.path, reader()).unwrap_err(),
-        dejavec_core::repair::verify(&*place.storage, &place.path).unwrap_err(),
+        verify::verify(&*place.storage, &place.path).unwrap_err(),
     ] {
         let sentence = error.to_string();
         assert!(sentence.contains("restore it from a copy") && !sentence.contains("--repair"), "{sentence}");

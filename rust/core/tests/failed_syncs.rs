@@ -1,5 +1,5 @@
-//! What was acknowledged after a failed sync survives a power loss: whoever goes on does not believe the system's memory,
-//! where the lost pages look as good as those on the disk.
+//! What was acknowledged after a failed sync survives a power loss: whoever goes on does not believe the system's
+//! memory, where the lost pages look as good as those on the disk.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -13,6 +13,7 @@ use common::{DIM, keys, options, reader, spec, vector, vectors};
 use dejavec_core::storage::{Access, Storage};
 use dejavec_core::store::Durability::{self, Close, Commit};
 use dejavec_core::store::Store;
+use dejavec_core::verify;
 
 const ROOT: &str = "/caches";
 const CACHE: &str = "/caches/one";
@@ -227,8 +228,8 @@ fn check(case: &Case, image: &Image, acknowledged: &Versions, torn: bool, tally:
         lost.map(|(item, _)| *item).collect()
     };
     let store = Store::open(Arc::<Simulated>::clone(&storage), Path::new(CACHE), reader()).unwrap();
-    // Without syncs, rows that are lost may hide older ones of their keys, and both slots may be on their way, until the
-    // next writer recovers.
+    // Without syncs, rows that are lost may hide older ones of their keys, and both slots may be on their way, until
+    // the next writer recovers.
     let found_by_a_reader = found(&store);
     assert!(
         !strict || lost(&found_by_a_reader, false).is_empty(),
@@ -243,7 +244,7 @@ fn check(case: &Case, image: &Image, acknowledged: &Versions, torn: bool, tally:
     assert!(lost.is_empty(), "{case:?}, torn {torn}: lost {lost:?} of {acknowledged:?}");
     store.put(&keys(11..12), &vectors(11..12, 0)).unwrap();
     drop(store);
-    let report = dejavec_core::repair::verify(&*storage, Path::new(CACHE)).unwrap();
+    let report = verify::verify(&*storage, Path::new(CACHE)).unwrap();
     assert_eq!(report.problems, Vec::<String>::new());
     assert!(report.damaged.is_empty() || !strict, "{case:?}: {report:?}");
     let mut again = found(&open(&storage, case.durability[1]));
@@ -274,6 +275,9 @@ fn zeros_behind_the_rows_that_only_the_system_has_in_memory_are_written_again() 
         open(&storage, Commit).put(&keys(0..5), &vectors(0..5, 0)).unwrap();
         storage
     });
+    // A reader maps the page, so that the system does not forget it.
+    let reading = Store::open(Arc::<Simulated>::clone(&storage), Path::new(CACHE), reader()).unwrap();
+    found(&reading);
     // A writer dies when its rows are on the disk and its commit is not.
     open(&died, Commit).put(&keys(0..5), &vectors(0..5, 1)).unwrap();
     write(&*storage, "vectors.npy", &bytes_from(&*died, "vectors.npy", ROWS), ROWS);
@@ -289,6 +293,7 @@ fn zeros_behind_the_rows_that_only_the_system_has_in_memory_are_written_again() 
     assert!(zeroes);
     // The one after that acknowledges, the power fails, and the commit record is damaged.
     open(&storage, Commit).put(&keys(2..4), &vectors(2..4, 2)).unwrap();
+    drop(reading);
     let mut moments = Moments::of(&storage);
     while moments.advance() {}
     let left = Arc::new(Simulated::of(&moments.images(&mut Random(1), 0)[0].0, Path::new(ROOT)));

@@ -4,8 +4,8 @@
 mod common;
 
 use common::{Place, get, in_memory, key, keys, options, reader, vector, vectors};
-use dejavec_core::directory::CacheFiles;
-use dejavec_core::index::{self, Keys};
+use dejavec_core::files::CacheFiles;
+use dejavec_core::index;
 use dejavec_core::store::{Durability, Store};
 
 /// Enough rows for a snapshot, some of them replaced.
@@ -61,7 +61,7 @@ fn a_key_that_is_searched_for_has_the_row_that_the_index_gives_it() {
             place.storage.remove(&place.path.join(name)).unwrap();
         }
         let files = CacheFiles::open(&*place.storage, &place.path, false).unwrap();
-        let covered = Keys::new(files.keys.map(covered).unwrap(), files.meta.seed);
+        let covered = files.key_records(covered).unwrap();
         index::write_snapshot(&*place.storage, &place.path, &files.meta.uuid, 1, &covered).unwrap();
         for item in [0, 99, 100, 199, 200, 299, 300] {
             // The first read of a handle searches, a batch enters the rows into the index.
@@ -115,7 +115,7 @@ fn a_damaged_snapshot_costs_misses_at_most() {
             assert_eq!(out[position * common::DIM..][..common::DIM], vector(item, newest));
         }
     }
-    let report = dejavec_core::repair::verify(&*place.storage, &place.path).unwrap();
+    let report = dejavec_core::verify::verify(&*place.storage, &place.path).unwrap();
     assert_eq!(report.problems.len(), 1);
 }
 

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use common::{DIM, Place, get, in_memory, key, on_disk, options, reader};
 use dejavec_core::store::{Durability, Store};
+use dejavec_core::verify;
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -84,7 +85,7 @@ fn run(place: &Place, calls: &[Call]) {
                 assert_eq!(handles[*handle].keys().unwrap(), model.len() as u64);
             }
             Call::Verify => {
-                let report = dejavec_core::repair::verify(&*place.storage, &place.path).unwrap();
+                let report = verify::verify(&*place.storage, &place.path).unwrap();
                 assert_eq!((report.keys, report.damaged.len()), (model.len() as u64, 0));
                 assert_eq!(report.problems, Vec::<String>::new());
             }

@@ -65,9 +65,9 @@ impl<T: Plain> Array<T> {
         if self.len() == 0 {
             return &[];
         }
-        // SAFETY: the buffer is contiguous, aligned for T and long enough (checked in `get`), any bytes are a T, and the
-        // memory lives as long as `self.buffer`. The caller of Python code that changes the array meanwhile gets keys or
-        // checksums of bytes it did not settle on, which match no later look-up or read.
+        // SAFETY: the buffer is contiguous, aligned for T and long enough (checked in `get`), any bytes are a T, and
+        // the memory lives as long as `self.buffer`. The caller of Python code that changes the array meanwhile gets
+        // keys or checksums of bytes it did not settle on, which match no later look-up or read.
         unsafe { std::slice::from_raw_parts(self.buffer.buf_ptr().cast::<T>(), self.len()) }
     }
 

@@ -1,37 +1,14 @@
-//! Errors of the core as the exceptions of `dejavec.errors`.
+//! Errors of the core as exceptions. Which class each kind is, and what to do about it, is Python's to say.
 
 use dejavec_core::Error;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
 use pyo3::prelude::*;
 
-/// The class in `dejavec.errors` that stands for an error.
-fn class_name(error: &Error) -> &'static str {
-    match error {
-        Error::Corrupt { .. } | Error::CorruptMeta { .. } | Error::MostlyDamaged { .. } | Error::Missing { .. } => {
-            "CorruptCacheError"
-        }
-        Error::NotFound { .. } => "CacheNotFoundError",
-        Error::Foreign { .. } => "ForeignDirectoryError",
-        Error::Version { .. } => "UnsupportedVersionError",
-        Error::Mismatch { .. } | Error::OtherCache { .. } | Error::Argument { .. } => "VectorsError",
-        Error::LockTimeout { .. } => "LockTimeoutError",
-        Error::Remote { .. } => "NetworkFileSystemError",
-        Error::ReadOnly { .. } => "ReadOnlyCacheError",
-        Error::Poisoned { .. } => "PoisonedWriterError",
-        Error::Closed { .. } => "ClosedCacheError",
-        _ => "StorageError",
-    }
-}
-
-/// An exception of `dejavec.errors` by the name of its class.
+/// The exception that `dejavec.support.core_errors` makes of an error.
 fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
-    let class = py.import("dejavec.errors")?.getattr(class_name(error))?;
-    // The sentence is the core's own, so it is not composed of the parts once more.
-    let made = class.call1((error.to_string(),))?;
-    made.setattr("path", error.path().map(|path| path.display().to_string()))?;
-    made.setattr("expected", error.expected())?;
-    made.setattr("found", error.found())?;
-    made.setattr("remedy", error.remedy())?;
+    let path = error.path().map(|path| path.display().to_string());
+    let details = (error.kind(), error.to_string(), path, error.expected(), error.found());
+    let made = py.import("dejavec.support.core_errors")?.getattr("exception")?.call1(details)?;
     Ok(PyErr::from_value(made))
 }
 

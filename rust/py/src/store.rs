@@ -11,9 +11,10 @@ use dejavec_core::format::container::Container;
 use dejavec_core::format::{hex, name};
 use dejavec_core::key;
 use dejavec_core::lock::{self, HeldLock, Patience};
-use dejavec_core::repair::{self, Consent, Report};
+use dejavec_core::repair::{self, Consent};
 use dejavec_core::storage::{DiskStorage, Storage};
 use dejavec_core::store::{self, Durability, Options};
+use dejavec_core::verify::{self as checking, Report};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
@@ -51,17 +52,19 @@ fn after_fork_in_child() {
 }
 
 #[pyfunction]
+#[pyo3(signature = (path, *, shared))]
 fn make_directories(py: Python<'_>, path: PathBuf, shared: bool) -> PyResult<()> {
     detached(py, || atomic::create_directories(&DiskStorage, &path, shared))
 }
 
 #[pyfunction]
+#[pyo3(signature = (path, function, *, lock_timeout, allow_network))]
 fn under_writers_lock<'py>(
     py: Python<'py>,
     path: PathBuf,
+    function: &Bound<'py, PyAny>,
     lock_timeout: f64,
     allow_network: bool,
-    function: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (lock, patience) = (path.join(name::LOCK), patience(lock_timeout)?);
     let _held = detached(py, || {
@@ -74,7 +77,7 @@ fn under_writers_lock<'py>(
 }
 
 #[pyfunction]
-#[pyo3(name = "repair", signature = (path, lock_timeout, force=false, allow_network=false))]
+#[pyo3(name = "repair", signature = (path, *, lock_timeout, force=false, allow_network=false))]
 fn repair_directory(
     py: Python<'_>,
     path: PathBuf,
@@ -89,7 +92,7 @@ fn repair_directory(
 
 #[pyfunction]
 fn verify(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
-    let report = detached(py, || repair::verify(&DiskStorage, &path))?;
+    let report = detached(py, || checking::verify(&DiskStorage, &path))?;
     report_dict(py, report)
 }
 
@@ -157,6 +160,7 @@ fn report_dict(py: Python<'_>, report: Report) -> PyResult<Bound<'_, PyDict>> {
 #[pymethods]
 impl Store {
     #[staticmethod]
+    #[pyo3(signature = (path, *, mode, durability, lock_timeout, allow_network))]
     fn open(
         py: Python<'_>,
         path: PathBuf,
@@ -176,6 +180,9 @@ impl Store {
     }
 
     #[staticmethod]
+    #[pyo3(signature = (
+        path, *, dim, dtype, identity, output, container, durability, lock_timeout, shared, allow_network
+    ))]
     #[expect(clippy::too_many_arguments, reason = "the Python signature")]
     fn create(
         py: Python<'_>,
@@ -309,6 +316,7 @@ impl Store {
         detached(py, || self.inner.put(keys, vectors))
     }
 
+    #[pyo3(signature = (keys, rows, out, *, verify))]
     fn gather(
         &self,
         py: Python<'_>,
@@ -322,6 +330,7 @@ impl Store {
         detached(py, || self.inner.gather(keys, rows, out, verify))
     }
 
+    #[pyo3(signature = (keys, rows, out, *, verify))]
     fn gather_halves(
         &self,
         py: Python<'_>,
@@ -335,6 +344,7 @@ impl Store {
         detached(py, || self.inner.gather_halves(keys, rows, out, verify))
     }
 
+    #[pyo3(signature = (keys, first, *, verify))]
     fn map_rows(
         &self,
         py: Python<'_>,
@@ -348,6 +358,7 @@ impl Store {
         Ok(mapped.map(|(mapping, failed)| (Rows::private(mapping), failed)))
     }
 
+    #[pyo3(signature = (first, out, *, verify))]
     fn read_rows(&self, py: Python<'_>, first: u64, out: &Bound<'_, PyAny>, verify: bool) -> PyResult<Vec<usize>> {
         let mut out = Array::<u8>::output(out)?;
         let out = out.items_mut();

@@ -31,8 +31,9 @@ impl IsAscii {
     }
 
     fn call(self, text: &Bound<'_, PyString>) -> PyResult<bool> {
-        // SAFETY: the code is that of a method of `str` without arguments (checked in `find`): by its calling convention
-        // it takes a `str`, as `text` is one, and NULL, and returns a new reference or NULL with an exception set.
+        // SAFETY: the code is that of a method of `str` without arguments (checked in `find`): by its calling
+        // convention it takes a `str`, as `text` is one, and NULL, and returns a new reference or NULL with an
+        // exception set.
         let answer = unsafe {
             let answer = (self.0)(text.as_ptr(), ptr::null_mut());
             Bound::from_owned_ptr_or_err(text.py(), answer)?

@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from dejavec.errors import CorruptCacheError
 from dejavec.keys.items import Keys
 from dejavec.storage.find import directories_below
-
-INDEX, VECTORS, DIMENSION, FAISS = "index.json", "vectors.npy", "dimension", "vectors.faiss"
+from dejavec.support.mteb_files import DIMENSION, FAISS, INDEX, VECTORS, is_old_cache
 
 REMEDY = "leave this cache out, or restore it from a copy"
 """What to do about files that mteb did not write so."""
@@ -126,12 +125,6 @@ class OldCache:
             vectors[start:end] = run.reshape(-1, self.dim)
             start = end
         return vectors
-
-
-def is_old_cache(directory: Path) -> bool:
-    """Tell whether mteb wrote a cache here, or began to."""
-    names = ((INDEX,), (DIMENSION, VECTORS))
-    return any(all(os.path.lexists(directory / name) for name in some) for some in names)
 
 
 def find_old_caches(directory: Path) -> list[Path]:

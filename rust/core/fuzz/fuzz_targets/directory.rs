@@ -13,6 +13,7 @@ use dejavec_core::lock::Patience;
 use dejavec_core::repair;
 use dejavec_core::storage::{Access, MemoryStorage, Storage};
 use dejavec_core::store::{Durability, Options, Store};
+use dejavec_core::verify;
 use dejavec_fuzz::seal;
 use libfuzzer_sys::fuzz_target;
 
@@ -122,10 +123,10 @@ fuzz_target!(|input: &[u8]| {
             assert_eq!(read(&store, &mut rows), ITEMS, "encoding again does not heal");
         }
     };
-    let _ = repair::verify(&*storage, directory);
+    let _ = verify::verify(&*storage, directory);
     heal();
     if repair::repair(&*storage, directory, patience).is_ok() {
-        let report = repair::verify(&*storage, directory).expect("a repaired cache can be checked");
+        let report = verify::verify(&*storage, directory).expect("a repaired cache can be checked");
         assert!(report.damaged.is_empty() && report.problems.is_empty(), "a repair leaves {report:?}");
     }
     heal();

@@ -3,7 +3,7 @@
 use super::keys::check_uuid;
 use super::{Defect, MAX_ROWS, Uuid, VERSION, bytes_at, check_header, put, seal, u64_at};
 
-/// Bytes of a slot's record; the rest of the slot is zero.
+/// Bytes of the record in a slot. The rest of the slot is zero.
 pub const SLOT_BYTES: usize = 64;
 
 /// Distance between the slots, so that no write touches both.
@@ -18,13 +18,13 @@ const EPOCH_OFFSET: usize = UUID_OFFSET + 16;
 const ROWS_OFFSET: usize = EPOCH_OFFSET + 8;
 const SYNCED_OFFSET: usize = ROWS_OFFSET + 8;
 
-/// Where the epochs of the slots lie in the file. They change with each commit.
+/// Offsets of the two epochs in the file. Each commit changes one of them.
 pub const EPOCH_OFFSETS: [usize; 2] = [EPOCH_OFFSET, SLOT_STRIDE + EPOCH_OFFSET];
 
 /// One commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
-    /// The number of this commit; its parity is the slot it lies in.
+    /// The number of this commit. Its parity is the number of its slot.
     pub epoch: u64,
     /// Committed rows.
     pub rows: u64,
@@ -33,7 +33,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Where the slot of this epoch lies in the file.
+    /// The offset of this epoch's slot in the file.
     pub fn offset(&self) -> u64 {
         (self.epoch % 2) * SLOT_STRIDE as u64
     }
@@ -67,15 +67,15 @@ impl Slot {
     }
 }
 
-/// What the two slots say together.
+/// The content of the two slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slots {
     /// The newest valid commit.
     pub newest: Slot,
     /// The one before it, if its slot is valid.
     pub older: Option<Slot>,
-    /// Whether the slot beside the newest holds neither the commit before it nor, at epoch 0, nothing: a newer commit
-    /// may have stood there.
+    /// Whether a newer commit may be lost: the slot beside the newest is invalid, where it should hold the commit
+    /// before it (or nothing, at epoch 0).
     pub newer_lost: bool,
 }
 

@@ -1,10 +1,10 @@
-//! The file that holds the rows: which one, and what lies before them.
+//! The file that holds the rows, and its header.
 
 use super::dtype::Dtype;
 use super::flat::{self, Metric};
 use super::{Defect, npy};
 
-/// A kind of rows file.
+/// The format of the rows file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Container {
     /// `vectors.npy`: a NumPy file, of any dtype.
@@ -14,16 +14,16 @@ pub enum Container {
 }
 
 impl Container {
-    /// All kinds.
+    /// All containers.
     pub const ALL: [Container; 3] =
         [Container::Npy, Container::Flat(Metric::L2), Container::Flat(Metric::InnerProduct)];
 
-    /// The kind with this name.
+    /// The container with this name.
     pub fn parse(name: &str) -> Option<Container> {
         Container::ALL.into_iter().find(|container| container.name() == name)
     }
 
-    /// What `meta.json` calls it.
+    /// Its name in `meta.json`.
     pub fn name(self) -> &'static str {
         match self {
             Container::Npy => "npy",
@@ -48,7 +48,7 @@ impl Container {
         }
     }
 
-    /// Whether rows lie where numbers may be read from, so that a mapping of them is an array.
+    /// Whether row data is aligned, so that a mapping can be a NumPy array.
     pub fn is_aligned(self) -> bool {
         self.header_bytes().is_multiple_of(size_of::<u64>())
     }
@@ -61,7 +61,7 @@ impl Container {
         }
     }
 
-    /// The header of a file from which other programs read `rows` rows.
+    /// The header of a file that shows `rows` rows to other programs.
     pub fn header(self, dtype: Dtype, dim: u32, rows: u64) -> Vec<u8> {
         match self {
             Container::Npy => npy::Header { dtype, rows, dim }.to_bytes().to_vec(),
@@ -69,8 +69,8 @@ impl Container {
         }
     }
 
-    /// Checks a header as [`Container::check`] does, but for the counts: they are for other programs, and a reader that
-    /// meets a writer, or a torn write, may show them half written.
+    /// Checks a header like [`Container::check`], but ignores the counts. They are for other programs, and may be half
+    /// written: by a torn write, or by a writer at work.
     pub fn check_but_counts(self, bytes: &[u8], dtype: Dtype, dim: u32) -> Result<(), Defect> {
         match self {
             Container::Npy if npy::Header::is_one_or_torn(bytes, dtype, dim) => Ok(()),
@@ -87,7 +87,7 @@ impl Container {
         }
     }
 
-    /// Checks that a header is one of such a file of such rows, however many.
+    /// Checks that a header belongs to such a file with such rows, of any count.
     pub fn check(self, bytes: &[u8], dtype: Dtype, dim: u32) -> Result<(), Defect> {
         let is_right = match self {
             Container::Npy => {
@@ -125,7 +125,7 @@ mod tests {
             assert_eq!(header.len(), container.header_bytes());
             assert_eq!(container.check(&header, dtype, 3), Ok(()));
             assert!(container.check(&header, dtype, 4).is_err());
-            // Half written counts: a reader opens, `verify` says so.
+            // With half written counts a reader opens the cache, and `verify` reports them.
             let other_counts = container.header(dtype, 3, MAX_ROWS);
             let differing: Vec<_> = (0..header.len()).filter(|&at| header[at] != other_counts[at]).collect();
             let mut torn = header.clone();

@@ -1,16 +1,16 @@
-//! The type of the numbers in a row. The engine uses nothing of it but its size.
+//! The dtype of a row. The engine only uses its size.
 
-/// By NumPy's descriptor.
+/// A dtype that a cache can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dtype {
     /// NumPy's descriptor: `<f4`.
     pub descr: &'static str,
-    /// Bytes a number.
+    /// Bytes of a number.
     pub item_bytes: u32,
 }
 
 impl Dtype {
-    /// All that a cache can hold.
+    /// All of them.
     pub const ALL: [Dtype; 12] = [
         Dtype { descr: "<f2", item_bytes: 2 },
         Dtype { descr: "<f4", item_bytes: 4 },
@@ -26,7 +26,7 @@ impl Dtype {
         Dtype { descr: "<u8", item_bytes: 8 },
     ];
 
-    /// The type with this descriptor, if a cache can hold it.
+    /// The dtype with this descriptor, if a cache can hold it.
     pub fn parse(descr: &str) -> Option<Dtype> {
         Dtype::ALL.into_iter().find(|dtype| dtype.descr == descr)
     }

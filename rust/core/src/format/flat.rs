@@ -1,7 +1,6 @@
-//! The header of `vectors.faiss`: what FAISS writes before the rows of a flat index, in 45 bytes.
+//! The header of `vectors.faiss`: the 45 bytes that FAISS writes before the rows of a flat index.
 //!
-//! FAISS's `index_write.cpp` writes the fields of its structures one after the other, without padding, so the rows
-//! behind them are aligned to nothing.
+//! FAISS's `index_write.cpp` writes the fields one after the other, without padding. So the rows are not aligned.
 
 use std::ops::Range;
 
@@ -44,18 +43,18 @@ const TRAINED_OFFSET: usize = UNUSED_OFFSET + 16;
 const METRIC_OFFSET: usize = TRAINED_OFFSET + 1;
 const NUMBERS_OFFSET: usize = METRIC_OFFSET + 4;
 
-/// Where the row count lies, and that of all numbers.
+/// Offsets of the row count and of the number count.
 pub const COUNTS: [Range<usize>; 2] = [ROWS_OFFSET..UNUSED_OFFSET, NUMBERS_OFFSET..HEADER_BYTES];
 
-/// What FAISS writes into two fields that it no longer reads.
+/// The value of two fields that FAISS writes and no longer reads.
 const UNUSED: u64 = 1 << 20;
 
-/// What the header says.
+/// The content of the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// How the index compares.
+    /// The metric of the index.
     pub metric: Metric,
-    /// Rows that FAISS sees. Never more than are durable.
+    /// Rows that FAISS sees. All of them are durable.
     pub rows: u64,
     /// Numbers in a row.
     pub dim: u32,
@@ -72,13 +71,13 @@ impl Header {
         put(&mut bytes, UNUSED_OFFSET + 8, &UNUSED.to_le_bytes());
         bytes[TRAINED_OFFSET] = 1;
         put(&mut bytes, METRIC_OFFSET, &self.metric.number().to_le_bytes());
-        // At most 2^40 rows of 2^16 numbers: no overflow in a header of ours.
+        // At most 2^40 rows of 2^16 numbers: this cannot overflow.
         let numbers = self.rows.wrapping_mul(self.dim.into());
         put(&mut bytes, NUMBERS_OFFSET, &numbers.to_le_bytes());
         bytes
     }
 
-    /// Parses the 45 bytes: what [`Header::to_bytes`] writes and nothing else.
+    /// Parses the 45 bytes. Only the output of [`Header::to_bytes`] is valid.
     pub fn parse(bytes: &[u8]) -> Result<Header, Defect> {
         let refused = || Defect::new("the header of a FAISS flat index as dejavec writes it", hex(bytes));
         let magic: [u8; 4] = bytes_at(bytes, 0);

@@ -1,4 +1,4 @@
-//! `keys.bin`: a header, then one record a row.
+//! `keys.bin`: a header, then one record for each row.
 
 use super::{Defect, Uuid, VERSION, bytes_at, check_header, put, seal, u32_at, u64_at};
 use crate::checksum;
@@ -26,7 +26,7 @@ pub fn header(uuid: &Uuid) -> [u8; HEADER_BYTES] {
     bytes
 }
 
-/// Checks the header: ours, of this version, of this cache.
+/// Checks the header: magic, version and the uuid of the cache.
 pub fn check(bytes: &[u8], uuid: &Uuid) -> Result<(), Defect> {
     check_header(bytes, HEADER_BYTES, MAGIC, "a key file header")?;
     let record_bytes = u32_at(bytes, RECORD_BYTES_OFFSET);
@@ -45,7 +45,7 @@ pub(super) fn check_uuid(found: Uuid, uuid: &Uuid) -> Result<(), Defect> {
     }
 }
 
-/// One row's record.
+/// The key record of one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
     /// The key of the item; all zeros if the row is dead.
@@ -60,7 +60,7 @@ impl Record {
         Record { key: *key, checksum: checksum::row(key, row, vector) }
     }
 
-    /// Whether the row is this vector under this key, unharmed. A dead row never is.
+    /// Whether the checksum of this row number, key and vector matches. A dead row never matches.
     pub fn holds(&self, row: u64, vector: &[u8]) -> bool {
         self.key != DEAD && self.checksum == checksum::row(&self.key, row, vector)
     }
@@ -73,7 +73,7 @@ impl Record {
         bytes
     }
 
-    /// Reads the 40 bytes; any bytes are a record.
+    /// Parses the 40 bytes. Any bytes are a record.
     pub fn from_bytes(bytes: &[u8; RECORD_BYTES]) -> Record {
         Record { key: bytes_at(bytes, 0), checksum: u64_at(bytes, KEY_BYTES) }
     }

@@ -1,4 +1,4 @@
-//! `meta.json`: what the cache is. Written once, readable by people.
+//! `meta.json`: the description of the cache. It is written once, and people can read it.
 
 use serde_json::{Map, Value, json};
 
@@ -14,7 +14,7 @@ const BEFORE_CHECKSUM: &str = "{\n  \"checksum\": \"";
 const AFTER_CHECKSUM: &str = "\",\n";
 const CHECKSUM_DIGITS: usize = 16;
 
-/// Which cache this is and what its rows are.
+/// The description of a cache and its rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Meta {
     /// Identifies the cache in all its files.
@@ -25,22 +25,22 @@ pub struct Meta {
     pub dtype: Dtype,
     /// Which file holds the rows.
     pub container: Container,
-    /// Places the keys in the index.
+    /// The hash seed of the index.
     pub seed: u64,
-    /// Which model and settings made the vectors; opaque here.
+    /// The identity: which model and settings made the vectors. Opaque here.
     pub identity: Value,
-    /// What kind of array the model returned; opaque here.
+    /// The array kind that the model returned. Opaque here.
     pub output: Value,
     /// The version of dejavec that made the cache.
     pub made_by: String,
 }
 
-/// Why a `meta.json` is refused.
+/// Why a `meta.json` is rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// A newer format version.
     Newer(u64),
-    /// Not what the format demands.
+    /// Content that breaks the format.
     Defect(Defect),
 }
 
@@ -50,19 +50,13 @@ impl Meta {
         u64::from(self.dim) * u64::from(self.dtype.item_bytes)
     }
 
-    /// Whether another cache holds the same vectors in the same form: all but what tells one cache from another.
-    pub fn holds_the_same_as(&self, other: &Meta) -> bool {
-        let form = |meta: &Meta| (meta.dim, meta.dtype, meta.container);
-        form(self) == form(other) && self.identity == other.identity && self.output == other.output
-    }
-
-    /// What the cache holds, for messages.
-    pub fn describe(&self) -> String {
+    /// The form of the rows, for messages.
+    pub fn form(&self) -> String {
         let (dtype, container) = (self.dtype.descr, self.container.name());
-        format!("{} × {dtype} ({container}) {}, returned as {}", self.dim, self.identity, self.output)
+        format!("{} × {dtype} ({container}), returned as {}", self.dim, self.output)
     }
 
-    /// The file. The first line holds the checksum of all that follows it.
+    /// The bytes of the file. The first line holds the checksum of the rest.
     pub fn to_bytes(&self) -> Vec<u8> {
         let body = json!({
             "format_version": VERSION,
@@ -76,7 +70,7 @@ impl Meta {
             "made_by": self.made_by,
         });
         let body = format!("{body:#}\n");
-        // The opening "{\n" of the body moves in front of the checksum line.
+        // The checksum line goes between the opening "{\n" and the rest of the body.
         let rest = &body[2..];
         format!("{BEFORE_CHECKSUM}{:016x}{AFTER_CHECKSUM}{rest}", checksum::block(rest.as_bytes())).into_bytes()
     }
@@ -105,7 +99,7 @@ impl Meta {
         let text = |name: &str| object.get(name).and_then(Value::as_str);
         let dim = u32::try_from(object.get("dim")?.as_u64()?).ok()?;
         let dtype = Dtype::parse(text("dtype")?)?;
-        // Files made before there was a second container name none.
+        // Older files, from the time of only one container, name none.
         let container = object.get("container").map_or(Some(Container::Npy), |name| Container::parse(name.as_str()?));
         Some(Meta {
             uuid: u128::from_str_radix(text("uuid")?, 16).ok().map(swap_to_bytes)?,
@@ -120,7 +114,7 @@ impl Meta {
     }
 }
 
-/// The bytes whose hexadecimal digits, read as one number, are `number`.
+/// The bytes of a number that was parsed from their hexadecimal digits.
 fn swap_to_bytes(number: u128) -> Uuid {
     number.swap_bytes().to_le_bytes()
 }

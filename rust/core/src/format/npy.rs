@@ -1,7 +1,7 @@
 //! The header of `vectors.npy`: version 1.0 of NumPy's format, in 128 bytes.
 //!
-//! It is written as NumPy writes it. Older caches have the row count in 20 columns of its own, padded on the left; that
-//! form is read for ever, and the next commit replaces it.
+//! It has the form that NumPy writes. In older caches the row count has 20 columns, padded on the left. This form is
+//! read for ever, and the next commit replaces it.
 
 use super::dtype::Dtype;
 use super::{Defect, MAX_DIM};
@@ -12,30 +12,30 @@ pub const HEADER_BYTES: usize = 128;
 const MAGIC: &[u8; 10] = b"\x93NUMPY\x01\x00\x76\x00";
 const BEFORE_DTYPE: &str = "{'descr': '";
 const AFTER_DTYPE: &str = "', 'fortran_order': False, 'shape': (";
-/// Columns of the row count in the older form; also the longest row count.
+/// Columns of the row count in the older form, and digits of the longest row count.
 const ROWS_COLUMNS: usize = 20;
 const DTYPE_COLUMNS: usize = 3;
 const BETWEEN: &str = ", ";
 const AFTER_SHAPE: &str = "), }";
 
-/// What the header says.
+/// The content of the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// The type of the numbers.
+    /// The dtype.
     pub dtype: Dtype,
-    /// Rows that other programs see. Never more than are durable.
+    /// Rows that other programs see. All of them are durable.
     pub rows: u64,
     /// Numbers in a row.
     pub dim: u32,
 }
 
 impl Header {
-    /// The 128 bytes, as NumPy writes them.
+    /// The 128 bytes in NumPy's form.
     pub fn to_bytes(self) -> [u8; HEADER_BYTES] {
         self.with_count(&self.rows.to_string())
     }
 
-    /// The 128 bytes with the row count in columns of its own, as older caches have them.
+    /// The 128 bytes in the older form.
     fn to_older_bytes(self) -> [u8; HEADER_BYTES] {
         self.with_count(&format!("{:>ROWS_COLUMNS$}", self.rows))
     }
@@ -49,7 +49,7 @@ impl Header {
         bytes
     }
 
-    /// Parses the 128 bytes: NumPy's form or the older one, and nothing else.
+    /// Parses the 128 bytes. Only NumPy's form and the older one are valid.
     pub fn parse(bytes: &[u8]) -> Result<Header, Defect> {
         let found = || String::from_utf8_lossy(bytes).trim_end().chars().take(2 * HEADER_BYTES).collect::<String>();
         let header = Self::read(bytes)
@@ -71,12 +71,12 @@ impl Header {
         (1..=MAX_DIM).contains(&header.dim).then_some(header)
     }
 
-    /// Whether bytes are a header of rows of this kind, or the beginning of one and the end of another: what a write
-    /// leaves that was torn, and what a reader may find who meets a writer. The row counts are not looked at; where a
-    /// longer count moved the dimension, a torn one may pass for the first digits of the right one.
+    /// Whether bytes are a header of such rows, or a torn one: the beginning of one header and the end of another. A
+    /// torn write leaves this, and a reader may meet a writer. Row counts are ignored. If a longer count moved the
+    /// dimension, the first digits of the right dimension are accepted too.
     pub fn is_one_or_torn(bytes: &[u8], dtype: Dtype, dim: u32) -> bool {
         let header = Header { dtype, rows: 0, dim };
-        // Digits stand for any digits; a longer count moves what follows.
+        // Any digits are accepted for the count. A longer count moves the rest.
         let counts = (1..=ROWS_COLUMNS).flat_map(|digits| {
             let digits = "0".repeat(digits);
             [format!("{digits:>ROWS_COLUMNS$}"), digits]

@@ -1,18 +1,19 @@
-//! An index snapshot: key → row for the first rows of a cache, immutable, derivable from `keys.bin` at any time.
+//! An index snapshot: key → row number for the first rows of a cache. It is immutable and can be rebuilt from
+//! `keys.bin`.
 
 use super::keys::{RECORD_BYTES, check_uuid};
 use super::{Defect, MAX_ROWS, Uuid, VERSION, bytes_at, check_header, put, seal, u64_at};
 
-/// Bytes of the header; the slots begin at the next page.
+/// Bytes of the header. The slots begin at the next page.
 pub const HEADER_BYTES: usize = 128;
 
-/// Where the slots begin.
+/// Offset of the slots.
 pub const SLOTS_OFFSET: usize = 4096;
 
 /// Bytes of a slot, and of an entry of the list of replaced rows.
 pub const SLOT_BYTES: usize = 8;
 
-/// Bytes that share a block checksum, counted from [`SLOTS_OFFSET`].
+/// Bytes of a block, counted from [`SLOTS_OFFSET`]. Each block has a checksum.
 pub const BLOCK_BYTES: usize = 1 << 20;
 
 const MAGIC: &[u8; 8] = b"\x89dvi\r\n\x1a\n";
@@ -45,14 +46,14 @@ pub struct Header {
     pub keys: u64,
     /// Entries of its list of replaced rows.
     pub replaced: u64,
-    /// The record of the last row that it covers; zeros if it covers none.
+    /// The key record of the last row that it covers. Zeros if it covers none.
     pub last_record: [u8; RECORD_BYTES],
 }
 
-/// Where the parts of a snapshot file lie.
+/// The sizes of the parts of a snapshot file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
-    /// Bytes of slots and list together: what the block checksums cover.
+    /// Bytes of slots and list together. The block checksums cover them.
     pub body_bytes: usize,
     /// Bytes of the slots alone.
     pub slots_bytes: usize,
@@ -109,7 +110,7 @@ impl Header {
         if possible { Ok(header) } else { Err(Defect::new("possible counts", format!("{header:?}"))) }
     }
 
-    /// Where the parts lie; None if the counts do not fit this machine's memory.
+    /// The sizes of the parts. None if the counts do not fit this machine's memory.
     pub fn layout(&self) -> Option<Layout> {
         let slots_bytes = usize::try_from(self.capacity).ok()?.checked_mul(SLOT_BYTES)?;
         let list_bytes = usize::try_from(self.replaced).ok()?.checked_mul(SLOT_BYTES)?;
@@ -125,7 +126,7 @@ impl Header {
     }
 }
 
-/// The epoch and rows in a snapshot's file name; None if it is no such name.
+/// The epoch and rows in a snapshot's file name. None for another name.
 pub fn parse_name(name: &str) -> Option<(u64, u64)> {
     let (epoch, rows) = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.split_once('-')?;
     Some((epoch.parse().ok()?, rows.parse().ok()?))

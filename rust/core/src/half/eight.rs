@@ -1,12 +1,12 @@
-//! Eight numbers at once with F16C. `unsafe` are the call of a function that needs a processor's features, and vectors
-//! made from and turned into arrays of their size.
+//! Eight numbers at once with F16C. `unsafe` is needed to call a function that requires processor features, and to
+//! convert between vectors and arrays of the same size.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{__m128i, __m256, _MM_FROUND_TO_NEAREST_INT, _mm256_cvtps_ph};
 
 use super::{HALF, SINGLE};
 
-/// Numbers that are converted at once.
+/// Numbers per conversion.
 const LANES: usize = 8;
 
 /// The proof that this processor has the instructions.
@@ -14,14 +14,14 @@ const LANES: usize = 8;
 pub struct Eight(());
 
 impl Eight {
-    /// The proof, if it has.
+    /// The proof, if the processor has them.
     pub fn detect() -> Option<Eight> {
         (is_x86_feature_detected!("avx") && is_x86_feature_detected!("f16c")).then_some(Eight(()))
     }
 
-    /// Converts as many numbers as it can in whole vectors; gives how many.
+    /// Converts all numbers that fill whole vectors; returns how many.
     pub fn write_halves(self, singles: &[u8], halves: &mut [u8]) -> usize {
-        // SAFETY: the function needs nothing but the features that `detect` found, and only `detect` makes a `self`.
+        // SAFETY: the function only requires the features that `detect` found, and only `detect` constructs `self`.
         unsafe { write_all(singles, halves) }
     }
 }

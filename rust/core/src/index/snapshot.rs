@@ -1,11 +1,11 @@
-//! The snapshot file: opened, checked, written, replaced.
+//! The snapshot file: opening, checking, writing, replacing.
 
 use std::cmp::Ordering;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use super::READ_AHEAD;
 use super::table::{Probe, Table, has_fingerprint, home, probe, row_of};
-use super::{Keys, READ_AHEAD};
 use crate::atomic;
 use crate::checksum;
 use crate::error::Result;
@@ -13,6 +13,7 @@ use crate::format::keys::{RECORD_BYTES, Record};
 use crate::format::snapshot::{BLOCK_BYTES, HEADER_BYTES, Header, Layout, SLOT_BYTES, SLOTS_OFFSET, parse_name};
 use crate::format::{Defect, Uuid, name};
 use crate::key::{DEAD, Key};
+use crate::key_records::KeyRecords;
 use crate::mmap::Mapping;
 use crate::storage::{Access, Storage, map_or_read};
 
@@ -28,14 +29,14 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Opens a snapshot if it fits the cache and what is committed; None if it does not, for whatever reason.
-    fn open(storage: &dyn Storage, path: &Path, uuid: &Uuid, keys: &Keys) -> Option<Snapshot> {
+    /// Opens a snapshot. None if it does not fit the cache and the committed rows, or cannot be read.
+    fn open(storage: &dyn Storage, path: &Path, uuid: &Uuid, records: &KeyRecords) -> Option<Snapshot> {
         let file = storage.open(path, Access::Read).ok()?;
         let mut bytes = [0; HEADER_BYTES];
         file.read_at(&mut bytes, 0).ok()?;
-        let header = Header::parse(&bytes, uuid, keys.seed).ok()?;
+        let header = Header::parse(&bytes, uuid, records.seed()).ok()?;
         let layout = header.layout()?;
-        if file.length().ok()? != layout.file_bytes as u64 || last_record(header.rows, keys)? != header.last_record {
+        if file.length().ok()? != layout.file_bytes as u64 || last_record(header.rows, records)? != header.last_record {
             return None;
         }
         let mapping = map_or_read(&*file, layout.file_bytes).ok()?;
@@ -52,24 +53,24 @@ impl Snapshot {
         self.word(SLOTS_OFFSET + at as usize * SLOT_BYTES)
     }
 
-    pub(super) fn get(&self, key: &Key, keys: &Keys) -> Option<u64> {
-        match probe(self.header.capacity, |at| self.slot(at), key, keys) {
+    pub(super) fn get(&self, key: &Key, records: &KeyRecords) -> Option<u64> {
+        match probe(self.header.capacity, |at| self.slot(at), key, records) {
             // A damaged slot may name an older row of the same key.
             Probe::Row { row, .. } if row < self.header.rows && !self.is_replaced(row) => Some(row),
             _ => None,
         }
     }
 
-    /// Does what [`Index::read_ahead`] says.
-    pub(super) fn read_ahead(&self, wanted: &[Key], keys: &Keys) {
+    /// See [`Index::read_ahead`](super::Index::read_ahead).
+    pub(super) fn read_ahead(&self, wanted: &[Key], records: &KeyRecords) {
         let mut found = [(0, 0); READ_AHEAD];
         for ((slot, hash), key) in found.iter_mut().zip(wanted) {
-            *hash = keys.hash(key);
+            *hash = records.hash(key);
             *slot = self.slot(home(*hash, self.header.capacity));
         }
         for (slot, hash) in found {
             if let Some(row) = row_of(slot).filter(|_| has_fingerprint(slot, hash)) {
-                keys.records.prefetch(row);
+                records.prefetch(row);
             }
         }
     }
@@ -111,8 +112,13 @@ impl Snapshot {
 }
 
 /// The newest snapshot that fits the cache.
-pub(super) fn newest_snapshot(storage: &dyn Storage, directory: &Path, uuid: &Uuid, keys: &Keys) -> Option<Snapshot> {
-    // Whoever writes a newer snapshot removes the older: one that vanished since the listing means to list again.
+pub(super) fn newest_snapshot(
+    storage: &dyn Storage,
+    directory: &Path,
+    uuid: &Uuid,
+    records: &KeyRecords,
+) -> Option<Snapshot> {
+    // The writer of a newer snapshot removes older ones. If one vanished after the listing, list again.
     for _ in 0..LISTINGS {
         let mut names: Vec<_> = storage
             .list(directory)
@@ -121,7 +127,7 @@ pub(super) fn newest_snapshot(storage: &dyn Storage, directory: &Path, uuid: &Uu
             .filter_map(|(name, _)| parse_name(&name).map(|(epoch, rows)| (rows, epoch, directory.join(name))))
             .collect();
         names.sort_unstable();
-        let open = |(_, _, path): &(u64, u64, PathBuf)| Snapshot::open(storage, path, uuid, keys);
+        let open = |(_, _, path): &(u64, u64, PathBuf)| Snapshot::open(storage, path, uuid, records);
         if let Some(snapshot) = names.iter().rev().find_map(open) {
             return Some(snapshot);
         }
@@ -132,37 +138,43 @@ pub(super) fn newest_snapshot(storage: &dyn Storage, directory: &Path, uuid: &Uu
     None
 }
 
-/// The record of the last of the first `rows` rows, zeros if there is none; None if they are not all committed.
-fn last_record(rows: u64, keys: &Keys) -> Option<[u8; RECORD_BYTES]> {
+/// The record of the last of the first `rows` rows. Zeros if `rows` is 0, None if not all of them are committed.
+fn last_record(rows: u64, records: &KeyRecords) -> Option<[u8; RECORD_BYTES]> {
     match rows.checked_sub(1) {
         None => Some([0; RECORD_BYTES]),
-        Some(last) => keys.records.get(last)?.try_into().ok(),
+        Some(last) => records.bytes(last).copied(),
     }
 }
 
-/// Writes a snapshot of all of `keys`, which are durable, then removes older ones and dead temporaries.
-pub fn write_snapshot(storage: &dyn Storage, directory: &Path, uuid: &Uuid, epoch: u64, keys: &Keys) -> Result<()> {
-    let rows = keys.records.rows();
+/// Writes a snapshot of these rows, which are durable. Then removes older snapshots and left-over temporary files.
+pub fn write_snapshot(
+    storage: &dyn Storage,
+    directory: &Path,
+    uuid: &Uuid,
+    epoch: u64,
+    records: &KeyRecords,
+) -> Result<()> {
+    let rows = records.rows();
     let mut table = Table::with_room_for(rows);
     let mut replaced = Vec::new();
-    for (row, record) in (0..).zip(keys.records.bytes().as_chunks::<RECORD_BYTES>().0) {
+    for (row, record) in (0..).zip(records.all()) {
         let key = Record::from_bytes(record).key;
         if key == DEAD {
             replaced.push(row);
         } else {
-            replaced.extend(table.insert(row, &key, keys));
+            replaced.extend(table.insert(row, &key, records));
         }
     }
     replaced.sort_unstable();
     let header = Header {
         uuid: *uuid,
-        seed: keys.seed,
+        seed: records.seed(),
         epoch,
         rows,
         capacity: table.slots.len() as u64,
         keys: table.keys,
         replaced: replaced.len() as u64,
-        last_record: last_record(rows, keys).unwrap_or([0; RECORD_BYTES]),
+        last_record: last_record(rows, records).unwrap_or([0; RECORD_BYTES]),
     };
     let path = directory.join(header.file_name());
     if storage.metadata(&path).is_ok() {
@@ -177,7 +189,7 @@ pub fn write_snapshot(storage: &dyn Storage, directory: &Path, uuid: &Uuid, epoc
     Ok(())
 }
 
-/// Removes snapshots of fewer rows and temporaries of snapshots. Failing to is no failure: they only take space.
+/// Removes snapshots of fewer rows and temporary files of snapshots. Best effort: they only take space.
 fn remove_older(storage: &dyn Storage, directory: &Path, rows: u64) {
     for (found, _) in storage.list(directory).unwrap_or_default() {
         let older = parse_name(&found).is_some_and(|(_, older)| older < rows);
@@ -188,27 +200,27 @@ fn remove_older(storage: &dyn Storage, directory: &Path, rows: u64) {
     }
 }
 
-/// Removes all snapshots: the next writer makes a new one.
+/// Removes all snapshots. The next writer makes a new one.
 pub fn remove_all(storage: &dyn Storage, directory: &Path) {
     remove_older(storage, directory, u64::MAX);
 }
 
-/// The names of the snapshots that do not fit the cache or whose blocks are damaged, each with its defect.
+/// The names of the snapshots that do not fit the cache or have damaged blocks, each with its defect.
 ///
-/// `committed` gives the records of all committed rows. It is called once the snapshots are listed: whoever writes the cache
-/// meanwhile may make snapshots of rows that were not committed before. One that he removes is no defect.
+/// `committed` gives the records of all committed rows. It is called after the snapshots are listed, since a writer may
+/// meanwhile commit rows and write a snapshot of them. A snapshot that a writer removes meanwhile is no defect.
 pub fn verify_snapshots(
     storage: &dyn Storage,
     directory: &Path,
     uuid: &Uuid,
-    committed: impl FnOnce() -> Result<Keys>,
+    committed: impl FnOnce() -> Result<KeyRecords>,
 ) -> Result<Vec<(String, Defect)>> {
     let names = storage.list(directory).unwrap_or_default().into_iter().map(|(name, _)| name);
     let names: Vec<String> = names.filter(|name| parse_name(name).is_some()).collect();
-    let keys = committed()?;
+    let records = committed()?;
     let defect = |name: &String| {
         let path = directory.join(name);
-        match Snapshot::open(storage, &path, uuid, &keys) {
+        match Snapshot::open(storage, &path, uuid, &records) {
             Some(snapshot) => snapshot.verify().err(),
             None if storage.metadata(&path).is_err_and(|error| error.kind() == ErrorKind::NotFound) => None,
             None => Some(Defect::new("a snapshot of this cache", "another or a damaged one")),

@@ -1,7 +1,7 @@
-//! Slots from keys to rows, and a table of them in memory.
+//! The slots of the index, and a table of them in memory.
 
-use super::Keys;
 use crate::key::Key;
+use crate::key_records::KeyRecords;
 
 const FINGERPRINT_BITS: u32 = 24;
 const FINGERPRINT_MASK: u64 = (1 << FINGERPRINT_BITS) - 1;
@@ -18,7 +18,7 @@ fn slot_of(row: u64, hash: u64) -> u64 {
     ((row + 1) << FINGERPRINT_BITS) | (hash & FINGERPRINT_MASK)
 }
 
-/// The row of a slot; None if it is empty.
+/// The row number in a slot. None if the slot is empty.
 pub(super) fn row_of(slot: u64) -> Option<u64> {
     (slot >> FINGERPRINT_BITS).checked_sub(1)
 }
@@ -28,7 +28,7 @@ pub(super) fn home(hash: u64, capacity: u64) -> u64 {
     ((u128::from(hash) * u128::from(capacity)) >> 64) as u64
 }
 
-/// Whether a slot's fingerprint is that of a hash.
+/// Whether a slot has the fingerprint of a hash.
 pub(super) fn has_fingerprint(slot: u64, hash: u64) -> bool {
     slot & FINGERPRINT_MASK == hash & FINGERPRINT_MASK
 }
@@ -39,18 +39,18 @@ pub(super) enum Probe {
     Row { at: u64, row: u64 },
     /// At an empty slot: the key is not in the table.
     Empty { at: u64 },
-    /// Nowhere: the table is full of others, as only a forged one is.
+    /// Nowhere: the table is full of other keys. Only a forged table is.
     Full,
 }
 
-/// Follows a key through a table: from its home slot to the slot of a row that has the key, or to an empty one.
-pub(super) fn probe(capacity: u64, slot: impl Fn(u64) -> u64, key: &Key, keys: &Keys) -> Probe {
-    let hash = keys.hash(key);
+/// Follows a key through a table, from its home slot to the slot of a row with the key, or to an empty slot.
+pub(super) fn probe(capacity: u64, slot: impl Fn(u64) -> u64, key: &Key, records: &KeyRecords) -> Probe {
+    let hash = records.hash(key);
     let mut at = home(hash, capacity);
     for _ in 0..capacity {
         let value = slot(at);
         let Some(row) = row_of(value) else { return Probe::Empty { at } };
-        if has_fingerprint(value, hash) && keys.row_has_key(row, key) {
+        if has_fingerprint(value, hash) && records.has_key(row, key) {
             return Probe::Row { at, row };
         }
         at = if at + 1 == capacity { 0 } else { at + 1 };
@@ -71,37 +71,37 @@ impl Table {
         Table { slots: vec![0; capacity], keys: 0 }
     }
 
-    fn probe(&self, key: &Key, keys: &Keys) -> Probe {
-        probe(self.slots.len() as u64, |at| self.slots[at as usize], key, keys)
+    fn probe(&self, key: &Key, records: &KeyRecords) -> Probe {
+        probe(self.slots.len() as u64, |at| self.slots[at as usize], key, records)
     }
 
-    pub(super) fn get(&self, key: &Key, keys: &Keys) -> Option<u64> {
-        match self.probe(key, keys) {
+    pub(super) fn get(&self, key: &Key, records: &KeyRecords) -> Option<u64> {
+        match self.probe(key, records) {
             Probe::Row { row, .. } => Some(row),
             Probe::Empty { .. } | Probe::Full => None,
         }
     }
 
-    /// Enters a row under its key; gives the row of the same key that it replaces.
-    pub(super) fn insert(&mut self, row: u64, key: &Key, keys: &Keys) -> Option<u64> {
+    /// Enters a row under its key. Returns the row of the same key that it replaces.
+    pub(super) fn insert(&mut self, row: u64, key: &Key, records: &KeyRecords) -> Option<u64> {
         if capacity_for(self.keys + 1) > self.slots.len() as u64 {
-            self.grow(keys);
+            self.grow(records);
         }
-        let (at, replaced) = match self.probe(key, keys) {
+        let (at, replaced) = match self.probe(key, records) {
             Probe::Row { at, row } => (at, Some(row)),
             Probe::Empty { at } => (at, None),
             Probe::Full => return None,
         };
-        self.slots[at as usize] = slot_of(row, keys.hash(key));
+        self.slots[at as usize] = slot_of(row, records.hash(key));
         self.keys += u64::from(replaced.is_none());
         replaced
     }
 
-    fn grow(&mut self, keys: &Keys) {
+    fn grow(&mut self, records: &KeyRecords) {
         let mut larger = Table::with_room_for(self.keys.saturating_mul(2).max(SMALLEST_CAPACITY));
         for row in self.slots.iter().filter_map(|slot| row_of(*slot)) {
-            if let Some(key) = keys.key(row) {
-                larger.insert(row, &key, keys);
+            if let Some(key) = records.key(row) {
+                larger.insert(row, &key, records);
             }
         }
         *self = larger;

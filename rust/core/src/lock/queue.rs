@@ -1,9 +1,9 @@
-//! The order in which waiters are served: first come, first served, threads and processes alike.
+//! The queue of waiters: first come, first served, across threads and processes.
 //!
-//! A waiter holds the lock of the byte of the lock file whose number is the time at which it came, in nanoseconds since
-//! the machine started. Its turn has come when nobody holds a byte before. The system gives a byte back when its holder
-//! dies, so no crash leaves a place in the queue behind. The order is a courtesy: what keeps writers apart is the lock
-//! of the file alone.
+//! A waiter locks one byte of the lock file. The byte's offset is the time of arrival, in nanoseconds since the machine
+//! started. A waiter is first when no byte before its own is locked. The system unlocks a byte when its holder dies, so
+//! a crash leaves no place in the queue behind. The queue only gives an order. The lock of the file keeps writers
+//! apart.
 
 use std::time::{Duration, Instant};
 
@@ -11,25 +11,25 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::storage::StorageFile;
 
-/// How long the lock may be free without the first of the queue taking it. Then it was stopped, and others need not wait.
+/// How long the first waiter may leave a free lock alone. After that it counts as stopped, and others pass it.
 const LONGEST_ABSENCE: Duration = Duration::from_secs(1);
 
 /// A place in the queue.
 #[derive(Debug)]
 pub struct Turn {
-    /// The byte that is held; None where bytes cannot be locked, and everybody's turn has come.
+    /// The locked byte. None where bytes cannot be locked: then every waiter is first.
     byte: Option<u64>,
-    /// Since when the lock was free at each look, and others were first.
+    /// When the lock was first found free. None if it was held at the last try.
     free_since: Option<Instant>,
 }
 
 impl Turn {
-    /// The last place in the queue for the lock of this file.
+    /// Takes the last place in the queue for the lock of this file.
     pub fn last(file: &dyn StorageFile) -> Turn {
         let mut byte = None;
         while let Some(now) = now() {
             match file.try_lock_byte(now) {
-                // Another came in the same nanosecond.
+                // Another waiter came in the same nanosecond.
                 Ok(false) => continue,
                 Ok(true) => byte = Some(now),
                 Err(_) => {}
@@ -39,31 +39,31 @@ impl Turn {
         Turn { byte, free_since: None }
     }
 
-    /// Whether nobody came before.
+    /// Whether this waiter is first.
     pub fn has_come(&self, file: &dyn StorageFile) -> bool {
         self.byte.is_none_or(|byte| !file.is_byte_locked_before(byte).unwrap_or(false))
     }
 
-    /// Says whether a waiter that is not first, and found the lock free, may keep it.
+    /// Whether a waiter that is not first, and found the lock free, may keep it.
     pub fn may_pass(&mut self, now: Instant) -> bool {
         now.duration_since(*self.free_since.get_or_insert(now)) >= LONGEST_ABSENCE
     }
 
-    /// Takes note that the lock was held at the last look.
+    /// Notes that the lock was held at the last try.
     pub fn note_held(&mut self) {
         self.free_since = None;
     }
 
-    /// Lets the next one be first.
+    /// Leaves the queue.
     pub fn leave(&self, file: &dyn StorageFile) {
         if let Some(byte) = self.byte {
-            // If that fails, the byte is given back with the file.
+            // If that fails, closing the file unlocks the byte.
             let _ = file.unlock_byte(byte);
         }
     }
 }
 
-/// The time that all processes of this machine share, in nanoseconds.
+/// Nanoseconds on the clock that all processes of this machine share.
 fn now() -> Option<u64> {
     let since_start = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?);
     u64::try_from(since_start.as_nanos()).ok()

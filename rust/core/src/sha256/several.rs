@@ -1,8 +1,8 @@
 //! SHA-256 of several messages at once: two with the instructions for SHA-256, sixteen with AVX-512.
 //!
-//! The crate digests message after message, and each round of one waits for the round before. Only with several messages
-//! in hand can the processor's units be kept busy. `unsafe` are calls of functions that need a processor's features, and
-//! vectors loaded from and stored to arrays of their size.
+//! The crate digests one message after the other. Each round of a message waits for the round before, so only several
+//! messages at once keep the processor's units busy. `unsafe` is needed to call functions that require processor
+//! features, and to convert between vectors and arrays of the same size.
 #![allow(unsafe_code)]
 
 pub mod sixteen;
@@ -33,13 +33,13 @@ const ROUNDS: [[u32; 4]; 16] = [
     [0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2],
 ];
 
-/// Messages of this many blocks and more are not told apart when messages are sorted.
+/// Messages of this many blocks or more count as equally long in the sort.
 const LONG: usize = 255;
 
-/// Sixteen at once take the time of so many blocks in pairs.
+/// Sixteen blocks at once take the time of this many blocks in pairs.
 const BLOCKS_OF_SIXTEEN: usize = 10;
 
-/// What this processor can do.
+/// The kernels of this processor.
 #[derive(Debug, Clone, Copy)]
 pub struct Several {
     two: Two,
@@ -47,7 +47,7 @@ pub struct Several {
 }
 
 impl Several {
-    /// What it can; None if nothing at once.
+    /// The kernels that this processor has, or None.
     pub fn detect() -> Option<Several> {
         Some(Several { two: Two::detect()?, sixteen: Sixteen::detect() })
     }
@@ -56,7 +56,7 @@ impl Several {
     pub fn digest_all<'a>(self, text: impl Fn(usize) -> &'a [u8], digests: &mut [Digest]) {
         let order = by_blocks(digests.len(), |i| text(i).len());
         for (group, some) in order.chunks(LANES).enumerate() {
-            // The next come from memory while these are worked on.
+            // The next messages come from memory while these are digested.
             for i in order.chunks(LANES).nth(group + 1).unwrap_or_default() {
                 prefetch::fetch(text(*i));
             }
@@ -81,13 +81,13 @@ impl Several {
     }
 }
 
-/// Whether messages of these block counts are done sooner together than in pairs.
+/// Whether messages of these block counts are faster together than in pairs.
 fn keep_sixteen_busy(counts: impl Iterator<Item = usize>) -> bool {
     let (sum, most) = counts.fold((0, 0), |(sum, most), count| (sum + count, most.max(count)));
     sum >= BLOCKS_OF_SIXTEEN * most
 }
 
-/// The numbers of messages, those of fewer blocks first: neighbours then take about as long as each other.
+/// The numbers of the messages, sorted by blocks. So neighbours take about the same time.
 fn by_blocks(count: usize, bytes: impl Fn(usize) -> usize) -> Vec<usize> {
     let place = |i| blocks(bytes(i)).min(LONG);
     let mut starts = [0_usize; LONG + 1];

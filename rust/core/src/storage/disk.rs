@@ -19,12 +19,12 @@ use super::LARGEST_FOLIO;
 use super::{Access, Metadata, Storage, StorageFile};
 use crate::mmap::{LiveMapping, Mapping, PrivateMapping};
 
-/// Modes of what is shared with a group: new files inherit the directory's group by its set-group-id bit.
+/// Modes of group-shared files and directories. New files inherit the directory's group by its set-group-id bit.
 const SHARED_DIRECTORY: u32 = 0o2770;
 const SHARED_FILE: u32 = 0o660;
 
-/// Files of the operating system. New directories are private to their owner (0700), and so are files (0600), unless
-/// the directory that a file lies in is shared.
+/// Files of the operating system. New directories (0700) and files (0600) are private to their owner. Files in a shared
+/// directory are group-shared.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DiskStorage;
 
@@ -50,14 +50,14 @@ impl Storage for DiskStorage {
             .write(access != Access::Read)
             .create_new(access == Access::Create)
             .mode(0o600)
-            // Without O_NONBLOCK, opening a pipe in place of a file would wait for ever.
+            // Without O_NONBLOCK, opening a pipe would wait for ever.
             .custom_flags(O_NOFOLLOW | O_NONBLOCK)
             .open(path)?;
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(ErrorKind::InvalidInput, "expected a regular file"));
         }
         if access == Access::Create && is_shared(path.parent()) {
-            // Not by the mode above, from which the process's umask is taken.
+            // The umask would restrict the mode above.
             file.set_permissions(Permissions::from_mode(SHARED_FILE))?;
         }
         Ok(Box::new(file))
@@ -103,7 +103,7 @@ impl Storage for DiskStorage {
 
 impl StorageFile for File {
     fn length(&self) -> io::Result<u64> {
-        // A quarter of what statx(2) takes; the position of the file that this moves is used by nobody.
+        // Takes a quarter of the time of statx(2). Nothing uses the file position that it moves.
         Seek::seek(&mut &*self, SeekFrom::End(0))
     }
 
@@ -161,7 +161,7 @@ impl StorageFile for File {
     #[cfg(target_os = "linux")]
     fn try_lock_byte(&self, at: u64) -> io::Result<bool> {
         if distance(self) != Distance::Local {
-            // Elsewhere a lock of bytes may get in the way of the file's lock.
+            // Elsewhere a byte lock may conflict with the file's lock.
             return Err(ErrorKind::Unsupported.into());
         }
         match fcntl(self, FcntlArg::F_OFD_SETLK(&bytes(F_WRLCK, at, 1)?)) {
@@ -193,7 +193,7 @@ impl StorageFile for File {
     }
 }
 
-/// What fcntl(2) is to do with the locks of some bytes.
+/// The argument of fcntl(2) for the locks of some bytes.
 #[cfg(target_os = "linux")]
 fn bytes(kind: i32, start: u64, length: u64) -> io::Result<flock> {
     let too_large = |_| io::Error::from(ErrorKind::InvalidInput);
@@ -221,7 +221,7 @@ fn forget_pages(file: &File, start: u64, end: Option<u64>) {
     // A length of 0 reaches to the end of the file.
     let len = end.map_or(0, |end| end.next_multiple_of(LARGEST_FOLIO) - start);
     if let (Ok(start), Ok(len)) = (i64::try_from(start), i64::try_from(len)) {
-        // Only advice: whoever gives it can do without.
+        // Only advice: a failure changes nothing.
         let _ = posix_fadvise(file, start, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     }
 }
@@ -229,25 +229,25 @@ fn forget_pages(file: &File, start: u64, end: Option<u64>) {
 #[cfg(not(target_os = "linux"))]
 fn forget_pages(_file: &File, _start: u64, _end: Option<u64>) {}
 
-/// Whether files made in a directory are its group's too.
+/// Whether files in a directory are group-shared.
 fn is_shared(directory: Option<&Path>) -> bool {
     let mode = directory.and_then(|directory| std::fs::metadata(directory).ok()).map_or(0, |found| found.mode());
     mode & SHARED_DIRECTORY == SHARED_DIRECTORY
 }
 
-/// Where a file system keeps its files.
+/// Where a file system stores its files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Distance {
     /// On this machine.
     Local,
-    /// Nobody knows: another program or the host of a virtual machine has them.
+    /// Unknown: in another program, or on the host of a virtual machine.
     Unknown,
-    /// On another machine, which others change behind our page cache and whose locks may not hold here.
+    /// On another machine. Others may change files behind this machine's page cache, and locks may not hold.
     Remote,
 }
 
-/// Tells file systems by their magic numbers (statfs(2), linux/magic.h and the file systems' own headers); which of them
-/// are remote is as the `stat` of coreutils has it.
+/// Classifies file systems by their magic numbers (statfs(2), linux/magic.h and the file systems' own headers). The
+/// remote ones are those of the `stat` of coreutils.
 #[cfg(any(target_os = "linux", test))]
 fn distance_of(magic: u32) -> Distance {
     match magic {
@@ -288,7 +288,7 @@ fn distance(file: &File) -> Distance {
         .map_or(Distance::Local, |statistics| distance_of(statistics.filesystem_type().0 as u64 as u32))
 }
 
-/// Tells file systems by the names that macOS and the BSDs give them.
+/// Classifies file systems by their names on macOS and the BSDs.
 #[cfg(any(target_os = "macos", target_os = "freebsd", test))]
 fn distance_named(name: &str) -> Distance {
     match name {

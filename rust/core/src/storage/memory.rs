@@ -1,4 +1,4 @@
-//! A file system in memory: for tests of the engine, and below crash and fault tests.
+//! A file system in memory: for tests of the engine, and the base of the crash and fault tests.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -28,7 +28,7 @@ enum Node {
 #[derive(Debug, Default)]
 struct Tree {
     nodes: BTreeMap<PathBuf, Node>,
-    /// The last inode or handle number that was given out.
+    /// The last inode or handle number.
     last_number: u64,
 }
 
@@ -145,7 +145,7 @@ impl Inode {
         Metadata { len, id: (1, self.number), is_directory: false }
     }
 
-    /// A copy of a range; an error if the file ends before.
+    /// A copy of a range. An error if the file ends before.
     fn range(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         let bytes = self.bytes.read().unwrap_or_else(PoisonError::into_inner);
         let range = usize::try_from(offset).ok().and_then(|start| bytes.get(start..)?.get(..len));
@@ -186,7 +186,7 @@ impl StorageFile for Handle {
     }
 
     fn map(&self, len: usize) -> io::Result<Mapping> {
-        // A copy is as good as a mapping: what is mapped is committed and does not change.
+        // A copy serves as well: only committed rows are mapped, and they do not change.
         Ok(Mapping::Memory(self.inode.range(0, len)?))
     }
 

@@ -1,13 +1,13 @@
 //! Blocks that ext4 counts as unwritten although the bytes of their pages were written.
 //!
 //! ext4 allocates the blocks of new data as unwritten, and marks them as written when the write has succeeded. After a
-//! write that failed the page in memory still points to its block, and nothing marks the block any more: later writes of
-//! the page reach the disk, sync reports success, and once the page is dropped the block reads as zeros. Dropping the
-//! page first mends that, but the system keeps a page that a process maps. Writing with `O_DIRECT` drops it by force: the
-//! process sees what the disk has until the write is done.
+//! write that failed the page in memory still points to its block, and nothing marks the block any more: later writes
+//! of the page reach the disk, sync reports success, and once the page is dropped the block reads as zeros. Dropping
+//! the page first mends that, but the system keeps a page that a process maps. Writing with `O_DIRECT` drops it by
+//! force: the process reads the old disk content until the write is done.
 //!
-//! So such blocks are exchanged for other unwritten ones, as a defragmentation does. The kernel keeps the page, detaches
-//! it from its old block, and looks the new block up at the next write.
+//! So such blocks are exchanged for other unwritten ones, as a defragmentation does. The kernel keeps the page,
+//! detaches it from its old block, and looks the new block up at the next write.
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
@@ -72,15 +72,15 @@ const EXTENT_MAP_HEADER: usize = 32;
 nix::ioctl_readwrite_bad!(fs_ioc_fiemap, nix::request_code_readwrite!(b'f', 11, EXTENT_MAP_HEADER), ExtentMap);
 nix::ioctl_readwrite!(ext4_ioc_move_ext, b'f', 15, Exchange);
 
-/// Exchanges the unwritten blocks of the file from `start` on. New bytes must be written there afterwards, the old ones
-/// if there are no others. A file without a name in `directory` lends the new blocks.
+/// Exchanges the unwritten blocks of the file from `start` on. The caller writes all bytes there again afterwards. An
+/// unnamed file in `directory` lends the new blocks.
 ///
 /// Does nothing on other file systems, and where ext4 cannot exchange blocks (with the feature bigalloc).
 pub fn renew(file: &File, directory: &Path, start: u64) -> io::Result<()> {
     if fstatfs(file)?.filesystem_type() != EXT4_SUPER_MAGIC || unwritten(file, start)?.is_empty() {
         return Ok(());
     }
-    // What is still on its way is unwritten too.
+    // Blocks of pages that wait to be written are unwritten too.
     file.sync_data()?;
     let ranges = unwritten(file, start)?;
     if ranges.is_empty() {
@@ -102,7 +102,8 @@ pub fn renew(file: &File, directory: &Path, start: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the range of the file, whole blocks, the blocks that the donor gets for it.
+/// Allocates blocks for the range in the donor, and exchanges them with the blocks of the file. The range is whole
+/// blocks.
 fn exchange(file: &File, donor: &File, range: Range<u64>) -> nix::Result<()> {
     let block = File::metadata(file).map_err(|_| Errno::EIO)?.blksize().max(1);
     let signed = |number: u64| i64::try_from(number).map_err(|_| Errno::EFBIG);
@@ -111,9 +112,8 @@ fn exchange(file: &File, donor: &File, range: Range<u64>) -> nix::Result<()> {
     let (mut start, end) = (range.start / block, range.end.div_ceil(block));
     while start < end {
         let mut request = Exchange { reserved: 0, donor, start, donor_start: start, length: end - start, moved: 0 };
-        // SAFETY: the request number is that of a `struct move_extent`, which `request` has the layout of; the kernel reads
-        // and writes nothing else. Both descriptors are open for the length of the call. What it does to the files is
-        // no matter of memory: mapped pages keep their bytes.
+        // SAFETY: this request takes a `struct move_extent`, and `request` has its layout. The kernel reads and writes
+        // no other memory of this process. Both descriptors stay open during the call. Mapped pages keep their bytes.
         unsafe { ext4_ioc_move_ext(file.as_raw_fd(), &raw mut request) }?;
         if request.moved == 0 {
             return Err(Errno::EIO);
@@ -123,8 +123,8 @@ fn exchange(file: &File, donor: &File, range: Range<u64>) -> nix::Result<()> {
     Ok(())
 }
 
-/// The ranges of the file from `start` on that the file system has blocks for and counts as unwritten; empty where it
-/// does not say.
+/// The ranges of the file from `start` on whose blocks are allocated and unwritten. Empty where the file system does
+/// not know.
 fn unwritten(file: &File, start: u64) -> io::Result<Vec<Range<u64>>> {
     let mut found = extents(file, start)?;
     found.retain(|extent| extent.flags & EXTENT_UNWRITTEN != 0);
@@ -145,8 +145,8 @@ fn extents(file: &File, start: u64) -> io::Result<Vec<Extent>> {
             reserved: 0,
             extents: [Extent::default(); EXTENTS],
         };
-        // SAFETY: the request number is that of a `struct fiemap`, which `map` begins with; the kernel writes at most
-        // `count` extents behind it, for which there is room. The descriptor is open for the length of the call.
+        // SAFETY: this request takes a `struct fiemap`, and `map` begins with its layout. The kernel writes at most
+        // `count` extents behind it, and `map` has room for them. The descriptor stays open during the call.
         match unsafe { fs_ioc_fiemap(file.as_raw_fd(), &raw mut map) } {
             Err(Errno::EOPNOTSUPP | Errno::ENOTTY) => return Ok(found),
             asked => asked?,

@@ -1,12 +1,12 @@
-//! Append groups: lock, learn what others committed, write, sync, commit.
+//! Append groups: lock, learn the commits of others, write, sync, commit.
 
 use std::borrow::Cow;
 use std::sync::{MutexGuard, PoisonError};
 
 use super::opened::Open;
 use super::{Durability, Store, same_length};
-use crate::directory::Identity;
 use crate::error::{Error, Result};
+use crate::files::FileId;
 use crate::format::MAX_ROWS;
 use crate::format::commit::Slot;
 use crate::format::keys::{RECORD_BYTES, Record};
@@ -18,35 +18,35 @@ use crate::{parallel, partition, vectors};
 const RECORDS_PIECE: usize = 512;
 const RECORDS_PER_THREAD: usize = 512;
 
-/// What only the writing thread of this handle touches.
+/// State of the writing thread of this handle.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
-    /// Whether a sync failed: what is on disk is then unknown, and a retry may lie.
+    /// Whether a sync failed. The content of the disk is then unknown, and a retry may succeed without writing.
     pub(super) poisoned: bool,
-    /// The files that all below is about.
-    pub(super) files: Option<[Identity; 3]>,
-    /// The commit that this handle wrote last, or wrote again as it found it.
+    /// The files that the fields below describe.
+    pub(super) files: Option<[FileId; 3]>,
+    /// The commit that this handle wrote last, or wrote again.
     pub(super) own: Option<Slot>,
     /// Whether this handle made the names of the directory and of its files durable.
     pub(super) names_are_durable: bool,
-    /// Whether what lies behind the committed rows is what this handle left there.
+    /// Whether this handle wrote the bytes behind the committed rows.
     pub(super) tail_is_ours: bool,
     /// Whether this handle appended rows.
     pub(super) appended: bool,
-    /// Whether something is committed but not synced.
+    /// Whether there are committed rows that are not synced.
     pub(super) unsynced: bool,
-    /// Whether other files came in the place of some that this handle had written and not synced, and nobody was told.
+    /// Whether the files were replaced before this handle synced its rows, and no caller knows yet.
     pub(super) lost: bool,
 }
 
 impl Writer {
-    /// Whether the handle was asked to store something that it did not make durable.
+    /// Whether this handle stored rows that are not durable.
     pub(super) fn owes_a_sync(&self) -> bool {
         self.unsynced || self.lost
     }
 
-    /// Forgets what was known of other files than these.
-    pub(super) fn is_about(&mut self, files: [Identity; 3]) {
+    /// Resets the state if the files were replaced.
+    pub(super) fn is_about(&mut self, files: [FileId; 3]) {
         if self.files.is_some_and(|known| known != files) {
             *self = Writer { poisoned: self.poisoned, lost: self.owes_a_sync(), ..Writer::default() };
         }
@@ -55,10 +55,10 @@ impl Writer {
 }
 
 impl Store {
-    /// Appends one group and commits it; gives how many rows were appended.
+    /// Appends one group and commits it. Returns how many rows were appended.
     ///
     /// `seen` is the row that the caller's look-up saw for each key, negative for none. A key is dropped only if its
-    /// newest row is now another one. Keys must differ from each other.
+    /// newest row is another one now. Keys must differ from each other.
     pub fn append(&self, keys: &[Key], vectors: &[u8], seen: Option<&[i64]>) -> Result<usize> {
         let row_bytes = self.check_rows(keys, vectors)?;
         if let Some(seen) = seen {
@@ -67,9 +67,9 @@ impl Store {
         let appended = self.write_group(|open| {
             let state = open.indexed()?;
             let mut newest = vec![partition::NO_ROW; keys.len()];
-            state.lookup(&open.keys(state.committed.rows)?, keys, &mut newest);
+            state.lookup(&open.key_records(state.committed.rows)?, keys, &mut newest);
             let is_wanted = |position: &usize| {
-                // An older one than was seen is no other's: the one that was seen did not survive.
+                // An older row than the seen one is not newer data: the seen row did not survive.
                 newest[*position] == partition::NO_ROW || seen.is_some_and(|seen| seen[*position] >= newest[*position])
             };
             let positions: Vec<usize> = (0..keys.len()).filter(is_wanted).collect();
@@ -79,17 +79,18 @@ impl Store {
         Ok(appended)
     }
 
-    /// Appends the vectors that are not stored byte for byte already; the last of equal keys wins.
+    /// Appends the vectors that are not stored byte for byte already. The last of equal keys wins.
     pub fn put(&self, keys: &[Key], vectors: &[u8]) -> Result<usize> {
         let row_bytes = self.check_rows(keys, vectors)?;
         let vector = |position: usize| &vectors[position * row_bytes..(position + 1) * row_bytes];
-        // Under the lock, once what others stored is sure: what is called stored here is acknowledged.
+        // Chosen under the lock, after the rows of others were made durable: a vector that is found here is
+        // acknowledged.
         let appended = self.write_group(|open| {
             let state = open.indexed()?;
-            let committed = open.keys(state.committed.rows)?;
+            let records = open.key_records(state.committed.rows)?;
             let mut rows = vec![partition::NO_ROW; keys.len()];
-            state.lookup(&committed, keys, &mut rows);
-            let source = vectors::Source::of(&open.files.vectors, committed.records())?;
+            state.lookup(&records, keys, &mut rows);
+            let source = vectors::Source::of(&open.files.vectors, &records)?;
             let mut positions = Vec::new();
             for position in partition::last_of_each_key(keys) {
                 let row = u64::try_from(rows[position]).ok();
@@ -113,10 +114,10 @@ impl Store {
         }
     }
 
-    /// Makes every committed row durable, whoever wrote it. [`Error::Replaced`] says that this was done, and that rows
-    /// of this handle went with files that the directory no longer has.
+    /// Makes every committed row durable, including those of other handles. [`Error::Replaced`] means that this was
+    /// done, and that rows of this handle are in files that the directory no longer has.
     ///
-    /// A handle that stored nothing believes a commit that says that all is durable, and opens nothing for writing.
+    /// A handle that stored nothing trusts a commit that calls all rows durable. It then opens no file for writing.
     pub fn sync(&self) -> Result<()> {
         if self.options.writable && self.has_nothing_to_sync()? {
             return Ok(());
@@ -134,7 +135,7 @@ impl Store {
         if lost { Err(Error::Replaced { path: self.directory.clone() }) } else { Ok(()) }
     }
 
-    /// Whether this handle never stored anything, the last commit says that all rows are durable, and no header is torn.
+    /// Whether this handle stored nothing, the last commit calls all rows durable, and no header is torn.
     fn has_nothing_to_sync(&self) -> Result<bool> {
         if self.current()?.is_writable || self.writer().owes_a_sync() {
             return Ok(false);
@@ -142,25 +143,25 @@ impl Store {
         let open = self.reopen_if_replaced()?;
         let recovered = open.files.recover()?;
         open.adopt(&*self.storage, &self.directory, recovered.slot)?;
-        // What this handle has seen committed counts, even if the slot that said so is gone.
+        // Rows that this handle has seen committed count, even if their slot is gone.
         let is_durable = !recovered.roll_forward && recovered.slot.synced >= open.committed().rows;
         Ok(is_durable && open.files.check_vectors_header().is_ok())
     }
 
     pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {
-        // A panic under the mutex leaves at most an uncommitted group behind, which the next group overwrites.
+        // A panic leaves at most an uncommitted group behind, which the next group overwrites.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One append group: lock, learn what others committed, choose the rows, write, sync, commit, unlock.
+    /// One append group: lock, learn the commits of others, choose the rows, write, sync, commit, unlock.
     fn write_group<'a>(&self, choose: impl FnOnce(&Open) -> Result<Group<'a>>) -> Result<usize> {
-        // Before the lock is held: entering many rows into the index takes long.
+        // Before the lock: entering many rows into the index takes long.
         drop(self.current()?.indexed()?);
         let (_lock, mut writer, open, recovered) = self.begin_group()?;
         let group = choose(&open)?;
         let durable = self.options.durability == Durability::Commit;
         if group.keys.is_empty() {
-            // All that is committed was made sure when the group began.
+            // All committed rows were made durable when the group began.
             return Ok(0);
         }
         let committed = open.committed();
@@ -172,8 +173,8 @@ impl Store {
             });
         }
         if open.files.keys.clear_behind(committed.rows, !writer.tail_is_ours)? {
-            // Before anything is written: a power loss may keep the commit and lose the rows, and then must not find
-            // others that hold in their place.
+            // Synced before the group is written: a power loss may keep the commit and lose the rows. Then there must
+            // be no older rows with matching checksums in their place.
             poisoning(&mut writer.poisoned, || open.files.keys.sync())?;
         }
         writer.tail_is_ours = true;
@@ -192,7 +193,7 @@ impl Store {
         poisoning(&mut writer.poisoned, || open.files.sync_commit())
     }
 
-    /// Writes the commit record of rows that are written (and synced up to `slot.synced`), and takes note of them.
+    /// Writes the commit record of rows that are written, and synced up to `slot.synced`. Adopts the commit.
     pub(super) fn commit(&self, open: &Open, writer: &mut Writer, slot: Slot, durable: bool) -> Result<()> {
         poisoning(&mut writer.poisoned, || open.files.write_slot(slot))?;
         if durable {
@@ -203,7 +204,7 @@ impl Store {
         open.note_examined(slot.rows);
         writer.unsynced |= slot.synced < slot.rows;
         if slot.synced > 0 {
-            // For other programs only; the next group writes it again.
+            // For other programs only. The next group writes it again.
             let _ = open.files.write_vectors_header(slot.synced);
         }
         open.adopt(&*self.storage, &self.directory, slot)
@@ -219,7 +220,7 @@ struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    /// The chosen positions of a batch, ascending; copied only if they are not all of it.
+    /// The chosen positions of a batch, ascending. Copies only if they are not the whole batch.
     fn new(keys: &'a [Key], vectors: &'a [u8], row_bytes: usize, positions: Vec<usize>) -> Group<'a> {
         if positions.len() == keys.len() {
             return Group { keys: keys.into(), vectors: vectors.into(), row_bytes };
@@ -233,7 +234,7 @@ impl<'a> Group<'a> {
         Group { keys: keys.into(), vectors: chosen.into(), row_bytes }
     }
 
-    /// The key records of the group, its first row being `first`.
+    /// The key records of the group, from row number `first` on.
     fn records(&self, first: u64) -> Vec<u8> {
         let mut records = vec![0; self.keys.len() * RECORD_BYTES];
         let keys = self.keys.chunks(RECORDS_PIECE);
@@ -252,7 +253,7 @@ impl<'a> Group<'a> {
     }
 }
 
-/// Runs a step whose failure leaves the disk in an unknown state.
+/// Runs a step. If it fails, the content of the disk is unknown.
 pub(super) fn poisoning<T>(poisoned: &mut bool, step: impl FnOnce() -> Result<T>) -> Result<T> {
     let done = step();
     *poisoned |= done.is_err();

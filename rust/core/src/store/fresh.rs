@@ -1,4 +1,4 @@
-//! What a handle learns of others: what they committed, and whether the directory still has the files that it opened.
+//! Learning the commits of other handles, and whether the directory still has the files that this handle opened.
 
 use std::sync::{Arc, PoisonError};
 
@@ -7,9 +7,9 @@ use super::opened::Open;
 use crate::error::{Error, Result};
 
 impl Store {
-    /// Learns what others have committed; gives the row count.
+    /// Learns the commits of other handles. Returns the row count.
     ///
-    /// If the directory has other files by now, of this cache or of another, this handle moves to them.
+    /// If the directory has other files now, this handle opens them.
     pub fn refresh(&self) -> Result<u64> {
         let open = self.reopen_if_replaced()?;
         let slot = open.files.recover()?.slot;
@@ -17,8 +17,8 @@ impl Store {
         Ok(open.committed().rows)
     }
 
-    /// Learns what others have committed, but not whether the directory was replaced; checks first that what is mapped of
-    /// the commit record is there.
+    /// Learns the commits of other handles, but not whether the directory was replaced. First checks that the mapped
+    /// commit record has its full length.
     pub(super) fn catch_up(&self, open: &Open) -> Result<()> {
         open.files.check_commit_length()?;
         open.catch_up(&*self.storage, &self.directory)
@@ -32,14 +32,18 @@ impl Store {
         }
         let fresh = Arc::new(Open::new(&*self.storage, &self.directory)?);
         let (old, new) = (&open.files.meta, &fresh.files.meta);
-        if !old.holds_the_same_as(new) {
-            let (path, expected, found) = (self.directory.clone(), old.describe(), new.describe());
-            return Err(Error::OtherCache { path, expected, found });
+        let path = self.directory.clone();
+        if old.identity != new.identity {
+            let (expected, found) = (old.identity.to_string(), new.identity.to_string());
+            return Err(Error::IdentityMismatch { path, expected, found });
+        }
+        if old.form() != new.form() {
+            return Err(Error::OtherForm { path, expected: old.form(), found: new.form() });
         }
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         match current.as_ref() {
             // Another thread closed the store meanwhile, or reopened it.
-            None => Err(Error::Closed { path: self.directory.clone() }),
+            None => Err(Error::Closed { path }),
             Some(now) if !Arc::ptr_eq(now, &open) => Ok(Arc::clone(now)),
             Some(_) => {
                 *current = Some(Arc::clone(&fresh));

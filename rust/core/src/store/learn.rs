@@ -1,5 +1,4 @@
-//! What a writer does before it builds on a commit: it takes the lock, learns what others committed, and makes sure that
-//! this is not only in the system's memory.
+//! The start of an append group: taking the lock, learning the commits of others, and making their rows durable.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -14,20 +13,20 @@ use crate::format::name;
 use crate::lock::HeldLock;
 use crate::recovery::{self, Recovered};
 
-/// Bytes of rows and records that are made sure under one hold of the lock: a few hundredths of a second.
+/// Bytes of rows and records to write again under one hold of the lock: a few hundredths of a second.
 const EXAMINED_BYTES: u64 = 16 << 20;
 
-/// What a writer holds: the writers' lock, and that of the commit record, which excludes others even if somebody deleted
-/// the file of the first.
+/// The locks of a writer: the writers' lock, and the lock of the commit record. The second one excludes other writers
+/// even if the first one's file is deleted.
 pub(super) struct Locks {
-    /// Given back first: whoever takes the other one finds this one free.
+    /// Unlocked first: the next holder of the other one finds it free.
     _commit: HeldLock,
     _writers: HeldLock,
 }
 
 impl Store {
-    /// Waits for the lock that keeps threads apart as it does processes. No mutex is held meanwhile: whoever waits for
-    /// one could neither give up in time nor be interrupted.
+    /// Waits for the writers' lock, which excludes other threads and other processes. Holds no mutex meanwhile: a
+    /// thread that waits for a mutex cannot time out or be interrupted.
     fn lock(&self) -> Result<HeldLock> {
         if !self.options.writable {
             return Err(Error::ReadOnly { path: self.directory.clone() });
@@ -45,8 +44,7 @@ impl Store {
         if writer.poisoned { Err(Error::Poisoned { path: self.directory.clone() }) } else { Ok(()) }
     }
 
-    /// Takes the lock and learns what others committed. What takes long is done in pieces, between which others get their
-    /// turn.
+    /// Takes the lock and learns the commits of others. Works in pieces, and unlocks between them.
     pub(super) fn begin_group(&self) -> Result<(Locks, MutexGuard<'_, Writer>, Arc<Open>, Recovered)> {
         loop {
             let (locks, mut writer, open) = self.lock_files()?;
@@ -55,7 +53,7 @@ impl Store {
             }
             drop((writer, locks));
             if self.options.durability == Durability::Commit {
-                // Not under the lock: the last piece is then all that is left to sync.
+                // Not under the lock. So only the last piece is synced under it.
                 if let Err(error) = open.files.sync_rows() {
                     self.writer().poisoned = true;
                     return Err(error);
@@ -64,7 +62,7 @@ impl Store {
         }
     }
 
-    /// Takes the lock; gives the files that the directory has then, open for writing.
+    /// Takes the lock, and opens the files that the directory has then for writing.
     fn lock_files(&self) -> Result<(Locks, MutexGuard<'_, Writer>, Arc<Open>)> {
         let locked = self.lock().and_then(|lock| Ok((lock, self.open_for_writing()?)));
         let (lock, open) = locked.map_err(|error| {
@@ -84,7 +82,7 @@ impl Store {
         Ok((Locks { _commit: commit, _writers: lock }, writer, open))
     }
 
-    /// The cache that is at the path now, its files open for writing.
+    /// The cache that is at the path now, with its files open for writing.
     fn open_for_writing(&self) -> Result<Arc<Open>> {
         let open = self.reopen_if_replaced()?;
         if open.is_writable {
@@ -102,13 +100,13 @@ impl Store {
         }
     }
 
-    /// Under the lock: what is committed, with lost commits rolled forward, and safe to be built upon.
+    /// Learns the commits of others, under the lock. Rolls lost commits forward, and makes uncertain rows durable.
     ///
-    /// What another handle committed may be in the system's memory alone, in pages that a failed sync made clean: that
-    /// handle may have died before it told anybody. So all that is not known to be durable and holds is read, the system is
-    /// asked to forget its pages, and they are written again and synced. Nothing is believed before.
+    /// Rows of another handle may be in the page cache only: a failed sync marks their pages clean, and that handle may
+    /// have died before it reported the failure. So rows that are not known to be durable are read, their pages are
+    /// dropped, and they are written again and synced. No such row is trusted before.
     ///
-    /// None if a piece of this was done and there is more.
+    /// None if a piece was done and there is more.
     fn learn(&self, open: &Open, writer: &mut Writer) -> Result<Option<Recovered>> {
         let files = &open.files;
         let recovered = files.recover()?;
@@ -118,12 +116,12 @@ impl Store {
         }
         writer.tail_is_ours = false;
         if !writer.names_are_durable {
-            // Whoever made the cache may have been cut short.
+            // The creation of the cache may have been interrupted.
             self.storage.sync_dir(&self.directory).map_err(Error::io("sync the directory", &self.directory))?;
             atomic::sync_name(&*self.storage, &self.directory)?;
             writer.names_are_durable = true;
         }
-        // What this handle has seen committed counts as claimed, even if the slot that said so is gone.
+        // Rows that this handle has seen committed count as claimed, even if their slot is gone.
         let seen = open.committed();
         let claimed = recovered.claimed.max(seen.rows);
         let mut rows = recovered.slot.rows.max(seen.rows);
@@ -139,11 +137,11 @@ impl Store {
             open.examine(&*self.storage, &self.directory, first..first + most_rows, true)?;
             return Ok(None);
         }
-        // Rows that a valid slot called not yet durable, and that do not hold, never were. Behind them a lost commit may
-        // have called rows durable that were damaged since: they are kept, and hide older rows of their keys.
+        // A damaged row that a valid slot calls not durable was never durable. Damaged rows behind these may have been
+        // durable, by a lost commit: they are kept, and hide older rows of their keys.
         open.examine(&*self.storage, &self.directory, first..claimed, true)?;
         open.examine(&*self.storage, &self.directory, claimed..rows, false)?;
-        // What is written there next must not be written over what a failed sync left.
+        // The next group must not write into pages that a failed sync left.
         files.forget_pages_behind(rows)?;
         if files.check_vectors_header().is_err() {
             files.write_vectors_header(synced)?;
@@ -154,7 +152,7 @@ impl Store {
         }
         poisoning(&mut writer.poisoned, || files.write_slot_again(recovered.in_file))?;
         if durable {
-            // The slot that is overwritten next may be the only durable one.
+            // The slot that the next commit overwrites may be the only durable one.
             poisoning(&mut writer.poisoned, || files.sync_commit())?;
         }
         writer.unsynced |= !durable;

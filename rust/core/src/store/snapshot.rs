@@ -1,4 +1,4 @@
-//! When an index snapshot is written.
+//! Writing index snapshots when they are due.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -10,7 +10,8 @@ use crate::index::{self, DeltaLimit, Index};
 use crate::lock::HeldLock;
 
 impl Store {
-    /// Writes an index snapshot if the delta is longer than this and nobody else is at it. Failing costs only time.
+    /// Writes an index snapshot if the delta is longer than `limit` and no other process is writing one. Best effort:
+    /// without a snapshot, opening takes longer.
     pub(super) fn write_snapshot_if_due(&self, limit: DeltaLimit) {
         let Ok(open) = self.current() else { return };
         let (slot, due) = {
@@ -26,19 +27,19 @@ impl Store {
             if lock.is_none() {
                 return Ok(false);
             }
-            let durable = open.keys(slot.synced)?;
+            let durable = open.key_records(slot.synced)?;
             index::write_snapshot(&*self.storage, &self.directory, &open.files.meta.uuid, slot.epoch, &durable)?;
             Ok(true)
         })();
         match written {
             Ok(true) => {
                 let mut state = open.state.write().unwrap_or_else(PoisonError::into_inner);
-                if let Ok(keys) = open.keys(state.committed.rows) {
-                    state.index = Index::open(&*self.storage, &self.directory, &open.files.meta.uuid, &keys);
+                if let Ok(records) = open.key_records(state.committed.rows) {
+                    state.index = Index::open(&*self.storage, &self.directory, &open.files.meta.uuid, &records);
                 }
             }
             Ok(false) => {}
-            // Building one takes time, so it is tried again when another would be due, or when this store closes.
+            // Building a snapshot takes time. The next try is when another one is due, or when this store closes.
             Err(_) => self.next_snapshot_try.store(slot.synced + limit.after(slot.synced), Ordering::Relaxed),
         }
     }

@@ -1,5 +1,5 @@
-//! UTF-8 of sixteen code points at once with AVX-512. `unsafe` are the call of a function that needs a processor's
-//! features, and vectors made from and stored to arrays of their size.
+//! UTF-8 of sixteen code points at once with AVX-512. `unsafe` is needed to call a function that requires processor
+//! features, and to convert between vectors and arrays of the same size.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
@@ -12,7 +12,7 @@ use super::LONGEST;
 /// Code points that are encoded at once.
 const LANES: usize = 16;
 
-/// Bytes that are written at once, whatever the code points take.
+/// Bytes per write, however many the code points take.
 pub const WRITTEN: usize = LANES * LONGEST;
 
 /// The proof that this processor has the instructions.
@@ -20,7 +20,7 @@ pub const WRITTEN: usize = LANES * LONGEST;
 pub struct Sixteen(());
 
 impl Sixteen {
-    /// The proof, if it has.
+    /// The proof, if the processor has them.
     pub fn detect() -> Option<Sixteen> {
         let has_all = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
@@ -28,10 +28,10 @@ impl Sixteen {
         has_all.then_some(Sixteen(()))
     }
 
-    /// Encodes code points into `out`, which has [`LONGEST`] bytes for each and [`WRITTEN`] more; gives how many were
-    /// encoded to.
+    /// Encodes code points into `out` and returns how many bytes they take. `out` has [`LONGEST`] bytes for each code
+    /// point and [`WRITTEN`] more.
     pub fn encode(self, code_points: &[u32], out: &mut [u8]) -> usize {
-        // SAFETY: the function needs nothing but the features that `detect` found, and only `detect` makes a `self`.
+        // SAFETY: the function only requires the features that `detect` found, and only `detect` constructs `self`.
         unsafe { encode_all(code_points, out) }
     }
 }
@@ -74,7 +74,7 @@ fn encode_group(group: &[u32; LANES], count: usize, out: &mut [u8]) -> usize {
         either(either(all(0x8080_80F0), _mm512_srli_epi32::<18>(code)), _mm512_slli_epi32::<8>(high)),
         either(_mm512_slli_epi32::<16>(middle), _mm512_slli_epi32::<24>(low)),
     );
-    // The bytes of an encoding lie in its lane from the lowest on; what is above them is left out.
+    // The bytes of an encoding start at the lowest byte of its lane. The bytes above them are dropped.
     let (mut words, mut valid) = (code, all(0x80));
     for (takes, encoded, bytes) in [(two, of_two, 0x8080), (three, of_three, 0x0080_8080), (four, of_four, 0x8080_8080)]
     {

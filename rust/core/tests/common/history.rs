@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use dejavec_core::directory::{CacheFiles, Spec};
+use dejavec_core::directory::Spec;
+use dejavec_core::files::CacheFiles;
 use dejavec_core::format::container::Container;
 use dejavec_core::format::keys::{RECORD_BYTES, Record};
-use dejavec_core::index::{self, Keys};
+use dejavec_core::index;
 use dejavec_core::repair;
 use dejavec_core::storage::{Access, Storage};
 use dejavec_core::store::{Durability, Store};
+use dejavec_core::verify;
 use dejavec_core::{Error, Result};
 
 use super::simulated::{Image, Moments, Random, Simulated};
@@ -183,7 +185,7 @@ impl History {
             Call::Snapshot => {
                 let files = CacheFiles::open(&*self.storage, path, false)?;
                 let slot = files.recover()?.slot;
-                let keys = Keys::new(files.keys.map(slot.synced)?, files.meta.seed);
+                let keys = files.key_records(slot.synced)?;
                 index::write_snapshot(&*self.storage, path, &files.meta.uuid, slot.epoch, &keys)?;
             }
             Call::Repair => {
@@ -218,7 +220,7 @@ impl History {
         let items: Vec<u64> = (self.next_item - APPENDED..self.next_item).collect();
         let expected: Vec<_> = items.iter().map(|item| vector(*item, self.version)).collect();
         assert_eq!(read_all(&self.handles[0], &items), expected);
-        let report = repair::verify(&*self.storage, Path::new(CACHE)).unwrap();
+        let report = verify::verify(&*self.storage, Path::new(CACHE)).unwrap();
         assert_eq!((report.damaged, report.problems), (Vec::new(), Vec::new()));
     }
 
@@ -316,8 +318,8 @@ impl History {
                 store.rows().unwrap()
             }
             Err(Error::NotFound { .. }) if !known.created => 0,
-            // A new cache has one slot. If it is torn within a sector, and the first commit was never synced, no slot is
-            // left: an error, which a repair mends.
+            // A new cache has one slot. If it is torn within a sector, and the first commit was never synced, no slot
+            // is left: an error, which a repair mends.
             Err(Error::Corrupt { .. }) if torn && !self.is_strict() && known.acknowledged == 0 => {
                 // Nothing was acknowledged, so that all rows may be given up.
                 let patience = options(Durability::Commit).patience;
@@ -346,7 +348,7 @@ impl History {
             "{recovered} rows of {known:?} were recovered"
         );
         assert!(recovered as u64 >= read, "a writer has fewer rows than a reader had");
-        let report = repair::verify(&*storage, path).unwrap();
+        let report = verify::verify(&*storage, path).unwrap();
         assert_eq!(report.problems, Vec::<String>::new());
         for row in &report.damaged {
             let is_acknowledged = (*row as usize) < known.acknowledged && self.rows[*row as usize].is_some();

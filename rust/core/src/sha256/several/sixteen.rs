@@ -23,21 +23,21 @@ const MAJORITY: i32 = 0xE8;
 pub struct Sixteen(());
 
 impl Sixteen {
-    /// The proof, if it has.
+    /// The proof, if the processor has them.
     pub fn detect() -> Option<Sixteen> {
         (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")).then_some(Sixteen(()))
     }
 
-    /// SHA-256 of sixteen messages, in the time that the longest takes.
+    /// SHA-256 of sixteen messages. Takes the time of the longest.
     pub fn digest(self, texts: [&[u8]; LANES]) -> [Digest; LANES] {
         let messages = texts.map(Message::new);
-        // SAFETY: the function needs nothing but the features that `detect` found, and only `detect` makes a `self`.
+        // SAFETY: the function only requires the features that `detect` found, and only `detect` constructs `self`.
         let states = unsafe { compress_all(&messages) };
         states.map(|state| to_bytes(&state))
     }
 }
 
-/// Takes the states of all messages through all of their blocks.
+/// Compresses all blocks of all messages into their states.
 #[target_feature(enable = "avx512f,avx512bw")]
 fn compress_all(messages: &[Message<'_>; LANES]) -> [[u32; 8]; LANES] {
     const NOTHING: [u8; BLOCK] = [0; BLOCK];
@@ -56,7 +56,7 @@ fn compress_all(messages: &[Message<'_>; LANES]) -> [[u32; 8]; LANES] {
     std::array::from_fn(|lane| words.map(|word| word[lane]))
 }
 
-/// Block `at` of a message. Sixteen iterators side by side would take a tenth longer.
+/// Block `at` of a message. Sixteen iterators would take a tenth longer.
 fn block<'a>(message: &'a Message<'_>, at: usize) -> Option<&'a [u8; BLOCK]> {
     message.whole.get(at).or_else(|| message.tail().get(at - message.whole.len()))
 }
@@ -66,12 +66,12 @@ fn block<'a>(message: &'a Message<'_>, at: usize) -> Option<&'a [u8; BLOCK]> {
 fn load(block: &[u8; BLOCK]) -> __m512i {
     // SHA-256 reads words in big-endian.
     let reversed = _mm512_set4_epi32(0x0c0d_0e0f, 0x0809_0a0b, 0x0405_0607, 0x0001_0203);
-    // SAFETY: the block is the 64 bytes that are read, and no alignment is asked for.
+    // SAFETY: the load reads the 64 bytes of the block and requires no alignment.
     let words = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
     _mm512_shuffle_epi8(words, reversed)
 }
 
-/// Makes sixteen blocks into sixteen vectors of one word of each.
+/// Transposes sixteen blocks into sixteen vectors, each with one word of every block.
 #[target_feature(enable = "avx512f")]
 fn transposed(blocks: [__m512i; LANES]) -> [__m512i; 16] {
     // Within each quarter of the vectors: four messages' words of one number come together.
@@ -103,11 +103,11 @@ fn transposed(blocks: [__m512i; LANES]) -> [__m512i; 16] {
     words
 }
 
-/// Takes the states of the active messages through one block.
+/// Compresses one block of each active message into its state.
 #[target_feature(enable = "avx512f")]
 fn compress(state: &mut [__m512i; 8], mut words: [__m512i; 16], active: __mmask16) {
     let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = *state;
-    // One round; instead of moving every variable to the next, the next round is called with other names.
+    // One round. Instead of moving all variables, the next round is called with the names rotated.
     macro_rules! round {
         ($turn:ident, $i:literal, $a:ident $b:ident $c:ident $d:ident $e:ident $f:ident $g:ident $h:ident) => {
             let constant = _mm512_set1_epi32(ROUNDS[4 * $turn + $i / 4][$i % 4].cast_signed());
@@ -119,7 +119,7 @@ fn compress(state: &mut [__m512i; 8], mut words: [__m512i; 16], active: __mmask1
             $h = _mm512_add_epi32(_mm512_add_epi32(new, majority), rotations::<2, 13, 22>($a));
         };
     }
-    // Indices that are known when it is compiled keep the words in registers.
+    // Constant indices keep the words in registers.
     macro_rules! schedule {
         ($($i:literal)*) => {
             $(words[$i] = next_word(words[$i], words[($i + 1) % 16], words[($i + 9) % 16], words[($i + 14) % 16]);)*
@@ -151,13 +151,13 @@ fn compress(state: &mut [__m512i; 8], mut words: [__m512i; 16], active: __mmask1
     }
 }
 
-/// The exclusive or of a vector rotated to the right by three distances.
+/// The exclusive or of three right rotations of a vector.
 #[target_feature(enable = "avx512f")]
 fn rotations<const A: i32, const B: i32, const C: i32>(x: __m512i) -> __m512i {
     _mm512_ternarylogic_epi32::<XOR>(_mm512_ror_epi32::<A>(x), _mm512_ror_epi32::<B>(x), _mm512_ror_epi32::<C>(x))
 }
 
-/// The word of the message schedule sixteen after `first`, from those `first`, 1, 9 and 14 places on.
+/// The word of the message schedule 16 places after `first`, from the words 0, 1, 9 and 14 places after `first`.
 #[target_feature(enable = "avx512f")]
 fn next_word(first: __m512i, second: __m512i, tenth: __m512i, fifteenth: __m512i) -> __m512i {
     let near = _mm512_ternarylogic_epi32::<XOR>(

@@ -1,6 +1,6 @@
 //! Two messages at once with the processor's instructions for SHA-256.
 //!
-//! One message is bound by latency: each round waits for the one before. The rounds of two fit into each other's gaps.
+//! One message is bound by latency: each round waits for the one before. The rounds of a second message fill the gaps.
 
 use std::arch::x86_64::{
     __m128i, _mm_add_epi32, _mm_alignr_epi8, _mm_extract_epi32, _mm_set_epi32, _mm_set_epi64x, _mm_sha256msg1_epu32,
@@ -17,18 +17,18 @@ use crate::sha256::{BLOCK, Digest, INITIAL, Message, to_bytes};
 pub struct Two(());
 
 impl Two {
-    /// The proof, if it has.
+    /// The proof, if the processor has them.
     pub fn detect() -> Option<Two> {
         let found =
             is_x86_feature_detected!("sha") && is_x86_feature_detected!("ssse3") && is_x86_feature_detected!("sse4.1");
         found.then_some(Two(()))
     }
 
-    /// SHA-256 of two messages; of messages of as many blocks in little more than the time of one.
+    /// SHA-256 of two messages. If they have the same number of blocks, it takes little longer than one message.
     pub fn digest(self, left: &[u8], right: &[u8]) -> [Digest; 2] {
         let (left, right) = (Message::new(left), Message::new(right));
         let mut states = [INITIAL; 2];
-        // SAFETY: the function needs nothing but the features that `detect` found, and only `detect` makes a `self`.
+        // SAFETY: the function only requires the features that `detect` found, and only `detect` constructs `self`.
         unsafe {
             compress_two(&mut states, left.iter().zip(right.iter()));
         }
@@ -42,7 +42,7 @@ impl Two {
     }
 }
 
-/// Both messages' vectors: what happens to one happens to the other, so that the processor can overlap them.
+/// The vectors of both messages. Each step applies to both, so that the processor can overlap them.
 type Both = [__m128i; 2];
 
 /// Four words as a vector, the first in the lowest lane.
@@ -61,10 +61,10 @@ fn load(block: &[u8; BLOCK], quarter: usize) -> __m128i {
     _mm_shuffle_epi8(_mm_set_epi64x(word(1), word(0)), reversed)
 }
 
-/// Takes two states through pairs of blocks.
+/// Compresses pairs of blocks into two states.
 #[target_feature(enable = "sha,ssse3,sse4.1")]
 fn compress_two<'a>(states: &mut [[u32; 8]; 2], blocks: impl Iterator<Item = (&'a [u8; BLOCK], &'a [u8; BLOCK])>) {
-    // The instructions want the words a, b, e, f in one vector and c, d, g, h in the other, highest first.
+    // The instructions take the words a, b, e, f in one vector and c, d, g, h in the other, the highest lane first.
     let mut abef: Both = states.map(|[a, b, _, _, e, f, _, _]| vector([f, e, b, a]));
     let mut cdgh: Both = states.map(|[_, _, c, d, _, _, g, h]| vector([h, g, d, c]));
     for (left, right) in blocks {
@@ -105,7 +105,7 @@ fn four_rounds(abef: &mut Both, cdgh: &mut Both, words: Both, constants: [u32; 4
     }
 }
 
-/// The four words of the message schedule that follow sixteen.
+/// The next four words of the message schedule after sixteen.
 #[target_feature(enable = "sha,ssse3,sse4.1")]
 fn next_words(w0: Both, w1: Both, w2: Both, w3: Both) -> Both {
     [0, 1].map(|lane| {

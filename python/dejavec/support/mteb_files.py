@@ -1,0 +1,34 @@
+"""The names of the files of mteb's own cache, and what is said where a cache of dejavec was expected.
+
+mteb itself is not imported here.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from dejavec.errors import ForeignDirectoryError
+
+INDEX, VECTORS, DIMENSION, FAISS = "index.json", "vectors.npy", "dimension", "vectors.faiss"
+
+
+def is_old_cache(directory: Path) -> bool:
+    """Tell whether mteb wrote a cache here, or began to."""
+    names = ((INDEX,), (DIMENSION, VECTORS))
+    return any(all(os.path.lexists(directory / name) for name in some) for some in names)
+
+
+def old_cache_error(directory: Path, model: str | None) -> ForeignDirectoryError:
+    """Return the error for a cache that mteb wrote; ``model`` is the one that was expected, if it is known."""
+    name = model or "name@revision"
+    new = Path(f"{directory}-imported")
+    command = ["dejavec", "import", str(directory), str(new), "--model"]
+    command.append(name if "@" in name else f"{name}@revision")
+    return ForeignDirectoryError(
+        directory,
+        expected="a dejavec cache or an empty directory",
+        found="a cache that mteb wrote",
+        remedy=f"run `{shlex.join(command)}`, with the model that made the vectors, and use {new}",
+    )

@@ -1,0 +1,270 @@
+//! The open files of a cache, and its commit record.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::format::commit::{EPOCH_OFFSETS, FILE_BYTES, Slot, Slots};
+use crate::format::meta::{MAX_BYTES, Meta, Refusal};
+use crate::format::{Defect, VERSION, keys, name};
+use crate::key_records::KeyRecords;
+use crate::mmap::LiveMapping;
+use crate::records::RecordsFile;
+use crate::recovery::{self, Recovered};
+use crate::storage::{Access, Metadata, Storage, StorageFile};
+
+/// How often a commit record is read before it is called damaged: a reader may meet a writer in the middle of a write.
+const COMMIT_READS: usize = 100;
+
+/// Reads and checks `meta.json`.
+pub fn read_meta(storage: &dyn Storage, directory: &Path) -> Result<Meta> {
+    let path = directory.join(name::META);
+    let file = match storage.open(&path, Access::Read) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Err(Error::NotFound { path: directory.to_path_buf() });
+        }
+        opened => opened.map_err(Error::io("open", &path))?,
+    };
+    let len = file.length().map_err(Error::io("examine", &path))?;
+    if len > MAX_BYTES {
+        let (expected, found) = (format!("at most {MAX_BYTES} bytes"), format!("{len} bytes"));
+        return Err(Error::CorruptMeta { path, expected, found });
+    }
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+    file.read_at(&mut bytes, 0).map_err(Error::io("read", &path))?;
+    Meta::parse(&bytes).map_err(|refusal| match refusal {
+        Refusal::Newer(found) => Error::Version { path: path.clone(), expected: VERSION.into(), found },
+        Refusal::Defect(Defect { expected, found }) => Error::CorruptMeta { path: path.clone(), expected, found },
+    })
+}
+
+/// The open files of a cache.
+#[derive(Debug)]
+pub struct CacheFiles {
+    /// The content of `meta.json`.
+    pub meta: Meta,
+    /// `keys.bin`.
+    pub keys: RecordsFile,
+    /// The rows.
+    pub vectors: RecordsFile,
+    commit: Box<dyn StorageFile>,
+    commit_path: PathBuf,
+    /// The commit record, mapped. None where it cannot be mapped.
+    commit_words: Option<LiveMapping>,
+    /// Device and inode of the files above, and the metadata of `meta.json`.
+    identities: [FileId; 3],
+    meta_file: Metadata,
+}
+
+/// Device and inode.
+pub type FileId = (u64, u64);
+
+impl CacheFiles {
+    /// Opens the files. Only reads `meta.json`.
+    pub fn open_unchecked(storage: &dyn Storage, directory: &Path, writable: bool) -> Result<CacheFiles> {
+        let meta_path = directory.join(name::META);
+        let meta = read_meta(storage, directory)?;
+        let meta_file = storage.metadata(&meta_path).map_err(Error::io("examine", &meta_path))?;
+        let records = |file, header_bytes, record_bytes| {
+            RecordsFile::open(storage, directory.join(file), writable, header_bytes, record_bytes)
+        };
+        let keys = records(name::KEYS, keys::HEADER_BYTES, keys::RECORD_BYTES as u64)?;
+        let container = meta.container;
+        let vectors = records(container.file_name(), container.header_bytes(), meta.row_bytes())?;
+        let commit_path = directory.join(name::COMMIT);
+        let access = if writable { Access::Write } else { Access::Read };
+        let commit = storage.open(&commit_path, access).map_err(Error::opening(&commit_path, true))?;
+        let commit_identity = commit.metadata().map_err(Error::io("examine", &commit_path))?.id;
+        let is_whole = commit.length().is_ok_and(|len| len >= FILE_BYTES as u64);
+        let commit_words = if is_whole { commit.map_live(FILE_BYTES).ok() } else { None };
+        let identities = [keys.identity()?, vectors.identity()?, commit_identity];
+        Ok(CacheFiles { meta, keys, vectors, commit, commit_path, commit_words, identities, meta_file })
+    }
+
+    /// Device and inode of the key records, the rows and the commit record. They do not change while the files are
+    /// open.
+    pub fn identities(&self) -> [FileId; 3] {
+        self.identities
+    }
+
+    /// Whether the directory still has these files. A copied, restored or moved directory has other files with the same
+    /// uuid.
+    pub fn are_in(&self, storage: &dyn Storage, directory: &Path) -> Result<bool> {
+        let meta_path = directory.join(name::META);
+        match storage.metadata(&meta_path) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Err(Error::NotFound { path: directory.to_path_buf() });
+            }
+            Err(error) => return Err(Error::io("examine", &meta_path)(error)),
+            Ok(found) if found != self.meta_file => return Ok(false),
+            Ok(_) => {}
+        }
+        let paths = [self.keys.path(), self.vectors.path(), self.commit_path.as_path()];
+        let is_there =
+            |(path, identity): (&&Path, &FileId)| storage.metadata(path).is_ok_and(|metadata| metadata.id == *identity);
+        Ok(paths.iter().zip(&self.identities).all(is_there))
+    }
+
+    /// Opens the files and checks their headers.
+    pub fn open(storage: &dyn Storage, directory: &Path, writable: bool) -> Result<CacheFiles> {
+        let files = CacheFiles::open_unchecked(storage, directory, writable)?;
+        files.check_keys_header().map_err(|defect| defect.at(files.keys.path()))?;
+        let Meta { container, dtype, dim, .. } = files.meta;
+        let header = files.vectors.read_header()?;
+        container.check_but_counts(&header, dtype, dim).map_err(|defect| defect.at(files.vectors.path()))?;
+        Ok(files)
+    }
+
+    /// Checks the header of `keys.bin`.
+    pub fn check_keys_header(&self) -> std::result::Result<(), Defect> {
+        let bytes = self.keys.read_header().map_err(unreadable)?;
+        keys::check(&bytes, &self.meta.uuid)
+    }
+
+    /// Checks the header of the rows file against `meta.json`, with its counts.
+    pub fn check_vectors_header(&self) -> std::result::Result<(), Defect> {
+        let bytes = self.vectors.read_header().map_err(unreadable)?;
+        self.meta.container.check(&bytes, self.meta.dtype, self.meta.dim)
+    }
+
+    /// Writes the header of the rows file, which shows `rows` durable rows to other programs.
+    pub fn write_vectors_header(&self, rows: u64) -> Result<()> {
+        self.vectors.write_header(&self.meta.container.header(self.meta.dtype, self.meta.dim, rows))
+    }
+
+    /// The commit that counts.
+    pub fn recover(&self) -> Result<Recovered> {
+        let mut refused = Defect::new("a commit record", "none");
+        for _ in 0..COMMIT_READS {
+            match self.read_slots()? {
+                Err(defect) => refused = defect,
+                Ok(slots) => {
+                    let whole_rows = self.whole_rows()?;
+                    if let Some(recovered) = recovery::choose(&slots, whole_rows) {
+                        return Ok(recovered);
+                    }
+                    refused = Defect::new(
+                        format!("files that hold the {} rows of the last commit", slots.newest.rows),
+                        format!("{whole_rows} whole rows"),
+                    );
+                }
+            }
+            std::thread::yield_now();
+        }
+        Err(refused.at(&self.commit_path))
+    }
+
+    /// The commit that counts. Reads again for a while if a newer one seems lost: a reader may have met a writer.
+    pub fn recover_at_rest(&self) -> Result<Recovered> {
+        let mut recovered = self.recover()?;
+        for _ in 1..COMMIT_READS {
+            if !recovered.roll_forward {
+                break;
+            }
+            std::thread::yield_now();
+            recovered = self.recover()?;
+        }
+        Ok(recovered)
+    }
+
+    /// Whole rows in both files, committed or not.
+    pub fn whole_rows(&self) -> Result<u64> {
+        Ok(self.keys.whole_records()?.min(self.vectors.whole_records()?))
+    }
+
+    /// The epochs of the two slots, unchecked. Each commit changes one of them. Takes nanoseconds where the file can be
+    /// mapped.
+    pub fn epochs(&self) -> Result<[u64; 2]> {
+        let mut words = [0; 2];
+        for (word, offset) in words.iter_mut().zip(EPOCH_OFFSETS) {
+            *word = match self.commit_words.as_ref().and_then(|mapped| mapped.word(offset)) {
+                Some(word) => word,
+                None => {
+                    let mut bytes = [0; 8];
+                    let read = self.commit.read_at(&mut bytes, offset as u64);
+                    read.map_err(Error::io("read", &self.commit_path))?;
+                    u64::from_le_bytes(bytes)
+                }
+            };
+        }
+        Ok(words)
+    }
+
+    /// Rejects a commit record that is too short: its mapping would fault.
+    pub fn check_commit_length(&self) -> Result<()> {
+        let len = self.commit.length().map_err(Error::io("examine", &self.commit_path))?;
+        if len < FILE_BYTES as u64 {
+            return Err(Error::corrupt(&self.commit_path, format!("{FILE_BYTES} bytes"), format!("{len} bytes")));
+        }
+        Ok(())
+    }
+
+    fn read_slots(&self) -> Result<std::result::Result<Slots, Defect>> {
+        let len = self.commit.length().map_err(Error::io("examine", &self.commit_path))?;
+        let mut bytes = [0; FILE_BYTES];
+        if len < FILE_BYTES as u64 {
+            return Ok(Err(Defect::new(format!("{FILE_BYTES} bytes"), format!("{len} bytes"))));
+        }
+        self.commit.read_at(&mut bytes, 0).map_err(Error::io("read", &self.commit_path))?;
+        Ok(Slots::parse(&bytes, &self.meta.uuid))
+    }
+
+    /// The key records of the first `rows` rows.
+    pub fn key_records(&self, rows: u64) -> Result<KeyRecords> {
+        Ok(KeyRecords::new(self.keys.map_or_copy(rows)?, self.meta.seed))
+    }
+
+    /// Writes a commit into its slot. The other slot does not change.
+    pub fn write_slot(&self, slot: Slot) -> Result<()> {
+        let bytes = slot.to_bytes(&self.meta.uuid);
+        self.commit.write_at(&bytes, slot.offset()).map_err(Error::io("write", &self.commit_path))
+    }
+
+    /// Extends a short commit file to its full length.
+    pub fn restore_commit_length(&self) -> Result<()> {
+        let len = self.commit.length().map_err(Error::io("examine", &self.commit_path))?;
+        let missing = (FILE_BYTES as u64).saturating_sub(len);
+        let zeros = vec![0; usize::try_from(missing).unwrap_or(FILE_BYTES)];
+        self.commit.write_at(&zeros, len).map_err(Error::io("write", &self.commit_path))
+    }
+
+    /// Drops the page of a slot from the cache and writes the slot again.
+    pub fn write_slot_again(&self, slot: Slot) -> Result<()> {
+        self.commit.forget_pages(0, None);
+        self.write_slot(slot)
+    }
+
+    /// Asks the system to drop the cached pages behind the first `rows` rows.
+    pub fn forget_pages_behind(&self, rows: u64) -> Result<()> {
+        self.vectors.forget_pages_behind(rows)?;
+        self.keys.forget_pages_behind(rows)
+    }
+
+    /// Makes later writes from row `rows` on durable at the next sync, even if earlier writes failed. All rows there
+    /// must be written again afterwards.
+    pub fn renew_unwritten(&self, rows: u64) -> Result<()> {
+        self.vectors.renew_unwritten(rows)?;
+        self.keys.renew_unwritten(rows)
+    }
+
+    /// Makes the commit record durable.
+    pub fn sync_commit(&self) -> Result<()> {
+        self.commit.sync().map_err(Error::io("sync", &self.commit_path))
+    }
+
+    /// Makes all three files durable.
+    pub fn sync(&self) -> Result<()> {
+        self.sync_rows()?;
+        self.sync_commit()
+    }
+
+    /// Makes the rows durable.
+    pub fn sync_rows(&self) -> Result<()> {
+        self.vectors.sync()?;
+        self.keys.sync()
+    }
+}
+
+fn unreadable(error: Error) -> Defect {
+    Defect::new("a readable header", error.to_string())
+}
