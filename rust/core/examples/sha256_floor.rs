@@ -4,7 +4,7 @@
 //!
 //! DIRECTORY holds `bytes`, the messages one behind the other, and `offsets`, where each begins and the last ends, as
 //! 64-bit little-endian integers. The messages are split over the threads in runs of equal count. Prints the
-//! nanoseconds of one pass, after one that only warms up, and the XOR of all digests in hex: whoever times it can check it.
+//! nanoseconds of one pass, after one that only warms up, and the XOR of all digests in hex, to check the work.
 
 use std::path::Path;
 use std::time::Instant;

@@ -1,15 +1,15 @@
-//! What the fuzz targets share.
+//! Shared parts of the fuzz targets.
 
 use dejavec_core::checksum;
 
-/// Puts the right checksum over bytes that end with one, so that a mutated structure gets past it.
+/// Corrects the checksum at the end of the bytes, so that a mutated structure passes it.
 pub fn seal(bytes: &mut [u8]) {
     if let Some((body, sum)) = bytes.split_last_chunk_mut::<8>() {
         *sum = checksum::block(body).to_le_bytes();
     }
 }
 
-/// Gives the bytes to a parser as they are, then with a checksum that holds.
+/// Parses the bytes unchanged, then with a matching checksum.
 pub fn parse_both(bytes: &[u8], parse: impl Fn(&[u8])) {
     parse(bytes);
     let mut sealed = bytes.to_vec();

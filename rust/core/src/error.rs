@@ -100,7 +100,7 @@ pub enum Error {
         /// The identity of the cache that is there now.
         found: String,
     },
-    /// The directory was replaced by a cache of the same identity, whose rows have another form.
+    /// The directory was replaced by a cache of the same identity with another form of rows.
     OtherForm {
         /// The cache's directory.
         path: PathBuf,

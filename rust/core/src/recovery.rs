@@ -21,7 +21,7 @@ pub struct Recovered {
     pub claimed: u64,
     /// Whether a newer slot, which claimed more rows, may be lost.
     pub newer_lost: bool,
-    /// The epoch of the next commit. Its parity is not that of the slot that counts.
+    /// The epoch of the next commit. It goes to the slot beside the one that counts.
     pub next_epoch: u64,
 }
 

@@ -29,7 +29,7 @@ pub struct Report {
     pub keys: u64,
     /// Rows without a key: zeroed by a repair.
     pub dead: u64,
-    /// Rows whose key has a newer row.
+    /// Rows that a newer row of their key replaces.
     pub replaced: u64,
     /// Rows with a checksum mismatch.
     pub damaged: Vec<u64>,
@@ -104,7 +104,7 @@ fn problem(path: &Path, defect: &Defect) -> String {
     format!("{}: expected {}, found {}", path.display(), defect.expected, defect.found)
 }
 
-/// The rows of the first `checked` whose checksum does not match, ascending.
+/// The rows with a checksum mismatch among the first `checked`, ascending.
 fn damaged_rows(source: &Source<'_>, checked: u64) -> Result<Vec<u64>> {
     let damaged = Found::default();
     let unreadable = Mutex::new(None);

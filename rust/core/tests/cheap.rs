@@ -1,4 +1,4 @@
-//! What a call does not do: open for writing what it only reads, build an index anew, give up a snapshot for ever.
+//! Calls avoid work: a reader opens no file for writing, an index is not rebuilt, a failed snapshot is tried again.
 
 mod common;
 

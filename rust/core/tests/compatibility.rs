@@ -1,4 +1,4 @@
-//! Files of every released format version open for ever; newer ones are refused with what to do.
+//! Files of every released format version open for ever. Newer ones are rejected.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -24,7 +24,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1").join(name)
 }
 
-/// A copy that may be written to.
+/// A writable copy.
 fn copy(name: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(golden(name)).unwrap() {
@@ -42,7 +42,7 @@ fn vector(item: usize, version: usize) -> Vec<u8> {
     [item as f32, version as f32, 1.0 / (item + 1) as f32].iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
-/// Checks every vector of the golden caches; the last text's row is dead.
+/// Checks every vector of the golden caches. The row of the last text is dead.
 fn check(store: &Store) {
     let keys: Vec<_> = (0..100).map(|item| of_text(format!("text {item}").as_bytes())).collect();
     let mut rows = vec![0; keys.len()];
@@ -139,7 +139,7 @@ fn the_bytes_of_a_version_1_cache_are_those_that_are_written_today() {
         let rows_file = read(meta.container.file_name());
         let header = meta.container.header(meta.dtype, meta.dim, 110);
         match meta.container {
-            // NumPy's form is written today; the one with the count in columns of its own is read for ever.
+            // NumPy's form is written today. The older form, with the count in its own columns, is read for ever.
             Container::Npy => {
                 assert_eq!(meta.container.check(&rows_file[..header.len()], meta.dtype, meta.dim), Ok(()));
                 assert_eq!(Header::parse(&rows_file[..header.len()]).unwrap().rows, 110);

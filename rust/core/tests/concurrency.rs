@@ -29,7 +29,7 @@ fn fill_together(place: &Place) {
                 let store = place.open(options(Durability::Close)).unwrap();
                 start.wait();
                 for first in (0..ITEMS).step_by(100) {
-                    // Each walks the items from another place.
+                    // Each thread starts at another item.
                     let first = (first + writer * 500) % ITEMS;
                     store.append(&keys(first..first + 100), &vectors(first..first + 100, 0), None).unwrap();
                 }
@@ -129,7 +129,7 @@ fn a_writer_whose_lock_file_was_deleted_still_excludes_others() {
         store.put(&keys(0..1), &vectors(0..1, 0)).unwrap();
         let impatient = Patience { timeout: Duration::ZERO, interrupted: || false };
         let other = place.open(Options { patience: impatient, ..options(Durability::Commit) }).unwrap();
-        // What a writer holds while its lock file is deleted.
+        // The locks that a writer still holds after its lock file is deleted.
         let held = HeldLock::of_data(&*place.storage, &place.path.join("commit"), impatient).unwrap();
         place.storage.remove(&place.path.join("LOCK")).unwrap();
         let put = other.put(&keys(1..2), &vectors(1..2, 0));

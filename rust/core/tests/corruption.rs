@@ -23,7 +23,7 @@ fn small() -> Place {
     place
 }
 
-/// Reads all items, together and each alone; panics on a wrong vector. Gives how many were right.
+/// Reads all items, together and one by one. Panics on a wrong vector. Returns how many were right.
 fn right(store: &Store) -> usize {
     let keys = keys(0..ITEMS);
     let mut rows = vec![0; keys.len()];
@@ -47,7 +47,7 @@ fn right(store: &Store) -> usize {
     right
 }
 
-/// All files of a small cache in one container, an index snapshot among them, as they are when nothing is damaged.
+/// All files of a small, sound cache in one container, with an index snapshot.
 fn whole(container: Container) -> (Place, Vec<(String, Vec<u8>)>) {
     let place = in_memory();
     let store = place.create_in(container, Durability::Commit);
@@ -73,14 +73,14 @@ fn restore(place: &Place, originals: &[(String, Vec<u8>)]) {
     }
 }
 
-/// Reads, heals and repairs a cache with one damage in `file`; panics on a wrong vector.
+/// Reads, heals and repairs a cache with one damage in `file`. Panics on a wrong vector.
 fn check_damaged(place: &Place, file: &str, originals: &[(String, Vec<u8>)], damaged: &[u8], what: &str) {
     if let Ok(store) = place.open(reader()) {
         right(&store);
     }
     if let Ok(store) = place.open(options(Durability::Commit)) {
         right(&store);
-        // Encoding again heals whatever was lost.
+        // Encoding again heals all losses.
         let mut rows = vec![0; ITEMS as usize];
         if store.lookup(&keys(0..ITEMS), &mut rows).is_ok()
             && store.append(&keys(0..ITEMS), &vectors(0..ITEMS, 0), Some(&rows)).is_ok()
@@ -177,7 +177,7 @@ fn files_of_another_cache_are_refused_or_hold_nothing() {
             let (_, theirs) = others.iter().find(|(name, _)| *name == file).unwrap();
             place.replace(&file, theirs);
             match place.open(reader()) {
-                // Rows carry no name of their cache, but hold only under their key and number; these are the same.
+                // Rows do not name their cache. Their checksums only match the same key and row number, as here.
                 Ok(store) => {
                     assert!(file == container.file_name() || file.ends_with(".idx"), "{file}");
                     assert_eq!(right(&store), ITEMS as usize, "{file}");

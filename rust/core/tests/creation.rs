@@ -1,4 +1,4 @@
-//! A creation that is cut short and done again gives a cache that survives a power loss, wherever it was cut.
+//! An interrupted creation, done again, gives a cache that survives a power loss. It is interrupted at every operation.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -17,13 +17,13 @@ fn create(storage: &Arc<Simulated>, path: &Path, durability: Durability) -> deja
     Store::create(Arc::<Simulated>::clone(storage), path, &spec(), options(durability))
 }
 
-/// Cuts a creation at every operation, has it done again, puts and syncs; gives how many images of a power loss after
-/// that were checked. `directories_before` makes the directories in a call of their own.
+/// Interrupts a creation at every operation, does it again, puts and syncs. Returns how many images of a later power
+/// loss were checked. `directories_before` makes the directories in a separate call.
 fn every_cut(path: &Path, durability: Durability, fault: Fault, directories_before: bool) -> u64 {
     let mut images = 0;
     for after in 0.. {
         let storage = Arc::new(Simulated::of(&Image::default(), Path::new(ROOT)));
-        // From there on nothing works, as for a process that is killed.
+        // All later operations fail, as for a killed process.
         storage.inject(Some(Injection { fault, after, for_ever: true, fired: 0 }));
         if directories_before {
             let _ = atomic::create_directories(&*storage, path, false);
@@ -38,7 +38,7 @@ fn every_cut(path: &Path, durability: Durability, fault: Fault, directories_befo
             again.sync().unwrap();
         }
         let acknowledged = storage.journal_len();
-        // What comes after does not make anything of it less sure.
+        // A later put must not endanger acknowledged rows.
         again.put(&keys(5..8), &vectors(5..8, 0)).unwrap();
         let mut moments = Moments::of(&storage);
         loop {

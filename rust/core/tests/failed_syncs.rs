@@ -1,5 +1,5 @@
-//! What was acknowledged after a failed sync survives a power loss: whoever goes on does not believe the system's
-//! memory, where the lost pages look as good as those on the disk.
+//! Rows that are acknowledged after a failed sync survive a power loss. The next writer does not trust the page cache,
+//! where lost pages look like durable ones.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -18,51 +18,51 @@ use dejavec_core::verify;
 const ROOT: &str = "/caches";
 const CACHE: &str = "/caches/one";
 
-/// Items in any test, and the newest version of any.
+/// The number of items in each test, and the newest version of any item.
 const ITEMS: u64 = 14;
 const NEWEST: u8 = 2;
 
-/// Which reader holds mappings of the files, so that the system keeps their pages.
+/// A reader with mappings of the files: the system keeps their pages.
 #[derive(Debug, Clone, Copy)]
 enum Reader {
     None,
-    /// Opened before the call whose sync fails.
+    /// Opened before the call with the failed sync.
     Before,
     /// Opened after it.
     After,
 }
 
-/// Who goes on.
+/// The writer after the failed sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
-    /// A handle that is opened afterwards, as the message says.
+    /// A handle that is opened afterwards, as the message advises.
     Reopened,
-    /// The same, after the process of the first was killed.
+    /// The same, after the first writer's process was killed.
     AfterKill,
-    /// One that was open all the time.
+    /// A handle that was open all the time.
     Other,
 }
 
-/// When the system, short of memory, drops the pages that nobody maps.
+/// When the system drops all unmapped pages, since memory is short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Evicted {
     Never,
     BeforeTheNextIsOpened,
-    /// And has read what is committed.
+    /// And has read the committed rows.
     AfterTheNextIsOpened,
 }
 
-/// What is done then: puts of items in a version; none of them is a sync.
+/// The calls of the next writer: puts of items in a version. No calls mean a sync.
 const CALLS: [&[(std::ops::Range<u64>, u8)]; 5] =
     [&[(3..9, 1)], &[(3..9, 1), (9..11, 1)], &[(9..11, 1)], &[(4..7, 2)], &[]];
 
-/// One way through.
+/// One case.
 #[derive(Debug, Clone, Copy)]
 struct Case {
     durability: [Durability; 2],
     /// Syncs that succeed before the one that fails.
     after: usize,
-    /// What the failed one wrote.
+    /// The writes that the failed sync still wrote.
     kept: Turns,
     reader: Reader,
     next: Next,
@@ -85,7 +85,7 @@ fn open(storage: &Arc<Simulated>, durability: Durability) -> Store {
     Store::create(storage, Path::new(CACHE), &spec(), options(durability)).unwrap()
 }
 
-/// The version of each item that a store gives; none for a miss and for a row that does not hold.
+/// The version of each item in a store. Missing for a miss and for a row with a checksum mismatch.
 fn found(store: &Store) -> Versions {
     let keys = keys(0..ITEMS);
     let mut rows = vec![0; keys.len()];
@@ -103,7 +103,7 @@ fn found(store: &Store) -> Versions {
     found
 }
 
-/// Makes the calls through a handle; gives what it acknowledged after each that it did, or none if one failed.
+/// Makes the calls through a handle. Reports the acknowledged versions after each call. None if a call failed.
 fn go_on(store: &Store, case: &Case, acknowledged: &Versions, mut end: impl FnMut(&Versions)) -> Option<Versions> {
     let mut acknowledged = acknowledged.clone();
     let mut waiting = Versions::new();
@@ -116,7 +116,7 @@ fn go_on(store: &Store, case: &Case, acknowledged: &Versions, mut end: impl FnMu
         end(&acknowledged);
     }
     if case.calls.is_empty() {
-        // Whoever wrote it, unless a commit says already that all is durable.
+        // Rows of any writer, unless a commit already calls all rows durable.
         store.refresh().ok()?;
         let statistics = store.statistics().ok()?;
         store.sync().ok()?;
@@ -132,13 +132,13 @@ fn go_on(store: &Store, case: &Case, acknowledged: &Versions, mut end: impl FnMu
     Some(acknowledged)
 }
 
-/// The newest version of an item that was ever given to a handle.
+/// The newest version of an item that any handle received.
 fn newest(case: &Case, item: u64) -> u8 {
     let put = case.calls.iter().filter(|(items, _)| items.contains(&item)).map(|(_, version)| *version).max();
     put.unwrap_or(0).max(u8::from((3..9).contains(&item) || item >= 12))
 }
 
-/// Runs one case; false if no sync was left to fail.
+/// Runs one case. False if no sync was left to fail.
 fn run(case: &Case, tally: &mut Tally) -> bool {
     let storage = Arc::new(Simulated::of(&Image::default(), Path::new(ROOT)));
     let first = open(&storage, case.durability[0]);
@@ -161,7 +161,7 @@ fn run(case: &Case, tally: &mut Tally) -> bool {
     let items = 3..9;
     let mut done = first.put(&keys(items.clone()), &vectors(items.clone(), 1)).map(drop);
     if case.durability[0] == Close {
-        // Both slots are then on their way, and the rows of two groups.
+        // Then both slots and the rows of two groups are not durable.
         done = done.and_then(|()| first.put(&keys(12..14), &vectors(12..14, 1)).map(drop)).and_then(|()| first.sync());
     }
     if storage.inject(None).unwrap().fired == 0 {
@@ -175,14 +175,14 @@ fn run(case: &Case, tally: &mut Tally) -> bool {
     let first = (case.next != Next::AfterKill).then_some(first);
     let mut ends = vec![(storage.journal_len(), acknowledged.clone())];
     let mut end = |acknowledged: &Versions| ends.push((storage.journal_len(), acknowledged.clone()));
-    // Whoever was open all the time sees what was committed before it is gone.
+    // The other handle sees the commits before they are gone.
     other.as_ref().map(found);
     if case.evicted == Evicted::BeforeTheNextIsOpened {
         storage.evict();
     }
     let went_on = other.as_ref().is_some_and(|other| go_on(other, case, &acknowledged, &mut end).is_some());
     if !went_on {
-        // Who was open all the time was told of the failure at its own sync, and is opened again as well.
+        // The other handle learns of the failure at its own sync, and is opened again too.
         let next = open(&storage, case.durability[1]);
         if case.evicted == Evicted::AfterTheNextIsOpened {
             found(&next);
@@ -208,7 +208,7 @@ fn run(case: &Case, tally: &mut Tally) -> bool {
     true
 }
 
-/// What a power loss left: what was acknowledged is there, nothing else is wrong, and the cache takes more.
+/// Checks the image of a power loss: acknowledged rows are there, nothing else is wrong, and the cache takes more rows.
 fn check(case: &Case, image: &Image, acknowledged: &Versions, torn: bool, tally: &mut Tally) {
     if !tally.seen.insert((image.fingerprint(), acknowledged.iter().map(|(item, version)| (*item, *version)).collect()))
     {
@@ -217,8 +217,8 @@ fn check(case: &Case, image: &Image, acknowledged: &Versions, torn: bool, tally:
     tally.images += 1;
     let strict = case.durability == [Commit; 2];
     let storage = Arc::new(Simulated::of(image, Path::new(ROOT)));
-    // Without syncs a commit that is torn within a sector, which disks promise not to do, leaves rows of which nobody
-    // knows whether they were durable: those that do not hold hide older rows of their keys.
+    // Without syncs, a commit torn within a sector (disks promise that this does not happen) leaves rows that may or
+    // may not have been durable. Those with a checksum mismatch hide older rows of their keys.
     let lost = |found: &Versions, may_hide: bool| -> Vec<u64> {
         let is_lost = |item, version| match found.get(&item) {
             Some(found) => *found < version,
@@ -228,8 +228,8 @@ fn check(case: &Case, image: &Image, acknowledged: &Versions, torn: bool, tally:
         lost.map(|(item, _)| *item).collect()
     };
     let store = Store::open(Arc::<Simulated>::clone(&storage), Path::new(CACHE), reader()).unwrap();
-    // Without syncs, rows that are lost may hide older ones of their keys, and both slots may be on their way, until
-    // the next writer recovers.
+    // Without syncs, lost rows may hide older rows of their keys, and both slots may be lost, until the next writer
+    // recovers.
     let found_by_a_reader = found(&store);
     assert!(
         !strict || lost(&found_by_a_reader, false).is_empty(),
@@ -275,14 +275,14 @@ fn zeros_behind_the_rows_that_only_the_system_has_in_memory_are_written_again() 
         open(&storage, Commit).put(&keys(0..5), &vectors(0..5, 0)).unwrap();
         storage
     });
-    // A reader maps the page, so that the system does not forget it.
+    // A reader maps the page, so the system keeps it.
     let reading = Store::open(Arc::<Simulated>::clone(&storage), Path::new(CACHE), reader()).unwrap();
     found(&reading);
     // A writer dies when its rows are on the disk and its commit is not.
     open(&died, Commit).put(&keys(0..5), &vectors(0..5, 1)).unwrap();
     write(&*storage, "vectors.npy", &bytes_from(&*died, "vectors.npy", ROWS), ROWS);
     write(&*storage, "keys.bin", &bytes_from(&*died, "keys.bin", RECORDS), RECORDS);
-    // The next one zeroes their records, and the sync of that fails.
+    // The next writer zeroes their records, and the sync of the zeros fails.
     let zeroes = (0..20).any(|after| {
         let fault = Fault::SyncAfter(Turns(0));
         storage.inject(Some(Injection { fault, after, for_ever: false, fired: 0 }));
@@ -291,7 +291,7 @@ fn zeros_behind_the_rows_that_only_the_system_has_in_memory_are_written_again() 
         failed && bytes_from(&*storage, "keys.bin", RECORDS).iter().all(|byte| *byte == 0)
     });
     assert!(zeroes);
-    // The one after that acknowledges, the power fails, and the commit record is damaged.
+    // A third writer acknowledges rows. Then the power fails, and the commit record is damaged.
     open(&storage, Commit).put(&keys(2..4), &vectors(2..4, 2)).unwrap();
     drop(reading);
     let mut moments = Moments::of(&storage);
@@ -306,7 +306,7 @@ fn zeros_behind_the_rows_that_only_the_system_has_in_memory_are_written_again() 
 
 fn every_case(durability: [Durability; 2]) {
     let mut tally = Tally::default();
-    // All of it takes minutes: see docs/reliability.md.
+    // The whole part takes minutes: see docs/reliability.md.
     let whole = std::env::var("DEJAVEC_CRASH_CALLS").is_ok();
     let turns = if whole { &Turns::ALL[..] } else { &[Turns(0), Turns(2)] };
     for &kept in turns {

@@ -1,5 +1,5 @@
-//! Whatever operation of the file system fails, the call gives a typed error or what it promised, and the cache is
-//! good afterwards.
+//! Any operation of the file system may fail: the call gives a typed error or keeps its promise, and the cache is good
+//! afterwards.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -39,7 +39,7 @@ fn every_operation(container: Container, durability: [Durability; 2]) {
             for after in 0.. {
                 let mut history = History::begin(&empty, container, durability);
                 history.storage.inject(Some(Injection { fault, after, for_ever, fired: 0 }));
-                // A run goes on as a user would: a handle that fails is opened again.
+                // The run continues like a user: a failed handle is opened again.
                 let mut opened = history.open().is_ok();
                 for call in CALLS {
                     opened = opened && history.try_call(call) || history.open().is_ok();

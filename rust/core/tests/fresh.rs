@@ -1,4 +1,4 @@
-//! Reads see what others have committed, without being asked to.
+//! Reads see the commits of other handles without a refresh.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -12,7 +12,7 @@ fn one(store: &Store, item: u64) -> Option<[u8; DIM]> {
     store.read_newest(&key(item), &mut out, true).unwrap().then_some(out)
 }
 
-/// What a read finds: a vector, or None, for each item.
+/// The result of a read: a vector or None for each item.
 type Found = Vec<Option<[u8; DIM]>>;
 
 /// The kinds of reads of three items.
@@ -34,7 +34,7 @@ fn every_read_sees_what_another_handle_committed() {
                     writer.put(&keys(items.clone()), &vectors(items, round)).unwrap();
                     let expected: Vec<_> = (0..3).map(|item| one(&place.open(reader()).unwrap(), item)).collect();
                     assert!(expected[0] == Some(vector(0, round)));
-                    // One read after each commit: a second one would see what the first one learnt.
+                    // One read after each commit: a second read would only see what the first one learnt.
                     match READS.get(usize::from(round % 4)) {
                         Some(read) => assert_eq!(read(&store), expected, "round {round}"),
                         None => assert_eq!(store.keys().unwrap(), writer.keys().unwrap()),
@@ -49,8 +49,7 @@ fn every_read_sees_what_another_handle_committed() {
     }
 }
 
-/// A cache with a reader that has read, and the bytes and place of a commit that a second handle wrote, which is
-/// undone.
+/// A reader that has read, and the bytes and offset of a later commit, which is undone in the file.
 fn half_way(place: &Place) -> (Store, Vec<u8>, u64) {
     let writer = place.create(Durability::Commit);
     writer.put(&keys(0..1), &vectors(0..1, 0)).unwrap();
@@ -69,7 +68,7 @@ fn a_reader_that_met_a_commit_half_way_sees_it_when_it_is_whole() {
     for place in [in_memory(), on_disk()] {
         for half in [8, 40, 48, 56] {
             let (store, commit, at) = half_way(&place);
-            // The epoch may be there before the rest, or after it.
+            // The epoch may be written before or after the rest.
             place.write("commit", &commit[..half], at);
             assert_eq!((one(&store, 0), one(&store, 1)), (Some(vector(0, 0)), None), "{half} bytes");
             place.write("commit", &commit[half..], at + half as u64);

@@ -1,4 +1,4 @@
-//! The index is derived: with, without and with damaged snapshots the answers are the same.
+//! The index is derived data: look-ups give the same rows with, without and with damaged snapshots.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -64,7 +64,7 @@ fn a_key_that_is_searched_for_has_the_row_that_the_index_gives_it() {
         let covered = files.key_records(covered).unwrap();
         index::write_snapshot(&*place.storage, &place.path, &files.meta.uuid, 1, &covered).unwrap();
         for item in [0, 99, 100, 199, 200, 299, 300] {
-            // The first read of a handle searches, a batch enters the rows into the index.
+            // The first read of a handle scans the rows. A batch enters them into the index.
             let (searching, indexed) = (place.open(reader()).unwrap(), place.open(reader()).unwrap());
             let mut rows = [0; 2];
             indexed.lookup(&keys([item, 0]), &mut rows).unwrap();
@@ -141,7 +141,7 @@ fn a_damaged_slot_that_names_an_older_row_of_the_key_is_a_miss() {
     let place = large();
     let name = place.snapshots().remove(0);
     let bytes = place.read(&name);
-    // Item 70 lies in row 70 in its first version, in row 170 in its second.
+    // Item 70 has its first version in row 70 and its second in row 170.
     let at = bytes[4096..].chunks_exact(8).position(|slot| u64::from_le_bytes(slot.try_into().unwrap()) >> 24 == 171);
     let at = 4096 + at.unwrap() * 8;
     let slot = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());

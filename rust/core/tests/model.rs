@@ -12,14 +12,14 @@ use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
 enum Call {
-    /// Put these items in this version through one of the handles.
+    /// Puts items in a version through one of the handles.
     Put(usize, Vec<u64>, u8),
-    /// Append those of these items that the handle does not see.
+    /// Appends the items that the handle does not see.
     Fill(usize, Vec<u64>, u8),
     Reopen(usize),
     Refresh(usize),
     Sync(usize),
-    /// Look up and read through a handle that has just refreshed.
+    /// Looks up and reads through a handle that has just refreshed.
     Get(usize, Vec<u64>),
     Verify,
 }

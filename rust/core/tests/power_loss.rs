@@ -1,4 +1,4 @@
-//! What was acknowledged survives a power loss, wherever it falls and whatever it leaves of what was not synced.
+//! Acknowledged rows survive a power loss at any moment, whatever it leaves of unsynced changes.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -20,7 +20,7 @@ fn empty() -> Image {
     Simulated::of(&Image::default(), std::path::Path::new(ROOT)).settled()
 }
 
-/// A cache that is about to be made, or one that has rows.
+/// A cache before its creation, or one with rows.
 fn base(container: Container, durability: [Durability; 2], appends: usize) -> History {
     let mut history = History::begin(&empty(), container, durability);
     if appends > 0 {
@@ -34,7 +34,8 @@ fn base(container: Container, durability: [Durability; 2], appends: usize) -> Hi
     history
 }
 
-/// Every sequence of so many calls, on a new cache and on one with rows, cut at every moment of its last call.
+/// Every sequence of this many calls, on a new cache and on one with rows. The power fails at every moment of the last
+/// call.
 fn every_sequence(container: Container, durability: [Durability; 2], length: u32) {
     let mut tally = Tally::default();
     let mut random = Random(1);
@@ -58,7 +59,7 @@ fn every_sequence(container: Container, durability: [Durability; 2], length: u32
     );
 }
 
-/// Random calls; the power fails at a random moment, the cache is recovered and used on, several times over.
+/// Random calls. The power fails at a random moment, and the cache is recovered and used again, several times.
 fn random_sequences(container: Container, durability: [Durability; 2]) {
     let mut tally = Tally::default();
     let seeds = seeds(20);
@@ -80,8 +81,7 @@ fn random_sequences(container: Container, durability: [Durability; 2]) {
     println!("{} crash images: {seeds} seeds, {container:?}, {durability:?}", tally.images);
 }
 
-/// Calls of the exhaustive part: `DEJAVEC_CRASH_CALLS`, else two. Where not all is synced there are so many more images
-/// that it is one fewer.
+/// Calls of the exhaustive part: `DEJAVEC_CRASH_CALLS`, or two. One fewer without syncs, which leave many more images.
 fn length(durability: [Durability; 2]) -> u32 {
     let calls = std::env::var("DEJAVEC_CRASH_CALLS").map_or(2, |text| text.parse().unwrap());
     if durability == [Commit; 2] { calls } else { calls - 1 }

@@ -1,4 +1,4 @@
-//! What a crash or a lost commit leaves is taken up where it was acknowledged.
+//! After a crash or a lost commit the cache continues from the acknowledged rows.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -22,7 +22,7 @@ fn filled(groups: u64) -> Place {
     place
 }
 
-/// The version of each item that a store gives; none for a miss and for a row that does not hold.
+/// The version of each item in a store. Missing for a miss and for a row with a checksum mismatch.
 fn found(store: &Store, items: &[u64]) -> Vec<Option<u8>> {
     let read = |item: &u64| {
         let mut vector = [0; common::DIM];
@@ -60,7 +60,7 @@ fn rolling_forward_goes_to_the_last_row_that_holds() {
     writer.sync().unwrap();
     assert_eq!(writer.rows().unwrap(), 20);
     assert_eq!(found(&writer, &[14, 15, 16, 19]), [Some(0), None, Some(0), Some(0)]);
-    // The last row of all cannot be told from one that was never committed.
+    // A damaged last row looks like a row that was never committed.
     let place = filled(2);
     place.write("commit", &[0xFF; 64], 0);
     place.write("vectors.npy", &[1, 2, 3], 128 + 19 * 4);
@@ -69,7 +69,7 @@ fn rolling_forward_goes_to_the_last_row_that_holds() {
     assert_eq!(writer.rows().unwrap(), 19);
 }
 
-/// A cache of ten items, then two groups that replace some; the slot of the last group is lost, and these rows are
+/// A cache of ten items, and two groups that replace some. The slot of the last group is lost, and the given rows are
 /// damaged.
 fn damaged_behind_a_lost_commit(rows: &[u64]) -> Place {
     let place = filled(1);
@@ -85,7 +85,7 @@ fn damaged_behind_a_lost_commit(rows: &[u64]) -> Place {
 
 #[test]
 fn a_damaged_row_behind_a_lost_commit_costs_no_sound_row_and_brings_no_replaced_one_back() {
-    // Row 21 is the newest of item 6, rows 20 and 22 are those of items 5 and 7, row 19 that of item 9.
+    // The newest rows: 20 of item 5, 21 of item 6, 22 of item 7, 19 of item 9.
     let expected = [Some(1), Some(2), None, Some(2), Some(1), None];
     let items = [4, 5, 6, 7, 8, 9];
     for writer_first in [true, false] {
@@ -135,7 +135,7 @@ fn the_rest_of_a_group_that_was_never_committed_does_not_come_back() {
     let (keys_left, vectors_left) = (other.read("keys.bin"), other.read("vectors.npy"));
     place.write("keys.bin", &keys_left[64 + 10 * 40..], 64 + 10 * 40);
     place.write("vectors.npy", &vectors_left[128 + 10 * 4..], 128 + 10 * 4);
-    // Another writes two rows over it; then that commit is torn.
+    // Another writer writes two rows over them. Then its commit is torn.
     let writer = place.open(options(Durability::Commit)).unwrap();
     writer.append(&keys(50..52), &vectors(50..52, 0), None).unwrap();
     place.write("commit", &[0xFF; 64], 0);
@@ -156,8 +156,7 @@ fn pages_lost_in_the_middle_of_a_group_do_not_bring_back_what_lay_there_before()
     let before = place.read("vectors.npy");
     let writer = place.open(options(Durability::Close)).unwrap();
     writer.append(&keys(50..58), &vectors(50..58, 0), None).unwrap();
-    // The power fails: the commit is torn, and in the middle of the group the disk has what lay there before, of the
-    // records what they were after they were cleared.
+    // The power fails: the commit is torn. In the middle of the group the disk has the old rows and the zeroed records.
     place.write("commit", &[0xFF; 64], 0);
     place.write("vectors.npy", &before[128 + 12 * 4..128 + 15 * 4], 128 + 12 * 4);
     place.write("keys.bin", &[0; 40 * 3], 64 + 12 * 40);
@@ -324,7 +323,7 @@ fn what_a_killed_writer_left_is_made_sure_in_pieces_between_which_others_write()
     let next = create(Durability::Commit);
     let before = storage.locks_taken();
     next.put(&keys([1200]), &vector(1200)).unwrap();
-    // 79 MB, of which 17 are made sure under one hold of the lock; that of the commit record is held as well.
+    // 79 MB, 17 of them under one hold of the lock. The lock of the commit record is held too.
     assert_eq!(storage.locks_taken() - before, 5 * 2);
     let statistics = next.statistics().unwrap();
     assert_eq!((statistics.rows, statistics.synced), (1201, 1201));

@@ -1,4 +1,4 @@
-//! A repair does what it was asked to, says what it would do, and leaves a cache that opens cheaply.
+//! A repair asks before it gives up most rows, and leaves a sound cache that opens cheaply.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -36,8 +36,8 @@ fn bytes(place: &Place) -> Vec<Option<Vec<u8>>> {
 #[test]
 fn a_repair_of_mostly_damaged_rows_changes_nothing_before_it_is_forced() {
     let others: [fn(&Place); 4] = [
-        // Another cache's keys; the same without a commit record; half of the rows and one more; no commit record at
-        // all.
+        // Another cache's keys. The same without a commit record. One row more than half. The same without a commit
+        // record.
         |place| place.replace("keys.bin", &in_another(place)),
         |place| {
             place.replace("keys.bin", &in_another(place));
@@ -62,13 +62,13 @@ fn a_repair_of_mostly_damaged_rows_changes_nothing_before_it_is_forced() {
         let report = verify(&*place.storage, &place.path).unwrap();
         assert_eq!((report.damaged, report.problems), (Vec::new(), Vec::new()));
     }
-    // Half of them is not most.
+    // Half of the rows are not most of them.
     let place = filled(20);
     place.write("vectors.npy", &[0xEE; 4 * 10], 128);
     assert_eq!(repair(&*place.storage, &place.path, patience()).unwrap().damaged.len(), 10);
 }
 
-/// The key records of another cache with as many rows.
+/// The key records of another cache with the same number of rows.
 fn in_another(_place: &Place) -> Vec<u8> {
     let other = in_memory();
     other.create(Durability::Commit).append(&keys(100..120), &vectors(100..120, 0), None).unwrap();
@@ -106,7 +106,7 @@ fn a_file_that_is_gone_or_empty_is_named_and_said_to_be_rebuildable_or_not() {
         repair(&*place.storage, &place.path, forced()).unwrap();
         let report = verify(&*place.storage, &place.path).unwrap();
         assert_eq!((report.damaged, report.problems), (Vec::new(), Vec::new()));
-        // Encoding fills it again.
+        // Encoding fills the cache again.
         place.open(options(Durability::Commit)).unwrap().put(&keys(0..20), &vectors(0..20, 0)).unwrap();
         assert!(get(&place.open(reader()).unwrap(), &[0, 19]).iter().all(Option::is_some));
     }
@@ -118,7 +118,7 @@ fn rows_that_were_never_durable_need_no_force() {
     let store = place.open(options(Durability::Close)).unwrap();
     store.put(&keys(0..10), &vectors(0..10, 1)).unwrap();
     drop(store);
-    // The power fails: the commit is on the disk, and of its rows none.
+    // The power fails: the commit is on the disk, and none of its rows.
     place.write("vectors.npy", &[0; 40], 128 + 3 * 4);
     assert_eq!(repair(&*place.storage, &place.path, patience()).unwrap().damaged.len(), 10);
     let expected: Vec<_> = (0..3).map(|item| Some(vector(item, 0))).collect();

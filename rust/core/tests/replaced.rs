@@ -1,5 +1,5 @@
-//! A directory that was copied, restored or moved under an open handle: what is put then goes to the files at the path,
-//! and what went with the others is an error.
+//! A directory is copied, restored or moved under an open handle. Later puts go to the files at the path, and lost rows
+//! are an error.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -15,7 +15,7 @@ use dejavec_core::store::{Durability, Store};
 
 const FILES: [&str; 5] = ["meta.json", "keys.bin", "vectors.npy", "commit", "LOCK"];
 
-/// Puts a copy in the place of each file: the same bytes, other inodes.
+/// Replaces each file by a copy: the same bytes, another inode.
 fn restore(storage: &dyn Storage, path: &Path, files: &[&str]) {
     for name in files {
         let (original, copy) = (path.join(name), path.join("copy"));
@@ -27,7 +27,6 @@ fn restore(storage: &dyn Storage, path: &Path, files: &[&str]) {
         file.sync().unwrap();
         storage.rename(&copy, &original).unwrap();
     }
-    storage.sync_dir(path).unwrap();
 }
 
 fn restored(place: &Place) {
@@ -45,7 +44,7 @@ fn what_is_put_after_a_restore_goes_to_the_files_at_the_path() {
             let store = place.create(Durability::Commit);
             store.put(&keys(0..5), &vectors(0..5, 0)).unwrap();
             restore(&*place.storage, &place.path, files);
-            // What is known of the old files' last commit is not taken for known of the new ones.
+            // The handle must not assume that the old files' last commit is in the new ones.
             let fresh = place.open(options(Durability::Commit)).unwrap();
             fresh.put(&keys(5..8), &vectors(5..8, 0)).unwrap();
             assert_eq!(store.put(&keys(8..10), &vectors(8..10, 0)).unwrap(), 2, "{files:?}");
@@ -85,7 +84,7 @@ fn rows_that_went_unsynced_with_the_old_files_are_an_error_that_says_so() {
             if refreshed {
                 store.refresh().unwrap();
             }
-            // What is put from now on is as good as ever.
+            // Later puts are stored as usual.
             store.put(&keys(5..8), &vectors(5..8, 0)).unwrap();
             assert!(matches!(end(&store), Err(Error::Replaced { .. })));
             end(&store).unwrap();
@@ -130,7 +129,7 @@ fn what_is_acknowledged_after_a_restore_survives_a_power_loss() {
     let path = Path::new("/caches/one");
     let mut images = 0;
     for durability in [Durability::Commit, Durability::Close] {
-        for unsynced_before in [false, true] {
+        for (unsynced_before, names_are_durable) in [(false, true), (true, true), (false, false)] {
             let storage = Arc::new(Simulated::of(&Image::default(), Path::new("/caches")));
             let create =
                 || Store::create(Arc::<Simulated>::clone(&storage), path, &spec(), options(durability)).unwrap();
@@ -140,11 +139,14 @@ fn what_is_acknowledged_after_a_restore_survives_a_power_loss() {
                 store.sync().unwrap();
             }
             restore(&*storage, path, &FILES);
+            if names_are_durable {
+                storage.sync_dir(path).unwrap();
+            }
             let mut ends = vec![(storage.journal_len(), 0)];
             for (handle, items) in [(&store, 5..8), (&other, 8..10), (&store, 10..12)] {
                 handle.put(&keys(items.clone()), &vectors(items.clone(), 0)).unwrap();
                 if durability == Durability::Close {
-                    // Told of what went, and then done.
+                    // Reports the lost rows, after it has synced.
                     let _ = handle.sync();
                 }
                 ends.push((storage.journal_len(), items.end));

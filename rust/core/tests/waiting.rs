@@ -1,4 +1,4 @@
-//! Writers that wait for one another: in the order in which they came, and each for as long as it said.
+//! Writers wait for each other: in the order in which they came, each up to its own timeout.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -20,12 +20,12 @@ use dejavec_core::store::{Durability, Options};
 const WAITERS: usize = 8;
 
 thread_local! {
-    /// Whether this thread has asked whether it is interrupted: it then has its place in the queue, and waits.
+    /// Whether this thread has called `interrupted`. Then it has its place in the queue, and waits.
     static ASKED: Cell<bool> = const { Cell::new(false) };
     static INTERRUPTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// How many threads of a test wait, counted by `interrupted`, which is a plain function: each test has its own.
+/// Counts the waiting threads of a test. `interrupted` is a plain function, so each test has its own.
 macro_rules! counted_patience {
     ($waiting:ident) => {{
         fn interrupted() -> bool {
@@ -57,7 +57,7 @@ fn check_order(storage: &dyn Storage, path: &Path, waiting: &'static AtomicUsize
             });
             until(waiting, waiter + 1);
         }
-        // Whoever gives the lock back and wants it again at once is last.
+        // A holder that unlocks and locks again at once is last.
         drop(held);
         let _held = HeldLock::acquire(storage, path, patience).unwrap();
         order.lock().unwrap().push(WAITERS);

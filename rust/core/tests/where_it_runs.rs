@@ -1,4 +1,4 @@
-//! File systems that cannot do everything: map files, or hold what a file's length promises.
+//! File systems where files cannot be mapped, and sparse files.
 
 mod common;
 
@@ -14,7 +14,7 @@ use dejavec_core::storage::Access;
 use dejavec_core::store::Durability;
 use dejavec_core::verify::{self, Report};
 
-/// The same place, on a file system where no file can be mapped (as FUSE with direct I/O), or where the rows cannot.
+/// The same place, on a file system where no file can be mapped (as FUSE with direct I/O), or only the rows cannot.
 fn unmappable(place: &Place, kind: ErrorKind, only_rows: bool) -> Place {
     let refuse = move |name: &str| match name {
         name if only_rows && name != "vectors.npy" => Ok(()),

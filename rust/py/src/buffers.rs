@@ -8,7 +8,7 @@ use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-/// Numbers whose every bit pattern is a value, so that any bytes may be read as them.
+/// Number types for which every bit pattern is a valid value.
 ///
 /// # Safety
 /// Implement it only for integers.
@@ -20,7 +20,7 @@ unsafe impl Plain for i32 {}
 // SAFETY: integers.
 unsafe impl Plain for i64 {}
 
-/// A C-contiguous array of the caller's, held so that its memory stays where it is.
+/// A C-contiguous array of the caller. Holding it keeps its memory in place.
 pub struct Array<T> {
     buffer: PyUntypedBuffer,
     items: PhantomData<T>,
@@ -50,12 +50,12 @@ impl<T> Array<T> {
 
 #[expect(private_bounds, reason = "no other type is wanted")]
 impl<T: Plain> Array<T> {
-    /// The items of an array that is only read.
+    /// An array that is only read.
     pub fn input(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         Self::get(object, false)
     }
 
-    /// The items of an array that is filled.
+    /// An array that is filled.
     pub fn output(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         Self::get(object, true)
     }
@@ -82,7 +82,7 @@ impl<T: Plain> Array<T> {
     }
 }
 
-/// The bytes of an array of keys as keys.
+/// The bytes of an array as keys.
 pub fn as_keys(bytes: &[u8]) -> PyResult<&[Key]> {
     match bytes.as_chunks() {
         (keys, []) => Ok(keys),
@@ -90,7 +90,7 @@ pub fn as_keys(bytes: &[u8]) -> PyResult<&[Key]> {
     }
 }
 
-/// The bytes of an array to fill with keys as keys.
+/// The bytes of an array as keys, to fill.
 pub fn as_keys_mut(bytes: &mut [u8]) -> PyResult<&mut [Key]> {
     let len = bytes.len();
     match bytes.as_chunks_mut() {

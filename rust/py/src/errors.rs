@@ -1,4 +1,4 @@
-//! Errors of the core as exceptions. Which class each kind is, and what to do about it, is Python's to say.
+//! Errors of the core as exceptions. Python chooses the class and the remedy of each kind.
 
 use dejavec_core::Error;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
@@ -20,7 +20,7 @@ pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
     exception(py, &error).unwrap_or_else(|failed| PyRuntimeError::new_err(format!("{error} (and {failed})")))
 }
 
-/// An item that is no text.
+/// The error for an item that is no text.
 pub fn item_error(py: Python<'_>, message: String) -> PyErr {
     let made = py.import("dejavec.errors").and_then(|module| module.getattr("ItemError")?.call1((message,)));
     made.map_or_else(|failed| failed, PyErr::from_value)

@@ -6,7 +6,7 @@ use pyo3::types::PyBytes;
 
 use crate::buffers::Array;
 
-/// Adds what is here to the module.
+/// Registers the content of this file in the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("BLOCK_BYTES", fingerprint::BLOCK_BYTES)?;
     module.add_function(wrap_pyfunction!(fingerprint_blocks, module)?)

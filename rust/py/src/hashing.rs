@@ -1,4 +1,4 @@
-//! Items to keys.
+//! The keys of items.
 
 use dejavec_core::key::{self, Field};
 use dejavec_core::prefetch;
@@ -11,10 +11,10 @@ use crate::buffers::{Array, as_keys, as_keys_mut};
 use crate::errors::item_error;
 use crate::strings;
 
-/// Texts between the one whose object is asked for and the one that is read: objects lie scattered.
+/// How many texts ahead to prefetch: the objects are scattered in memory.
 const AHEAD: usize = 16;
 
-/// Adds what is here to the module.
+/// Registers the content of this file in the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(hash_texts, module)?)?;
     module.add_function(wrap_pyfunction!(hash_arrow, module)?)?;
@@ -26,12 +26,12 @@ fn hash_texts(py: Python<'_>, texts: &Bound<'_, PyTuple>, out: &Bound<'_, PyAny>
     let mut out = Array::<u8>::output(out)?;
     let keys = as_keys_mut(out.items_mut())?;
     check_length("keys", texts.len(), keys.len())?;
-    // A tuple, not a list: another thread cannot take its items away while the GIL is released.
+    // A tuple, not a list: another thread cannot change it while the GIL is released.
     let items: Vec<_> = texts.iter_borrowed().collect();
     key::of_fetched(|position, texts| push_text(&items, position, texts), keys, |work| py.detach(work))
 }
 
-/// Adds one of many items to texts; an error if it is no text.
+/// Adds an item to texts. An error if it is no text.
 fn push_text<'a>(items: &'a [Borrowed<'_, '_, PyAny>], position: usize, texts: &mut Texts<'a>) -> PyResult<()> {
     if let Some(ahead) = items.get(position + AHEAD) {
         prefetch::fetch_line(ahead.as_ptr().cast());
@@ -52,7 +52,7 @@ struct Chunk {
     offsets: Offsets,
 }
 
-/// Where the texts of an array begin and end.
+/// The offsets of the texts in an array.
 enum Offsets {
     Narrow(Array<i32>),
     Wide(Array<i64>),
@@ -78,7 +78,7 @@ impl Chunk {
         offsets.saturating_sub(1)
     }
 
-    /// Text `i`; None if its offsets point outside the buffer.
+    /// Text `i`. None if its offsets are outside the buffer.
     fn text(&self, i: usize) -> Option<&[u8]> {
         let (start, end) = match &self.offsets {
             Offsets::Narrow(offsets) => offsets.items().get(i..=i + 1).map(|ends| (ends[0].into(), ends[1].into())),
@@ -88,7 +88,7 @@ impl Chunk {
     }
 }
 
-/// The texts at `indices`, or all, of chunks that follow one another; None if one lies outside its buffers.
+/// The texts at `indices`, or all texts, of consecutive chunks. None if one is outside its buffer.
 fn chosen_texts<'a>(chunks: &'a [Chunk], indices: Option<&[i64]>) -> Option<Vec<&'a [u8]>> {
     let Some(indices) = indices else {
         return chunks.iter().flat_map(|chunk| (0..chunk.len()).map(|i| chunk.text(i))).collect();
@@ -125,7 +125,7 @@ fn hash_arrow(
     .ok_or_else(|| PyValueError::new_err("expected offsets and indices inside their buffers"))
 }
 
-/// A field as Python gives it.
+/// A field, as Python passes it.
 type PyField<'py> = (String, Bound<'py, PyAny>, Bound<'py, PyAny>);
 
 #[pyfunction]

@@ -8,12 +8,12 @@ use dejavec_core::records::Records;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-/// Adds what is here to the module.
+/// Registers the content of this file in the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Rows>()
 }
 
-/// What keeps the memory alive.
+/// The owner of the memory.
 enum Memory {
     Shared(Records),
     Private(PrivateMapping),
@@ -26,12 +26,12 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Rows that all readers share; the buffer is read-only.
+    /// Rows that all readers share. The buffer is read-only.
     pub fn shared(records: Records) -> Self {
         Rows { memory: Memory::Shared(records) }
     }
 
-    /// Rows of the caller's own; the buffer is writable.
+    /// Private rows of the caller. The buffer is writable.
     pub fn private(mapping: PrivateMapping) -> Self {
         Rows { memory: Memory::Private(mapping) }
     }
@@ -55,9 +55,9 @@ impl Rows {
         let rows = slf.get();
         let bytes = rows.bytes();
         let read_only = c_int::from(matches!(rows.memory, Memory::Shared(_)));
-        // SAFETY: `view` is the interpreter's; the memory lives as long as `slf`, of which the view takes a reference;
-        // it is declared writable only for a private mapping, whose pages are writable and nobody else's. Rust code
-        // makes no reference into a private mapping once Python has it.
+        // SAFETY: `view` belongs to the interpreter. The view takes a reference to `slf`, so the memory stays alive.
+        // Only a private mapping is declared writable: its pages are writable and belong to this process alone. Rust
+        // code makes no reference into a private mapping once Python has it.
         let filled = unsafe {
             ffi::PyBuffer_FillInfo(
                 view,

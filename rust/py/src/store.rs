@@ -24,7 +24,7 @@ use crate::errors::to_python;
 use crate::rows::Rows;
 use crate::strings::utf8;
 
-/// Adds what is here to the module.
+/// Registers the content of this file in the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Store>()?;
     module.add_function(wrap_pyfunction!(before_fork, module)?)?;
@@ -102,7 +102,7 @@ pub struct Store {
     inner: store::Store,
 }
 
-/// Runs work of the core without the GIL and turns its error into an exception.
+/// Runs work of the core without the GIL, and converts its error to an exception.
 fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
     py.detach(work).map_err(|error| to_python(py, error))
 }
@@ -113,7 +113,7 @@ fn patience(lock_timeout: f64) -> PyResult<Patience> {
     Ok(Patience { timeout, interrupted })
 }
 
-/// Whether a signal came whose handler raised; the exception is left for [`to_python`].
+/// Whether a signal handler raised. [`to_python`] takes the exception.
 fn interrupted() -> bool {
     Python::attach(|py| py.check_signals().map_err(|raised| raised.restore(py)).is_err())
 }

@@ -1,7 +1,7 @@
-//! What a Python string holds, read without leaving a second copy inside it.
+//! The content of a Python string, read without caching a second copy in it.
 //!
-//! Python keeps the UTF-8 that it was once asked for inside the string, except that of an ASCII string, which is the
-//! string itself. So UTF-8 is asked for of ASCII strings alone; of others the code points are copied.
+//! Python caches the UTF-8 of a string inside it when a caller asks for it. An ASCII string is its own UTF-8. So only
+//! ASCII strings are asked for their UTF-8. Other strings are copied as code points.
 #![allow(unsafe_code)]
 
 use std::borrow::Cow;
@@ -31,7 +31,7 @@ impl IsAscii {
     }
 
     fn call(self, text: &Bound<'_, PyString>) -> PyResult<bool> {
-        // SAFETY: the code is that of a method of `str` without arguments (checked in `find`): by its calling
+        // SAFETY: this is the code of a method of `str` without arguments (checked in `find`): by its calling
         // convention it takes a `str`, as `text` is one, and NULL, and returns a new reference or NULL with an
         // exception set.
         let answer = unsafe {
@@ -49,7 +49,7 @@ fn is_ascii(text: &Bound<'_, PyString>) -> PyResult<bool> {
     }
 }
 
-/// Adds a text to others.
+/// Adds a text to texts.
 pub fn push<'a>(text: &'a Bound<'_, PyString>, texts: &mut Texts<'a>) -> PyResult<()> {
     if is_ascii(text)? {
         texts.push_utf8(text.to_str()?.as_bytes());
@@ -63,7 +63,7 @@ pub fn push<'a>(text: &'a Bound<'_, PyString>, texts: &mut Texts<'a>) -> PyResul
     if copied.is_null() { Err(PyErr::fetch(text.py())) } else { Ok(()) }
 }
 
-/// The UTF-8 bytes of a text: its own if it is ASCII, else a copy. Lone surrogates are encoded with `surrogatepass`.
+/// The UTF-8 bytes of a text: borrowed if it is ASCII, else a copy. Lone surrogates are encoded as by `surrogatepass`.
 pub fn utf8<'a>(text: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, [u8]>> {
     if is_ascii(text)? {
         return Ok(Cow::Borrowed(text.to_str()?.as_bytes()));

@@ -1,4 +1,4 @@
-//! The hot loops of the core, each with its work ready: criterion times them, callgrind counts their instructions.
+//! The hot loops of the core with prepared input. Criterion times them, callgrind counts their instructions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const DIM: usize = 384;
 const ROW_BYTES: usize = DIM * 4;
 /// Lengths of texts, in turns.
 const LENGTHS: [usize; 3] = [188, 377, 566];
-/// Shares no factor with any number of rows here, so that its multiples visit all of them, far from one another.
+/// Coprime to all row counts here, so its multiples visit all rows, far from each other.
 const STRIDE: usize = 7919;
 
 type Failure = Box<dyn std::error::Error>;
@@ -32,7 +32,7 @@ pub fn hash(texts: &[String]) -> Vec<Key> {
     keys
 }
 
-/// A store in a directory of its own that holds the rows of numbered texts.
+/// A store with the rows of numbered texts, in its own directory.
 pub struct Filled {
     store: Store,
     keys: Vec<Key>,
@@ -41,7 +41,7 @@ pub struct Filled {
 }
 
 impl Filled {
-    /// A store of so many rows.
+    /// A store of `rows` rows.
     pub fn new(rows: usize) -> Result<Filled, Failure> {
         let directory = tempfile::tempdir()?;
         let spec = Spec {
@@ -63,7 +63,7 @@ impl Filled {
         Ok(Filled { store, keys, vectors, _directory: directory })
     }
 
-    /// Rows that an index snapshot covers; the others are in the delta.
+    /// Rows that the index snapshot covers. The others are in the delta.
     pub fn snapshot_rows(&self) -> Result<u64, Failure> {
         Ok(self.store.statistics()?.snapshot_rows)
     }
@@ -80,7 +80,7 @@ impl Filled {
         Ok(rows)
     }
 
-    /// The vectors of rows, checked against their checksums; an error if one fails.
+    /// The vectors of rows, with their checksums checked. An error if one fails.
     pub fn gather(&self, keys: &[Key], rows: &[i64]) -> Result<Vec<u8>, Failure> {
         let mut vectors = vec![0; rows.len() * ROW_BYTES];
         let failed = self.store.gather(keys, rows, &mut vectors, true)?;

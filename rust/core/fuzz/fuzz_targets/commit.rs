@@ -1,4 +1,4 @@
-//! A commit that is accepted says what is possible, and survives being written.
+//! A commit that is accepted is possible, and survives being written.
 #![no_main]
 
 use dejavec_core::format::MAX_ROWS;

@@ -1,5 +1,5 @@
-//! Whatever is done to the files of a cache, reading it gives the right vectors, misses or errors, and encoding again
-//! through a handle that opens heals what was lost.
+//! Any change to the files of a cache: reading gives the right vectors, misses or errors, and encoding again heals the
+//! losses if the cache opens.
 #![no_main]
 
 use std::path::Path;
@@ -57,7 +57,7 @@ fn read(store: &Store, rows: &mut [i64]) -> usize {
     right
 }
 
-/// Changes one file as four bytes and what follows say: which file, how, where.
+/// Changes one file. Four bytes choose the file, the change and the offset.
 fn change(files: &mut [(&'static str, Vec<u8>); 5], orders: &[u8; 4], more: &[u8]) {
     let [file, order, low, high] = *orders;
     let (name, bytes) = &mut files[usize::from(file) % 5];
@@ -80,7 +80,7 @@ fn change(files: &mut [(&'static str, Vec<u8>); 5], orders: &[u8; 4], more: &[u8
         }
         _ => bytes.drain(at..).for_each(drop),
     }
-    // Every other order puts the checksums right that guard what was changed.
+    // Every second change corrects the checksums of the changed bytes.
     if order >= 128 {
         match *name {
             "commit" => bytes.chunks_mut(SLOT_STRIDE).filter_map(|slot| slot.get_mut(..SLOT_BYTES)).for_each(seal),
@@ -118,7 +118,7 @@ fuzz_target!(|input: &[u8]| {
         }
         let [_, Ok(store)] = opened else { return };
         let vectors: Vec<u8> = (0..ITEMS).flat_map(|item| vector(item, usize::from(item < 10))).collect();
-        // What a run does: those that are missing or fail are encoded again.
+        // Like a run: missing and failed items are encoded again.
         if store.append(&KEYS, &vectors, Some(&rows)).is_ok() && store.append(&KEYS, &vectors, None).is_ok() {
             assert_eq!(read(&store, &mut rows), ITEMS, "encoding again does not heal");
         }

@@ -1,4 +1,4 @@
-//! A header that is accepted is the one that is written for what it says.
+//! A header that is accepted equals the one that is written for its content.
 #![no_main]
 
 use dejavec_core::format::flat::Header;

@@ -1,4 +1,4 @@
-//! A `meta.json` that is accepted says what is possible, and survives being written.
+//! A `meta.json` that is accepted is possible, and survives being written.
 #![no_main]
 
 use dejavec_core::checksum;

@@ -1,4 +1,4 @@
-//! A header that is accepted is in one of the two forms, and says what the one that is written in its place says.
+//! A header that is accepted has one of the two forms, and the same content as the one that replaces it.
 #![no_main]
 
 use dejavec_core::format::npy::Header;

@@ -1,4 +1,4 @@
-//! Calls on a cache, what they acknowledged, and whether a cache that was found later agrees.
+//! Calls on a cache, the rows that they acknowledged, and the check of a cache that was found later.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -24,11 +24,11 @@ const CACHE: &str = "/caches/one";
 const DIM: usize = 20;
 const ROW_BYTES: usize = 4 * DIM;
 
-/// Rows of an append and of a replacement: enough that a write crosses a sector, the second shorter than the first.
+/// Rows of an append and of a replacement. A write crosses a sector, and the second is shorter than the first.
 const APPENDED: u64 = 12;
 const REPLACED: u64 = 5;
 
-/// A vector that neither zeros nor another item or version could be taken for.
+/// A vector that differs from zeros and from every other item and version.
 fn vector(item: u64, version: u8) -> Vec<u8> {
     key(item).into_iter().chain([version; 8]).cycle().take(ROW_BYTES).collect()
 }
@@ -37,7 +37,7 @@ fn cache_spec(container: Container) -> Spec {
     Spec { dim: DIM as u32, dtype: "<f4".into(), container, ..spec() }
 }
 
-/// One call. The number is that of the handle.
+/// One call. The number selects the handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     Append(usize),
@@ -48,12 +48,12 @@ pub enum Call {
     Repair,
 }
 
-/// What is known when the power fails.
+/// The knowledge when the power fails.
 #[derive(Debug, Clone, Copy)]
 struct Known {
     /// Rows that must survive.
     acknowledged: usize,
-    /// Rows that may.
+    /// Rows that may survive.
     submitted: usize,
     /// Whether there must be a cache.
     created: bool,
@@ -65,16 +65,16 @@ pub struct History {
     container: Container,
     durability: [Durability; 2],
     handles: Vec<Store>,
-    /// Whether a reader sees all that was acknowledged even if a write was torn, before a writer recovers.
+    /// Whether a reader sees all acknowledged rows before a writer recovers, even if a write was torn.
     pub readers_see_all: bool,
-    /// Item and version of each row; none for one that a crash without syncs left damaged.
+    /// Item and version of each row. None for a row that a crash without syncs left damaged.
     rows: Vec<Option<(u64, u8)>>,
     known: Known,
     next_item: u64,
     version: u8,
     /// The newest version of each item that a call returned from.
     acknowledged: BTreeMap<u64, u8>,
-    /// Moments of the journal, with what was known before and after the call that ended there.
+    /// Moments of the journal where a call ended, with the knowledge then.
     ends: Vec<(usize, Known)>,
 }
 
@@ -87,7 +87,7 @@ pub struct Tally {
 }
 
 impl History {
-    /// A cache that is about to be made on what is durable.
+    /// A cache before its creation, on the durable files.
     pub fn begin(image: &Image, container: Container, durability: [Durability; 2]) -> History {
         History {
             storage: Arc::new(Simulated::of(image, Path::new(ROOT))),
@@ -104,7 +104,7 @@ impl History {
         }
     }
 
-    /// The same cache with the journal begun anew, everything being durable.
+    /// The same cache with an empty journal, and everything durable.
     pub fn settle(&self) -> History {
         let mut settled = History::begin(&self.storage.settled(), self.container, self.durability);
         (settled.next_item, settled.version) = (self.next_item, self.version);
@@ -146,7 +146,7 @@ impl History {
         self.ends.push((self.storage.journal_len(), self.known));
     }
 
-    /// Makes a call; what it acknowledges is known afterwards.
+    /// Makes a call, and notes what it acknowledges.
     pub fn call(&mut self, call: Call) -> Result<()> {
         let path = Path::new(CACHE);
         let mut durable = match call {
@@ -199,15 +199,15 @@ impl History {
         Ok(())
     }
 
-    /// Makes a call that may fail; says whether it did what it promises.
+    /// Makes a call that may fail. Returns whether it succeeded.
     ///
-    /// A call that fails may have committed its rows: what is acknowledged is not changed, what is possible is.
+    /// A failed call may have committed its rows: they may survive, and need not.
     pub fn try_call(&mut self, call: Call) -> bool {
         self.handles.len() == 2 && self.call(call).is_ok()
     }
 
-    /// Checks the cache as it lies there, once nothing fails any more: every acknowledged vector is right, nothing is
-    /// damaged, more can be written.
+    /// Checks the cache once nothing fails any more: every acknowledged vector is right, nothing is damaged, and more
+    /// rows can be written.
     pub fn check_now(&mut self) {
         self.open().unwrap();
         let acknowledged: Vec<(u64, Vec<u8>)> = self.acknowledged.iter().map(|(i, v)| (*i, vector(*i, *v))).collect();
@@ -224,7 +224,7 @@ impl History {
         assert_eq!((report.damaged, report.problems), (Vec::new(), Vec::new()));
     }
 
-    /// Whether all that is committed is durable and whole.
+    /// Whether all committed rows are durable.
     fn is_strict(&self) -> bool {
         self.durability == [Durability::Commit; 2]
     }
@@ -254,7 +254,7 @@ impl History {
         }
     }
 
-    /// What was acknowledged by the end of the last whole call, and submitted by the start of the next.
+    /// The rows acknowledged by the end of the last whole call, and submitted by the start of the next one.
     fn known_at(&self, moment: usize) -> Known {
         let before = self.ends.iter().rev().find(|(end, _)| *end <= moment).map(|(_, known)| *known);
         let after = self.ends.iter().find(|(end, _)| *end >= moment).map_or(self.known, |(_, known)| *known);
@@ -267,7 +267,7 @@ impl History {
         self.ends.first().map_or(0, |(_, known)| known.acknowledged)
     }
 
-    /// Breaks the power at a random moment after the calls, checks, recovers, and goes on from there.
+    /// The power fails at a random moment. Checks, recovers, and continues from there.
     pub fn crash(&self, random: &mut Random, tally: &mut Tally) -> History {
         let mut moments = Moments::of(&self.storage);
         for _ in 0..random.below(self.storage.journal_len() + 1) {
@@ -309,17 +309,17 @@ impl History {
         let simulated = Arc::new(Simulated::of(image, Path::new(ROOT)));
         let storage: Arc<dyn Storage> = Arc::<Simulated>::clone(&simulated);
         let path = Path::new(CACHE);
-        // A reader sees what was acknowledged, before anybody recovers.
+        // A reader sees the acknowledged rows before any writer recovers.
         let read = match Store::open(Arc::clone(&storage), path, reader()) {
             Ok(store) => {
-                // Without syncs both slots may be on their way at once: if one is torn, the next writer rolls forward.
+                // Without syncs both slots may be lost. If one is torn, the next writer rolls forward.
                 let least = if torn && !self.readers_see_all { 0 } else { known.acknowledged };
                 self.check_vectors(&store, least, known.submitted, None, !self.is_strict());
                 store.rows().unwrap()
             }
             Err(Error::NotFound { .. }) if !known.created => 0,
-            // A new cache has one slot. If it is torn within a sector, and the first commit was never synced, no slot
-            // is left: an error, which a repair mends.
+            // A new cache has one slot. If it is torn within a sector, and the first commit was never synced, no valid
+            // slot is left. A repair mends that.
             Err(Error::Corrupt { .. }) if torn && !self.is_strict() && known.acknowledged == 0 => {
                 // Nothing was acknowledged, so that all rows may be given up.
                 let patience = options(Durability::Commit).patience;
@@ -330,8 +330,8 @@ impl History {
             Err(error) => panic!("a reader is refused: {error}"),
         };
         let before = committed_bytes(&*storage, self.container, read);
-        // Behind a commit without syncs that is torn within a sector nobody knows what was durable: a row that does not
-        // hold, before others that do, hides older ones of its key.
+        // After a commit without syncs, torn within a sector, it is unknown which rows were durable. A damaged row
+        // before sound ones hides older rows of its key.
         let may_hide = torn && !self.is_strict();
         // A writer recovers.
         let create = || {
@@ -386,8 +386,8 @@ impl History {
         }
     }
 
-    /// Every vector that is found is one that was stored under its key, and no older than the acknowledged ones. With
-    /// `newest`, and if everything is synced, it is the newest of that many rows.
+    /// Checks that every vector that is found was stored under its key, and is not older than an acknowledged one. With
+    /// `newest`, and if everything is synced, it must be the newest of that many rows.
     fn check_vectors(
         &self,
         store: &Store,
@@ -407,7 +407,7 @@ impl History {
             let floor = versions.iter().rposition(|(row, _)| *row < acknowledged);
             let allowed = &versions[floor.unwrap_or(0)..];
             if found.is_empty() {
-                // A row that was never synced may hide an older one of its key from a reader.
+                // An unsynced row may hide an older row of its key from a reader.
                 let excused = floor.is_none() || (may_hide && allowed.len() > 1);
                 assert!(excused, "item {item} is lost: {versions:?}, {acknowledged} acknowledged");
                 continue;
@@ -422,7 +422,7 @@ impl History {
     }
 }
 
-/// What a store has of the items; empty for a miss.
+/// The vectors of the items in a store. Empty for a miss.
 fn read_all(store: &Store, items: &[u64]) -> Vec<Vec<u8>> {
     let keys = keys(items.iter().copied());
     let mut rows = vec![0; keys.len()];
@@ -433,7 +433,7 @@ fn read_all(store: &Store, items: &[u64]) -> Vec<Vec<u8>> {
     found.map(|(i, vector)| if rows[i] < 0 || failed.contains(&i) { Vec::new() } else { vector.to_vec() }).collect()
 }
 
-/// The bytes of both files that hold the first `rows` rows; with `u64::MAX`, of all three files as they are.
+/// The bytes of the first `rows` rows and records. With `u64::MAX`, the bytes of all three files.
 fn committed_bytes(storage: &dyn Storage, container: Container, rows: u64) -> Vec<Vec<u8>> {
     let whole = rows == u64::MAX;
     let files = [

@@ -1,4 +1,4 @@
-//! What the tests of the engine share: small caches of four-byte rows.
+//! Shared parts of the engine's tests: small caches of four-byte rows.
 #![allow(
     dead_code,
     missing_docs,
@@ -42,7 +42,7 @@ pub fn reader() -> Options {
     Options { writable: false, ..options(Durability::Commit) }
 }
 
-/// Where a cache lives during a test.
+/// The place of a cache during a test.
 pub struct Place {
     pub storage: Arc<dyn Storage>,
     pub path: PathBuf,
@@ -68,7 +68,7 @@ impl Place {
         self.create_in(Container::Npy, durability)
     }
 
-    /// A cache whose rows, of four bytes too, lie in this container.
+    /// A cache in this container, with four-byte rows too.
     pub fn create_in(&self, container: Container, durability: Durability) -> Store {
         let spec = match container {
             Container::Npy => spec(),
@@ -129,7 +129,7 @@ pub fn vectors(items: impl IntoIterator<Item = u64>, version: u8) -> Vec<u8> {
     items.into_iter().flat_map(|item| vector(item, version)).collect()
 }
 
-/// What the store has of the items: None for a miss. Panics if a row fails its checks.
+/// The vectors of the items in the store. None for a miss. Panics if a row fails its checks.
 pub fn get(store: &Store, items: &[u64]) -> Vec<Option<[u8; DIM]>> {
     let keys = keys(items.iter().copied());
     let mut rows = vec![0; keys.len()];

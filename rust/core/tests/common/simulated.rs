@@ -1,5 +1,5 @@
-//! A file system in memory that keeps a journal of what was asked of it, fails where it is told to, and knows what a
-//! power loss may leave.
+//! A file system in memory. It keeps a journal of all operations, injects faults, and computes what a power loss may
+//! leave.
 
 mod faults;
 mod image;
@@ -31,15 +31,16 @@ pub use self::random::Random;
 struct Inner {
     journal: Vec<Operation>,
     injection: Option<Injection>,
-    /// How many syncs of each file failed. A handle is told once, unless it was opened after somebody was told.
+    /// How many syncs of each file failed. Each handle reports a failure once. A handle that is opened after the report
+    /// does not report it.
     failures: BTreeMap<u64, usize>,
-    /// How many bytes of a file each handle maps: the system keeps these pages, whatever it is asked.
+    /// How many bytes of a file each handle maps. The system keeps these pages.
     mapped: BTreeMap<(u64, usize), usize>,
-    /// Bytes of each file whose first write failed, as ext4 has it: the disk shows zeros there, whatever is written
-    /// again while their page stays in memory.
+    /// Bytes of each file with a failed first write, as on ext4: the disk has zeros there, even after later writes,
+    /// while their page stays in memory.
     stuck: BTreeMap<u64, BTreeSet<usize>>,
     handles: usize,
-    /// Pages that the system forgot because it was asked to.
+    /// Pages that were dropped on request.
     pages_forgotten: usize,
     locks_taken: usize,
     is_remote: bool,
@@ -64,11 +65,11 @@ pub struct Simulated {
 struct SimulatedFile {
     live: Box<dyn StorageFile>,
     number: u64,
-    /// What lies in a lock file is for people, so that writes to it are no change.
+    /// The content of a lock file is for people, so writes to it are not recorded.
     is_lock: bool,
     system: Simulated,
     handle: usize,
-    /// Failed syncs of the file that this handle was told of, or that somebody was told of before it was opened.
+    /// Failed syncs of the file that this handle reported, or that were reported before it was opened.
     told: AtomicUsize,
 }
 
@@ -104,18 +105,18 @@ impl Simulated {
         Simulated { live, inner: Arc::default(), durable }
     }
 
-    /// All that is there now, as a durable image.
+    /// The current state as a durable image.
     pub fn settled(&self) -> Image {
         let journal = &self.inner.lock().unwrap().journal;
         Moments::at_the_end(self, journal).settled()
     }
 
-    /// How many pages the system was made to forget.
+    /// How many pages were dropped on request.
     pub fn pages_forgotten(&self) -> usize {
         self.inner.lock().unwrap().pages_forgotten
     }
 
-    /// From now on it lies on another machine.
+    /// From now on it is a network file system.
     pub fn move_away(&self) {
         self.inner.lock().unwrap().is_remote = true;
     }

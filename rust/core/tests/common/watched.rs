@@ -1,4 +1,4 @@
-//! A file system that notes how files are opened, and refuses to open some.
+//! A file system that records how files are opened, and refuses to open or map some.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use dejavec_core::mmap::{Mapping, PrivateMapping};
 use dejavec_core::storage::{Access, Metadata, Storage, StorageFile};
 
-/// What is asked of a file before it is opened or mapped; an error refuses it.
+/// Called with a file's name before it is opened or mapped. An error refuses it.
 type Refusal = Box<dyn Fn(&str) -> io::Result<()> + Send + Sync>;
 
 /// Another file system, watched.
@@ -39,7 +39,7 @@ impl Watched {
         Watched { refuse_map: Arc::new(Box::new(refuse)), ..self }
     }
 
-    /// How files were opened since this was asked last, by their names.
+    /// How files were opened since the last call of this, by their names.
     pub fn opened(&self) -> BTreeMap<String, Vec<Access>> {
         let mut found = BTreeMap::<_, Vec<_>>::new();
         for (name, access) in self.opened.lock().unwrap().drain(..) {

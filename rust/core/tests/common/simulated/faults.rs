@@ -11,7 +11,7 @@ pub enum Fault {
     Error(i32),
     /// A write, after half of its bytes.
     ShortWrite,
-    /// A sync of a file or directory; of what a file's sync should have written, nothing is written.
+    /// A sync of a file or directory. A file's sync writes nothing.
     Sync,
     /// A sync of a file or directory, after some of the writes.
     SyncAfter(Turns),
@@ -22,7 +22,7 @@ pub struct Injection {
     pub fault: Fault,
     /// How many operations of the kind pass before.
     pub after: usize,
-    /// Whether all that come later fail as well.
+    /// Whether all later ones fail too.
     pub for_ever: bool,
     pub fired: usize,
 }
@@ -50,7 +50,7 @@ impl Injection {
     }
 }
 
-/// What an operation is, for the faults.
+/// The kind of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Other,
@@ -58,7 +58,7 @@ pub(super) enum Kind {
     Sync,
 }
 
-/// The error that the system gives for a fault.
+/// The error code of a fault.
 pub(super) fn error(fault: Fault) -> io::Error {
     const EIO: i32 = 5;
     const ENOSPC: i32 = 28;

@@ -1,4 +1,4 @@
-//! What lies on the disk.
+//! The content of the disk.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ pub enum Name {
     File(u64),
 }
 
-/// What lies on the platter.
+/// The names and files on the disk.
 #[derive(Debug, Clone, Default)]
 pub struct Image {
     pub(super) names: BTreeMap<PathBuf, Name>,
@@ -22,7 +22,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// Tells two images apart.
+    /// Equal for equal images.
     pub fn fingerprint(&self) -> u64 {
         let mut sum = checksum::Running::default();
         for (path, name) in &self.names {
@@ -36,7 +36,7 @@ impl Image {
         sum.digest()
     }
 
-    /// Makes a change, or what is left of it.
+    /// Applies a change, or the part of it that was kept.
     pub(super) fn apply(&mut self, change: &Change, kept: Kept) {
         match change {
             _ if kept == Kept::Nothing => {}
@@ -64,7 +64,7 @@ impl Image {
     }
 }
 
-/// What a power loss leaves of one change.
+/// The part of a change that a power loss keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
     Nothing,
@@ -73,6 +73,6 @@ pub enum Kept {
     Start(usize),
     /// The last bytes of a write, from the start of a sector on.
     End(usize),
-    /// Only that the file became longer: zeros.
+    /// Only the new length of the file: zeros.
     Length,
 }

@@ -1,4 +1,4 @@
-//! A walk through a journal, and what a power loss may leave at each of its moments.
+//! A walk through a journal, with the images that a power loss may leave at each moment.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use super::random::Random;
 
 const SECTOR: usize = 512;
 
-/// More unsynced changes than this are no longer left out in every combination.
+/// Up to this many unsynced changes, every combination of them is tried.
 const EXHAUSTIVE: usize = 10;
 
-/// A walk through a journal: what is durable at each of its moments, and what is pending.
+/// A walk through a journal, with the durable files and the pending changes at each moment.
 pub struct Moments<'a> {
     journal: VecDeque<Operation>,
     at: usize,
@@ -29,7 +29,7 @@ impl<'a> Moments<'a> {
         Moments::along(storage, &storage.inner.lock().unwrap().journal)
     }
 
-    /// The same, where the journal is at hand.
+    /// The same, for a journal that the caller holds.
     pub(super) fn along(storage: &'a Simulated, journal: &[Operation]) -> Moments<'a> {
         Moments {
             journal: journal.to_vec().into(),
@@ -47,17 +47,17 @@ impl<'a> Moments<'a> {
         moments
     }
 
-    /// All that was asked for, as if it were durable.
+    /// The image with all pending changes applied.
     pub(super) fn settled(&self) -> Image {
         self.image(&vec![Kept::Whole; self.pending.len()])
     }
 
-    /// How many operations lie behind.
+    /// How many operations were passed.
     pub fn at(&self) -> usize {
         self.at
     }
 
-    /// Goes past the next operation; false at the end.
+    /// Passes the next operation. False at the end.
     pub fn advance(&mut self) -> bool {
         let Some(operation) = self.journal.pop_front() else { return false };
         self.at += 1;
@@ -97,7 +97,7 @@ impl<'a> Moments<'a> {
         });
     }
 
-    /// What the disk has of a file once all is written that the system knows to be unwritten.
+    /// The content of a file on the disk after all pending writes.
     pub(super) fn on_disk_once_written(&self, number: u64) -> Vec<u8> {
         let mut image = Image::default();
         image.files.extend(self.durable.files.get(&number).map(|bytes| (number, Arc::clone(bytes))));
@@ -117,25 +117,25 @@ impl<'a> Moments<'a> {
         image
     }
 
-    /// What may be left of a change besides all and nothing.
+    /// The partial states of a change, besides all and nothing.
     fn pieces(change: &Change) -> Vec<Kept> {
         let Change::Write { offset, bytes, .. } = change else { return Vec::new() };
-        // The ends of pages of 4,096 bytes are among those of sectors.
+        // Pages of 4,096 bytes end where sectors end.
         let first = offset.next_multiple_of(SECTOR);
         let mut cuts: Vec<usize> = (first..offset + bytes.len()).step_by(SECTOR).map(|cut| cut - offset).collect();
         cuts.retain(|cut| *cut > 0);
         if cuts.is_empty() && bytes.len() > 1 {
-            // Within a sector: disks promise that it does not happen.
-            // Not in the middle: there a commit's record has nothing before it that changes, so that it is not torn.
+            // Within a sector, although disks promise that this does not happen.
+            // Not in the middle: the first half of a commit record hardly changes, so it would not be torn.
             cuts.push(bytes.len() * 3 / 4);
         }
         let torn = cuts.into_iter().flat_map(|cut| [Kept::Start(cut), Kept::End(cut)]);
         torn.chain([Kept::Length]).collect()
     }
 
-    /// What a power loss may leave now: every combination of pending changes if they are few; each one torn or
-    /// extended with zeros, the others there or not; and `draws` mixtures of all of it. The flag says that a write was
-    /// torn.
+    /// The images that a power loss may leave now: every combination of pending changes if they are few, each change
+    /// torn or extended with zeros while the others are there or not, and `draws` random mixtures. The flag marks
+    /// images with a torn write.
     pub fn images(&self, random: &mut Random, draws: usize) -> Vec<(Image, bool)> {
         let count = self.pending.len();
         let mut images = Vec::new();
@@ -161,7 +161,7 @@ impl<'a> Moments<'a> {
                 images.push((self.image(&kept), true));
             }
         }
-        // Within a sector one write is torn at a time: disks promise that none is.
+        // At most one write is torn within a sector, since disks promise that none is.
         for (pieces, change) in pieces.iter_mut().zip(&self.pending) {
             if let Change::Write { offset, .. } = change {
                 pieces.retain(|piece| match piece {

@@ -1,4 +1,4 @@
-//! The system's page cache: which pages go, and what a failed sync leaves in them.
+//! The page cache: dropping pages, and the pages of failed writes.
 
 use dejavec_core::storage::{Access, Metadata, Storage, StorageFile};
 
@@ -19,8 +19,8 @@ impl Simulated {
         }
     }
 
-    /// Drops the pages of a range that nobody maps: they are read from the disk again, with what is not yet written on
-    /// top. The disk has nothing of what a failed sync did not write.
+    /// Drops the unmapped pages of a range. Later reads come from the disk, with the pending writes applied. The disk
+    /// does not have the writes that a failed sync lost.
     pub(super) fn forget_pages(&self, live: &dyn StorageFile, start: u64, end: Option<u64>) {
         let mut inner = self.inner.lock().unwrap();
         let Ok(Metadata { len, id: (_, number), .. }) = live.metadata() else { return };
@@ -36,7 +36,7 @@ impl Simulated {
         }
     }
 
-    /// Takes note of what a failed sync did not write of a file, behind what the disk has.
+    /// Notes the bytes that a failed sync lost, beyond the durable length of the file.
     pub(super) fn note_stuck(&self, inner: &mut Inner, number: u64, kept: Turns) {
         let moments = Moments::at_the_end(self, &inner.journal);
         let durable = moments.durable.files.get(&number).map_or(0, |bytes| bytes.len());

@@ -1,6 +1,6 @@
-//! Random draws that a seed fixes.
+//! Seeded random numbers.
 
-/// Numbers that a seed fixes (splitmix64).
+/// Seeded random numbers (splitmix64).
 #[derive(Debug, Clone)]
 pub struct Random(pub u64);
 
@@ -18,7 +18,7 @@ impl Random {
     }
 }
 
-/// How much of the random part a suite runs: `DEJAVEC_CRASH_SEEDS`, or the given number.
+/// The number of seeds for the random part of a suite: `DEJAVEC_CRASH_SEEDS`, or the given number.
 pub fn seeds(default: u64) -> u64 {
     std::env::var("DEJAVEC_CRASH_SEEDS").map_or(default, |text| text.parse().unwrap())
 }
