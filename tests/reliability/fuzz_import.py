@@ -16,10 +16,11 @@ import atheris
 import numpy as np
 
 with atheris.instrument_imports(include=["dejavec.mteb.migrate.old_files", "dejavec.support.json_file"]):
-    from dejavec.mteb.migrate.old_files import DIMENSION, INDEX, VECTORS, open_old_cache
+    from dejavec.mteb.migrate.old_files import open_old_cache
     from dejavec.support.json_file import read_record
 
 from dejavec.errors import CorruptCacheError
+from dejavec.support.mteb_files import DIMENSION, INDEX, VECTORS
 
 SEPARATOR = b"\n--\n"
 NAMES = (DIMENSION, INDEX, VECTORS)

@@ -69,9 +69,8 @@ def test_a_directory_that_anybody_can_write_is_reported_once(tmp_path: Path, mod
     with EmbeddingCache(tmp_path / "cache") as cache:
         cache.encode(["a"], model)
     (tmp_path / "cache").chmod(0o777)
-    with pytest.warns(
-        dejavec.DejavecWarning, match="anybody may forge vectors there: run `chmod o-w"
-    ) as caught:  # noqa: PT031
+    advice = "anybody may forge vectors there: run `chmod o-w"
+    with pytest.warns(dejavec.DejavecWarning, match=advice) as caught:  # noqa: PT031
         cache = EmbeddingCache(tmp_path / "cache")
         cache.encode(["a", "b"], model)
         cache.encode(["a", "b"], model)

@@ -256,9 +256,10 @@ class Handle:
         mode = self.path.stat().st_mode
         if mode & stat.S_IWOTH and not self._warned:
             self._warned = True
+            command = shlex.join(["chmod", "o-w", str(self.path)])
             warn(
                 self.path,
                 expected="a directory that only its owner or group writes",
                 found=f"mode {stat.S_IMODE(mode):o}",
-                remedy=f"anybody may forge vectors there: run `{shlex.join(['chmod', 'o-w', str(self.path)])}`",
+                remedy=f"anybody may forge vectors there: run `{command}`",
             )

@@ -21,7 +21,12 @@ def is_old_cache(directory: Path) -> bool:
 
 
 def old_cache_error(directory: Path, model: str | None) -> ForeignDirectoryError:
-    """Return the error for a cache that mteb wrote; ``model`` is the one that was expected, if it is known."""
+    """Return the error for a cache that mteb wrote.
+
+    Args:
+        directory: where it lies.
+        model: which one was expected; None if that is not known.
+    """
     name = model or "name@revision"
     new = Path(f"{directory}-imported")
     command = ["dejavec", "import", str(directory), str(new), "--model"]

@@ -18,9 +18,10 @@ from dejavec.errors import (
     StorageError,
     VectorsError,
 )
-from dejavec.mteb.migrate.old_files import BLOCK_BYTES, DIMENSION, INDEX, VECTORS
+from dejavec.mteb.migrate.old_files import BLOCK_BYTES
 from dejavec.storage.find import caches_below
 from dejavec.storage.keyed_cache import KeyedCache
+from dejavec.support.mteb_files import DIMENSION, INDEX, VECTORS
 
 _META = "meta.json"
 _SIBLING = re.compile("@[0-9a-f]{12}$")

@@ -35,10 +35,11 @@ from dejavec.mteb.migrate.doubts import (
     only_text,
     place_of,
 )
-from dejavec.mteb.migrate.old_files import OldCache, find_old_caches, is_old_cache, open_old_cache
+from dejavec.mteb.migrate.old_files import OldCache, find_old_caches, open_old_cache
 from dejavec.mteb.migrate.targets import EngineCalls
 from dejavec.storage.identity import describe, parse_model
 from dejavec.storage.keyed_cache import KeyedCache
+from dejavec.support.mteb_files import is_old_cache
 from dejavec.vectors.arrays import Output, Rows, nonfinite
 
 if TYPE_CHECKING:
