@@ -44,7 +44,7 @@ def evaluate(directory: Path) -> None:
     """Every path of the wrapper: roles, titles, instructions, labels, and models by name."""
     from mteb.mocks import mock_tasks
 
-    dejavec.drop_in.install()
+    dejavec.install()
     assert mteb.models.CachedEmbeddingWrapper is CachedEmbeddingWrapper
     for made in ("mteb/baseline-random-encoder", minilm()):
         for name in (

@@ -381,7 +381,7 @@ def test_installing_and_uninstalling_go_in_any_order(steps: str) -> None:
     before = state()
     for step in steps:
         if step == "i":
-            dejavec.drop_in.install()
+            dejavec.install()
             assert installed()
         else:
             dejavec.uninstall()
@@ -392,7 +392,7 @@ def test_installing_and_uninstalling_go_in_any_order(steps: str) -> None:
 def test_the_old_module_has_the_names_of_mteb_1() -> None:
     with pytest.raises(ModuleNotFoundError):
         from mteb.models.cache_wrapper import TextVectorMap
-    dejavec.drop_in.install()
+    dejavec.install()
     from mteb.models.cache_wrapper import CachedEmbeddingWrapper, TextVectorMap
 
     assert CachedEmbeddingWrapper is dejavec.CachedEmbeddingWrapper
@@ -403,14 +403,14 @@ def test_the_old_module_has_the_names_of_mteb_1() -> None:
 def test_what_was_imported_before_stays_mtebs() -> None:
     from mteb.models import CachedEmbeddingWrapper
 
-    dejavec.drop_in.install()
+    dejavec.install()
     assert CachedEmbeddingWrapper.__module__ == "mteb.models.cache_wrappers.cache_wrapper"
 
 
 def test_what_somebody_else_put_there_since_is_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mteb.models, "CachedEmbeddingWrapper", mteb.models.CachedEmbeddingWrapper)
     before = state()
-    dejavec.drop_in.install()
+    dejavec.install()
     mteb.models.CachedEmbeddingWrapper = object
     dejavec.uninstall()
     assert mteb.models.CachedEmbeddingWrapper is object
@@ -420,7 +420,7 @@ def test_what_somebody_else_put_there_since_is_left_to_them(monkeypatch: pytest.
 
 def test_every_name_in_mteb_is_accounted_for() -> None:
     ours = {name: getattr(dejavec, name) for _, name in REPLACED}
-    dejavec.drop_in.install()
+    dejavec.install()
     theirs = {
         (module, name)
         for module, names in state()["names"].items()

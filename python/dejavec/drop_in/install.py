@@ -51,7 +51,7 @@ def install() -> None:
 
     Example:
         >>> import dejavec
-        >>> dejavec.drop_in.install()
+        >>> dejavec.install()
         >>> from mteb.models.cache_wrapper import CachedEmbeddingWrapper
         >>> CachedEmbeddingWrapper is dejavec.CachedEmbeddingWrapper
         True
