@@ -252,7 +252,7 @@ class Checks(Timed):
 
 def wrapped(model: Timed, path: Path, **settings: Any) -> CachedEmbeddingWrapper:
     wrapper = CachedEmbeddingWrapper(model, path, model_name="m@1", **settings)
-    wrapper.__dict__["_pace"].clock = model.clock
+    wrapper._engine._pace.clock = model.clock
     return wrapper
 
 
