@@ -15,7 +15,7 @@ from dejavec.drop_in.install import install
 
 
 def run(script: str, arguments: Sequence[str]) -> int:
-    """Run a script as ``python script arguments`` does, after :func:`dejavec.drop_in.install`.
+    """Run a script as ``python script arguments`` does, after :func:`dejavec.install`.
 
     The process is the script's from here on, until it ends: ``__main__``, ``sys.argv`` and ``sys.path[0]``
     stay its own for its threads and exit handlers. Its children by ``multiprocessing`` have dejavec's cache
