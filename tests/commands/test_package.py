@@ -39,7 +39,7 @@ def test_importing_it_imports_nothing_heavy() -> None:
 
 def test_asking_for_help_imports_nothing_heavy() -> None:
     imported = modules_after(
-        "import dejavec.cli.main\ntry: dejavec.cli.main(['--version'])\nexcept SystemExit: pass"
+        "import dejavec.cli.main\ntry: dejavec.cli.main.main(['--version'])\nexcept SystemExit: pass"
     )
     assert not imported & HEAVY
 

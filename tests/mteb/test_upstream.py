@@ -245,7 +245,7 @@ class TestBackends:
         assert "b" in cache.load()
         assert EmbeddingCache(tmp_path, mode="r").identity == identity
         other = backend(tmp_path)
-        with pytest.raises(IdentityMismatchError, match='expected role "document", found "query"'):
+        with pytest.raises(IdentityMismatchError, match='expected role "document", found role "query"'):
             other.identify({**identity, "role": "document"})
         assert "a" in other  # As it was before: reading is allowed.
         other.identify(identity)
