@@ -114,6 +114,7 @@ release-check: ## what a release needs, as far as a program can see it; RELEASE.
 	$(BIN)/python release/check.py --release
 	cargo test --package dejavec-core --test compatibility
 	$(MAKE) docs
+	$(MAKE) test-python ARGS=tests/commands/test_docs.py
 	$(MAKE) wheel
 
 publish: $(STAMPS)/venv ## upload dist/ from the public host, which proves who it is; ARGS=--dry-run uploads nothing
