@@ -1,8 +1,8 @@
-"""An empty store of which several models may want to make their own."""
+"""A store that serves one model, and the claim that one model makes on an empty store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -17,19 +17,25 @@ class ClaimLostError(Exception):
     """Another model took the empty directory meanwhile. Never leaves this package."""
 
 
-class ClaimingStore:
-    """An empty store, which is claimed before the first vectors go into it or come out of it.
+class StoreOfModel:
+    """A store that serves one model. An empty one is claimed before the first vectors go in or come out.
 
     Args:
         store: the store.
-        claim: claims it; raises :class:`ClaimLostError` if another has it.
-        in_flight: of this model alone: another may encode the same items for the same directory.
+        description: the model's.
+        claim: claims it; raises :class:`ClaimLostError` if another has it. None: its vectors are the model's.
+
+    Attributes:
+        in_flight: what callers encode with this model. Another one may encode the same items for the same
+            directory.
     """
 
-    def __init__(self, store: VectorStore, claim: Callable[[], None], in_flight: InFlight) -> None:
-        self.in_flight = in_flight
+    def __init__(
+        self, store: VectorStore, description: Hashable, claim: Callable[[], None] | None = None
+    ) -> None:
+        self.in_flight = InFlight.of((store.path, description))
         self._store = store
-        self._claim: Callable[[], None] | None = claim
+        self._claim = claim
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)

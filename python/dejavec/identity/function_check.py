@@ -15,7 +15,7 @@ import numpy as np
 from dejavec.errors import IdentityMismatchError
 from dejavec.fill.chunks import joined
 from dejavec.fill.vector_store import Positions, VectorStore
-from dejavec.identity.claiming import ClaimingStore, ClaimLostError
+from dejavec.identity.claiming import ClaimLostError, StoreOfModel
 from dejavec.identity.confirm import Confirming
 from dejavec.identity.judge import Judge, ProvenStore, Subject
 from dejavec.identity.observed import observe
@@ -99,18 +99,19 @@ class FunctionCheck:
         rows = cache.refresh()
         if rows == 0 and not proofs.read():
             return self._judge.claiming(cache.path, cache, proofs, description)
+        own: VectorStore = StoreOfModel(cache, description)
         # Where another function may have made some of the vectors, each call has to be asked about.
         if self._judge.agreed(cache.path, description) and not proofs.is_mixed():
-            return cache
+            return own
         everywhere = np.arange(len(subject.keys))
         verdict = self._judge.judge(cache.path, cache, proofs, subject, everywhere)
         if verdict.refused is None:
-            return cache
+            return own
         if not verdict.is_open:
             raise self._mismatch(verdict.refused)
         # Nothing can be compared, so what this function makes is not known to be what others made.
         self._judge.note_own(cache.path, description, np.delete(subject.keys, verdict.hits, axis=0))
-        mixing: VectorStore = ClaimingStore(cache, proofs.mix, cache.in_flight)
+        mixing: VectorStore = StoreOfModel(cache, description, proofs.mix)
         return mixing
 
     def _mismatch(self, found: str) -> IdentityMismatchError:

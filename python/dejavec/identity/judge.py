@@ -8,9 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from dejavec.fill.in_flight import InFlight
 from dejavec.fill.vector_store import Positions, VectorStore
-from dejavec.identity.claiming import ClaimingStore, ClaimLostError
+from dejavec.identity.claiming import ClaimLostError, StoreOfModel
 from dejavec.identity.confirm import Confirming, ask_about, choose, items_to_ask
 from dejavec.identity.observed import Description, Look
 from dejavec.identity.proven import Proofs
@@ -157,9 +156,7 @@ class Judge:
                 raise ClaimLostError
             self._answers[place, description] = None
 
-        # Another model may encode the same items for the same directory meanwhile.
-        in_flight = InFlight.of((store.path, description))
-        claimed: VectorStore = ClaimingStore(store, claim, in_flight)
+        claimed: VectorStore = StoreOfModel(store, description, claim)
         return claimed
 
     def _of_others(self, key: tuple[Hashable, Description], keys: Keys, hits: Positions) -> Positions:

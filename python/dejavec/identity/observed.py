@@ -96,6 +96,9 @@ class Look:
     digests: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
+_TRIES = 8
+"""Looks at a model while other threads begin and end encodes, before one counts all the same."""
+
 UNSEEN = Look(None, Description("", None, (), None, None), visible=False)
 """Of a model that nobody looks at, since the user answers for it."""
 
@@ -118,8 +121,9 @@ class Observed:
 
     def make_locks(self) -> None:
         """Make the lock, now and in a forked child, where no other thread runs."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._running: dict[object, tuple[int, Look, object]] = {}
+        self._counted = 0  # Beginnings and ends of encodes.
 
     def look(self, model: object, settings: Mapping[str, str] | None = None) -> Look:
         """Look at the model.
@@ -131,17 +135,26 @@ class Observed:
             model: the model, always the same one.
             settings: what is known of it besides, such as how it was loaded.
         """
-        found = survey(model, left_out=self._left_out)
-        digests = tensor_digests(found)
-        with self._lock:
-            notes = self._notes.undone(found.notes)
-            state = digest_of(self._digests.undone(digests).values())
-            own = threading.get_ident()
-            running = [look for thread, look, of in self._running.values() if thread != own and of is model]
+        for left in reversed(range(_TRIES)):
+            counted = self._counted
+            found = survey(model, left_out=self._left_out)
+            digests = tensor_digests(found)
+            with self._lock:
+                own = threading.get_ident()
+                running = [
+                    look for thread, look, of in self._running.values() if thread != own and of is model
+                ]
+                if left and not running and self._counted != counted:
+                    continue  # An `encode` began and ended meanwhile, so this is neither before nor after it.
+                # What is learnt later counts from here, so it must not hold what others have half changed.
+                before = running[0].found if running else None
+                found.notes = self._notes.undone(found.notes) if before is None else before.notes
+                digests = self._digests.undone(digests)
+                break
         if running:
             seen = running[0].description.seen
         else:
-            all_seen = canonical_json([sorted(notes.items()), sorted((settings or {}).items())])
+            all_seen = canonical_json([sorted(found.notes.items()), sorted((settings or {}).items())])
             seen = hashlib.sha256(all_seen.encode("ascii")).hexdigest()[:32]
         torch = sys.modules.get("torch")
         places = (getattr(tensor, "device", None) for tensor in found.tensors.values())
@@ -154,6 +167,7 @@ class Observed:
             matmul_precision=None if torch is None else _matmul_precision(torch),
         )
         visible = not found.hidden and not found.custom
+        state = digest_of(digests.values())
         return Look(state, description, visible, _dtypes(found), found, digests)
 
     @contextmanager
@@ -164,21 +178,24 @@ class Observed:
             return
         token = object()
         with self._lock:
+            self._counted += 1
             self._running[token] = threading.get_ident(), look, model
         try:
             yield
         finally:
             self._learn(model, look.found, look.digests)
             with self._lock:
+                self._counted += 1
                 del self._running[token]
 
     def _learn(self, model: object, before: Survey, before_digests: Mapping[str, str]) -> None:
-        after = survey(model, left_out=self._left_out)
-        own = before.owned | after.owned
-        loose = {path: tensor for path, tensor in after.tensors.items() if path not in own}
-        digests = {path: digest for path, digest in before_digests.items() if path not in own}
-        after_digests = tensor_digests(Survey(loose))
+        # Under the lock: what was seen later must not be learnt before what was seen earlier.
         with self._lock:
+            after = survey(model, left_out=self._left_out)
+            own = before.owned | after.owned
+            loose = {path: tensor for path, tensor in after.tensors.items() if path not in own}
+            digests = {path: digest for path, digest in before_digests.items() if path not in own}
+            after_digests = tensor_digests(Survey(loose))
             self._notes.learn(before.notes, after.notes)
             self._digests.learn(digests, after_digests)
 

@@ -13,6 +13,7 @@ import numpy as np
 from dejavec.errors import VectorsError
 from dejavec.fill.run import WRITE_ERRORS
 from dejavec.fill.vector_store import VectorStore
+from dejavec.identity.claiming import StoreOfModel
 from dejavec.identity.confirm import Confirming
 from dejavec.identity.judge import Judge, Subject
 from dejavec.identity.observed import Description, Look
@@ -129,7 +130,8 @@ class Siblings:
         judge = self._judge
         if judge is None or settled is not None:
             with self._places.using(settled or request.first) as cache:
-                yield cache, _store_of(cache, request), 0
+                store = _store_of(cache, request)
+                yield cache, store if judge is None else _of_model(store, request), 0
             return
         with ExitStack() as stack:
             with self._choosing:
@@ -171,7 +173,7 @@ class Siblings:
             _carry_over(other.store, chosen.store, request.keys)
         if len(existing) == 1 and judge.agreed(chosen.place, description):
             self._settled[request.first, description] = chosen.place
-        return chosen.cache, chosen.store, asked
+        return chosen.cache, _of_model(chosen.store, request), asked
 
     def _candidate(
         self, place: Place, request: Request, stack: ExitStack, reason: Elsewhere | None = None
@@ -191,6 +193,11 @@ class Siblings:
 
 def _claiming(judge: Judge, candidate: Candidate, description: Description) -> VectorStore:
     return judge.claiming(candidate.place, candidate.store, candidate.proofs, description)
+
+
+def _of_model(store: VectorStore, request: Request) -> VectorStore:
+    of_model: VectorStore = StoreOfModel(store, request.look.description)
+    return of_model
 
 
 def _store_of(cache: Any, request: Request) -> VectorStore:
