@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use common::simulated::{Fault, Image, Injection, Moments, Random, Simulated, Turns};
 use common::{DIM, keys, options, reader, spec, vector, vectors};
+use dejavec_core::Error;
 use dejavec_core::storage::{Access, Storage};
 use dejavec_core::store::Durability::{self, Close, Commit};
 use dejavec_core::store::Store;
@@ -302,6 +303,25 @@ fn zeros_behind_the_rows_that_only_the_system_has_in_memory_are_written_again() 
     writer.sync().unwrap();
     assert_eq!(writer.rows().unwrap(), 7);
     assert_eq!([1, 2, 3, 4].map(|item| found(&writer)[&item]), [0, 2, 2, 0]);
+}
+
+#[test]
+fn a_handle_writes_no_more_after_a_failed_sync_and_another_one_does() {
+    for durability in [Commit, Close] {
+        let storage = Arc::new(Simulated::of(&Image::default(), Path::new(ROOT)));
+        let store = open(&storage, durability);
+        store.put(&keys(5..6), &vectors(5..6, 0)).unwrap();
+        let fault = Fault::SyncAfter(Turns(0));
+        storage.inject(Some(Injection { fault, after: 0, for_ever: false, fired: 0 }));
+        assert!(store.put(&keys(0..5), &vectors(0..5, 0)).and_then(|_| store.sync()).is_err());
+        storage.inject(None);
+        let journal = storage.journal_len();
+        for refused in [store.put(&keys(0..5), &vectors(0..5, 0)).map(drop), store.sync()] {
+            assert!(matches!(refused, Err(Error::Poisoned { .. })), "{refused:?}");
+        }
+        assert_eq!(storage.journal_len(), journal);
+        open(&storage, durability).put(&keys(0..5), &vectors(0..5, 0)).unwrap();
+    }
 }
 
 fn every_case(durability: [Durability; 2]) {
