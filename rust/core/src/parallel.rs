@@ -19,7 +19,7 @@ fn threads_for(items: usize, items_per_thread: usize) -> usize {
     }
 }
 
-/// Calls `work` on every piece, on as many threads as [`threads`] says.
+/// Calls `work` on every piece, on as many threads as the batch is worth.
 ///
 /// `pieces` are the disjoint parts of the batch, and `items` is its size. A thread is worth its start if it has at least
 /// `items_per_thread`.
