@@ -27,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONHOME PYTHONPATH CONDA_PREFIX
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-versions test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements docs readers build fuzz sanitize clean \
+.PHONY: help demo test test-fast test-versions test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements docs readers build fuzz sanitize clean \
         wheel wheel-build third-party release-check lint-project publish programs
 
 help: ## print this list
@@ -43,6 +43,10 @@ test-core:
 
 test-python: build readers
 	$(OFFLINE) $(TEST_THREADS) $(BIN)/python -m pytest $(or $(ARGS),$(IN_TWO))
+
+test-fast: build ## something of every room in under two minutes, without a model
+	cargo test --quiet --package dejavec-core --lib
+	$(OFFLINE) $(TEST_THREADS) $(BIN)/python -m pytest -q $(IN_TWO) -m "not slow" $(ARGS)
 
 lint: lint-rust lint-python lint-project ## formatting, clippy, rustdoc, ruff, mypy, stubs, licences, metadata, workflows
 

@@ -20,6 +20,8 @@ from mteb_models import FieldsModel, encode, same_bits
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning, EmbeddingCache, FaissCache, NumpyCache, cached
 
+pytestmark = pytest.mark.slow
+
 
 def by(library: Any) -> Callable[[Any], Any]:
     return lambda value: library.loads(library.dumps(value))

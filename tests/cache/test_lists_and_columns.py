@@ -315,6 +315,7 @@ class TestArguments:
         assert cache
         assert len(cache) == 0
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("precision", ["int8", "uint8"])
     def test_a_precision_that_depends_on_the_call_is_refused(self, tmp_path: Path, precision: str) -> None:
         from mteb_models import bare_minilm

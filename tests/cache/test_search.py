@@ -547,6 +547,7 @@ def test_a_bar_is_shown_while_an_index_is_filled(cache: EmbeddingCache, capsys: 
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs the peak of a part of a run")
 @pytest.mark.parametrize("container", ["npy", "faiss-l2"])
 def test_building_an_index_never_holds_the_matrix(container: str, tmp_path: Path) -> None:

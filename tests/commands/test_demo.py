@@ -18,6 +18,8 @@ from dejavec.cli import main as cli
 from dejavec.demo import evaluate as demo
 from dejavec.demo.corpus import read_corpus
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--documents", "60", "--queries", "20"]
 
 

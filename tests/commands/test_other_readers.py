@@ -14,6 +14,8 @@ import pytest
 
 from dejavec import EmbeddingCache
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 READERS = ROOT / ".venv" / "readers" / "bin" / "python"
 

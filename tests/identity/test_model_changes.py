@@ -21,7 +21,10 @@ CASES = [(kind, name) for kind, changes in CHANGES.items() for name in changes]
 HARMLESS_CASES = [(kind, name) for kind, changes in HARMLESS.items() for name in changes]
 LOOSE = 1e-3
 
-pytestmark = pytest.mark.filterwarnings("ignore::dejavec.errors.DejavecWarning", "ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::dejavec.errors.DejavecWarning", "ignore::FutureWarning"),
+]
 
 
 @pytest.fixture(scope="session")

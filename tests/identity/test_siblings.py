@@ -25,6 +25,7 @@ OLD, NEW = ["embed once", "never again", "a b c"], ["another text", "one more"]
 BACKENDS = pytest.mark.parametrize("backend", [NumpyCache, MtebNumpyCache], ids=["ours", "mteb's"])
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::dejavec.errors.DejavecWarning"),
     pytest.mark.filterwarnings("ignore:(Dimension file not|No existing files):UserWarning"),
 ]

@@ -176,6 +176,7 @@ class TestWhatElseIsSeen:
         library = torch.nn.Sequential(torch.nn.Dropout()).eval()
         assert survey(library).notes == survey(library.train()).notes
 
+    @pytest.mark.slow
     def test_settings_of_a_tokenizer_beside_its_content_are_noted(self) -> None:
         model = minilm()
         before = survey(model).notes

@@ -28,7 +28,7 @@ from dejavec import CachedEmbeddingWrapper, DejavecWarning, NumpyCache
 HERE = Path(__file__).parent
 BATCH = 8
 
-pytestmark = pytest.mark.usefixtures("never_asks")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("never_asks")]
 
 
 def texts_with_ties(count: int) -> list[str]:

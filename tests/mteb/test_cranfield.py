@@ -23,9 +23,10 @@ from dejavec.demo.task import TextRetrieval
 CRANFIELD = Path(__file__).parents[3] / "shared" / "data" / "cranfield"
 COLUMNS = {"id": "I", "title": "T", "text": "W"}
 
-pytestmark = pytest.mark.skipif(
-    not CRANFIELD.is_dir(), reason=f"the Cranfield collection is not at {CRANFIELD}"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CRANFIELD.is_dir(), reason=f"the Cranfield collection is not at {CRANFIELD}"),
+]
 
 
 def records(name: str) -> Iterator[dict[str, str]]:

@@ -29,7 +29,7 @@ from dejavec import CachedEmbeddingWrapper, DejavecWarning
 TEXTS = ["a b c", "d", "e f", "g h i j", "k l"]
 COUNTERS = Path("/proc/self/io")
 needs_counters = pytest.mark.skipif(not COUNTERS.exists(), reason="the system does not count what is read")
-pytestmark = pytest.mark.usefixtures("never_asks")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("never_asks")]
 needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="a fork of this process may not be usable")
 
 

@@ -90,6 +90,7 @@ class TestSameResults:
         assert len(model.calls) == 1
         assert backend.given == []
 
+    @pytest.mark.slow
     def test_a_real_model_at_each_precision(self, backend: type[FileBackend], tmp_path: Path) -> None:
         model = minilm()
         for _ in range(2):

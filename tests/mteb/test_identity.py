@@ -32,6 +32,8 @@ from dejavec.errors import IdentityMismatchError
 from dejavec.identity.fingerprint import describe
 from dejavec.mteb.model.identity import encoder_kind, reads_argument
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a b", "c d e"]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -195,6 +195,7 @@ def test_arguments_that_the_old_run_had_are_part_of_the_call(old: Path, tmp_path
     assert model.calls == [TEXTS]
 
 
+@pytest.mark.slow
 def test_a_sentence_transformers_vectors_belong_to_the_prompt_that_it_resolves(
     old: Path, tmp_path: Path
 ) -> None:

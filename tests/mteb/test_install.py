@@ -17,6 +17,8 @@ import pytest
 
 import dejavec
 
+pytestmark = pytest.mark.slow
+
 PYTHON = (sys.executable,)
 RUN = (sys.executable, "-m", "dejavec", "run")
 VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "TQDM_DISABLE")

@@ -37,6 +37,8 @@ from mteb_models import (
 from dejavec import CachedEmbeddingWrapper, DejavecWarning
 from dejavec.support.json_file import read_record, update_record
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 TEXTS = ["a b", "c d e"]
 BUILT: list[str] = []

@@ -156,6 +156,7 @@ class TestChunks:
         encode(CachedEmbeddingWrapper(model, tmp_path, chunk_rows=1), list("abcdefg"), batch_size=3)
         assert model.calls == [["a", "b", "c"], ["d", "e", "f"], ["g"]]
 
+    @pytest.mark.slow
     def test_sentence_transformers_batches_are_the_same_in_chunks(self, tmp_path: Path) -> None:
         # Texts of equal length have different numbers of tokens: each batch's padding decides the last bits.
         texts = [("%x " % (number * 977)) * (1 + number % 9) + "a" * number for number in range(72)]

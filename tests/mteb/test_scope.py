@@ -30,6 +30,8 @@ from PIL import Image
 
 from dejavec import CachedEmbeddingWrapper
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a b", "c d e"]
 OTHER = TASK.model_copy(update={"name": "OtherTask", "type": "STS", "prompt": "Another instruction."})
 

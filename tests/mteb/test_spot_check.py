@@ -15,6 +15,8 @@ import dejavec
 from dejavec import DejavecError
 from dejavec.errors import SpotCheckError
 
+pytestmark = pytest.mark.slow
+
 CachedEmbeddingWrapper = functools.partial(dejavec.CachedEmbeddingWrapper, model_name="tests/drifting@1")
 """The user answers for the model, so only the spot check asks it."""
 

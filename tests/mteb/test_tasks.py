@@ -21,6 +21,8 @@ from dejavec import CachedEmbeddingWrapper, FaissCache, NumpyCache
 from dejavec.demo.corpus import read_corpus
 from dejavec.demo.task import docstring_task
 
+pytestmark = pytest.mark.slow
+
 
 def mock_classes() -> list[type]:
     modules = [

@@ -25,7 +25,7 @@ from dejavec.errors import ForeignDirectoryError, NonFiniteVectorsError
 
 TEXTS = ["a b c", "d", "e f", "g h i j", "k l"]
 
-pytestmark = pytest.mark.usefixtures("never_asks")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("never_asks")]
 
 
 def test_column_major_vectors_come_back_row_major_on_both_runs(tmp_path: Path) -> None:

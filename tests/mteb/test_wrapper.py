@@ -106,6 +106,7 @@ class TestModelSurface:
             wrapper.similarity_pairwise(vectors, vectors), model.similarity_pairwise(vectors, vectors)
         )
 
+    @pytest.mark.slow
     def test_a_bare_sentence_transformer_is_wrapped_as_mteb_does(self, tmp_path: Path) -> None:
         bare = bare_minilm()
         wrapper = CachedEmbeddingWrapper(bare, tmp_path)

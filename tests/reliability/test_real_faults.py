@@ -16,6 +16,8 @@ import dejavec
 from dejavec import EmbeddingCache
 from dejavec.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 GROUPS, ROWS = 2, 10
 MOST_CALLS = 60
 """More calls of one kind than the script below makes."""
