@@ -47,7 +47,7 @@ class CacheBackendProtocol(Protocol):
         """Release everything."""
 
     def __contains__(self, item: dict[str, Any]) -> bool:
-        """Tell whether an item has a vector."""
+        """Return whether an item has a vector."""
 
 
 class _Backend:

@@ -1,1 +1,1 @@
-"""The one algorithm: look up, encode what is missing, store it, read everything back."""
+"""The one algorithm: look up items, encode the misses, store them, read everything back."""

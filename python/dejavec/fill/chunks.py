@@ -1,4 +1,4 @@
-"""How many items are encoded before they are committed, and what a model hands over on the way."""
+"""The size of chunks, and the forms in which a model returns the vectors of a chunk."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from dejavec.fill.settings import FillSettings
 from dejavec.vectors.arrays import to_rows
 
 _FIRST_ROWS = 32
-"""The first chunk of a function whose batches are not known: the usual batch size."""
+"""The size of the first chunk if the batch size of a function is unknown: the usual batch size."""
 
 _GROWTH = 8
-"""How many times as large as the one before a chunk may be, since a small one is measured badly."""
+"""The most by which a chunk may be larger than the one before. Small chunks give a poor estimate."""
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """What a model hands over piece by piece.
+    """Vectors that a model returns in several blocks.
 
     Attributes:
         blocks: yields vectors (k, dim), or single vectors (dim,), in the order of the items.
-        commit_each: whether every block (k, dim) is committed at once, or only after ``chunk_seconds``.
+        commit_each: whether each block (k, dim) is committed at once, not only after ``chunk_seconds``.
     """
 
     blocks: Iterator[Any]
@@ -34,11 +34,11 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Batch:
-    """One of :class:`Blocks`, of which it is known how many vectors it must have.
+    """A block of :class:`Blocks` with a known number of vectors.
 
     Attributes:
-        vectors: (rows, dim).
-        rows: how many.
+        vectors: the vectors (rows, dim).
+        rows: how many vectors there must be.
     """
 
     vectors: Any
@@ -47,10 +47,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class FirstRows:
-    """The vectors of the first items that a model was asked for; it has to be asked again for the others.
+    """The vectors of the first items of a chunk. The model must be called again for the other items.
 
     Attributes:
-        vectors: (count, dim).
+        vectors: the vectors (count, dim).
         count: how many items they belong to.
     """
 
@@ -59,12 +59,12 @@ class FirstRows:
 
 
 def encoded(encode_fn: Callable[[list[str]], Any], texts: list[str], batch_size: int | None) -> Any:
-    """Return what a function makes of texts: its vectors, or :class:`Blocks` if it makes them bit by bit.
+    """Return a function's vectors of texts, or :class:`Blocks` if it makes them in several steps.
 
     Args:
         encode_fn: returns vectors, or yields them.
-        texts: what it is asked for.
-        batch_size: how many texts it is given at a time; None for all.
+        texts: the texts.
+        batch_size: how many texts the function gets at a time; None for all.
     """
     if batch_size is None:
         made = encode_fn(texts)
@@ -73,10 +73,10 @@ def encoded(encode_fn: Callable[[list[str]], Any], texts: list[str], batch_size:
 
 
 def refuse_quantised(encode_fn: object) -> None:
-    """Refuse a method of sentence-transformers that is bound to integers whose bounds are those of a call.
+    """Refuse a sentence-transformers method with integer precision, since that scales by the whole call.
 
     Raises:
-        ValueError: it is one.
+        ValueError: it is such a method.
     """
     if not isinstance(encode_fn, functools.partial):
         return
@@ -100,18 +100,18 @@ def _batches(encode_fn: Callable[[list[str]], Any], texts: list[str], batch_size
 
 
 def is_single(block: object) -> bool:
-    """Tell whether a model yielded one vector (dim,), not several (k, dim)."""
+    """Return whether a model yielded one vector (dim,), not several (k, dim)."""
     try:
         return int(np.ndim(block)) == 1  # type: ignore[arg-type]
     except ValueError:
-        return False  # Rows of different lengths, which the check of rows refuses.
+        return False  # Rows of different lengths. The check of rows refuses them later.
 
 
 class ChunkSizes:
-    """Chooses chunks that take about ``chunk_seconds`` each: small at first, then as measured.
+    """Chooses chunks that take about ``chunk_seconds`` each. The first is small; the next are estimated.
 
     Args:
-        settings: of the call.
+        settings: the settings of the call.
         clock: returns the time in seconds.
 
     Example:
@@ -129,22 +129,22 @@ class ChunkSizes:
         self._began = 0.0
         unit = settings.batch_rows
         self.rows = min(settings.chunk_rows, unit or _FIRST_ROWS)
-        """How many items the next chunk should have."""
+        """The size of the next chunk."""
         if settings.chunk_seconds is None:
             self.take_all()
 
     def start(self) -> None:
-        """Note that the work for a commit begins."""
+        """Start the clock for the next commit."""
         self._began = self._clock()
 
     @property
     def is_over(self) -> bool:
-        """Whether what was encoded since :meth:`start` should be committed."""
+        """Whether it is time to commit the items encoded since :meth:`start`."""
         seconds = self._settings.chunk_seconds
         return seconds is not None and self._clock() - self._began >= seconds
 
     def end(self, rows: int) -> None:
-        """Note that the work on this many items is done, and choose the size of the next chunk."""
+        """Choose the size of the next chunk, from the time that these items took."""
         settings = self._settings
         if settings.chunk_seconds is None or self.rows == settings.chunk_rows > rows:
             return
@@ -156,12 +156,12 @@ class ChunkSizes:
         self.rows = max(unit, min(fitting, settings.chunk_rows) // unit * unit)
 
     def take_all(self) -> None:
-        """Choose the largest chunks: commits do not depend on their size."""
+        """Choose the largest chunks, if commits do not depend on the size of chunks."""
         self.rows = self._settings.chunk_rows
 
 
 def joined(made: Any) -> Any:
-    """Return what a function made of texts as one array (k, dim), if it made it bit by bit."""
+    """Return the vectors of :class:`Blocks` as one array (k, dim), and any other result unchanged."""
     if not isinstance(made, Blocks):
         return made
     parts = (block.vectors if isinstance(block, Batch) else block for block in made.blocks)

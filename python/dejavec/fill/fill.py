@@ -1,9 +1,9 @@
-"""The one algorithm: look up what is held, have the model make the rest, store it, and read everything back.
+"""The one algorithm: look up items, have the model encode the misses, store them, and read everything back.
 
     keys -> partition -> misses, a chunk at a time: encode, check, append -> look up -> gather -> vectors
 
-The result is read from the store, so the first run returns what every later run will. Only two kinds of rows
-come from memory: those with NaN or infinity, which are never stored, and those that could not be written.
+The result is read from the store, so the first run returns the same vectors as every later run. Vectors come
+from memory only if they are not stored: they hold NaN or infinity, would be rounded, or could not be written.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _logger = logging.getLogger("dejavec")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a call finds: ``items == hits + misses + duplicates``.
+    """The hits and misses that a call would have: ``items == hits + misses + duplicates``.
 
     Attributes:
-        items: how many were given.
-        hits: how many the cache holds.
-        misses: how many different ones the model has to encode.
-        duplicates: how many more equal one of the misses.
-        bytes: what the misses add to the cache on disk; 0 while the dimension is unknown.
+        items: how many items are given.
+        hits: how many items are cached.
+        misses: how many different items the model has to encode.
+        duplicates: how many more items equal one of the misses.
+        bytes: how many bytes the misses add on disk; 0 while the dimension is unknown.
     """
 
     items: int
@@ -49,15 +49,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Counts:
-    """What calls found: ``items == hits + misses + duplicates``.
+    """The hits and misses of past calls: ``items == hits + misses + duplicates``.
 
     Attributes:
-        items: how many were given.
-        hits: how many the cache held.
-        misses: how many different ones it did not hold.
-        duplicates: how many more equalled one of the misses.
-        bytes: what was added to the cache on disk.
-        confirmed: how many hits the model encoded again, to confirm that they are its own.
+        items: how many items were given.
+        hits: how many items were cached.
+        misses: how many different items were not cached.
+        duplicates: how many more items equalled one of the misses.
+        bytes: how many bytes were added on disk.
+        confirmed: how many hits the model encoded again, to confirm that the vectors are its own.
     """
 
     items: int
@@ -73,9 +73,9 @@ class Filled:
     """The outcome of :func:`fill`.
 
     Attributes:
-        vectors: (n, dim), in the order of the items, writable and the caller's own.
-        output: the kind of array that the cache records: that of the first vectors stored.
-        counts: what was found and added.
+        vectors: the vectors (n, dim) in the order of the items, writable and owned by the caller.
+        output: the array kind of the cache. The first stored vectors decide it.
+        counts: the hits and misses of the call.
         encoded: how many items the model encoded.
     """
 
@@ -86,7 +86,7 @@ class Filled:
 
 
 def plan(store: VectorStore, keys: Keys, settings: FillSettings) -> Plan:
-    """Return what :func:`fill` would find, without a model."""
+    """Return the hits and misses that :func:`fill` would have, without a model."""
     return _survey(store, keys, settings)[2]
 
 
@@ -102,27 +102,27 @@ def fill(
     order: Callable[[Positions], Positions] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Filled:
-    """Return the vectors of all items, having encoded and stored those that the cache does not hold.
+    """Return the vectors of all items. Items that are not cached are encoded and stored.
 
-    Items that another thread of this process is encoding are not encoded again: this call waits for them.
+    If another thread of this process is encoding an item, this call waits for it.
 
     Args:
         store: where vectors are stored.
-        keys: the items' keys (n, 32).
-        encode: called with the positions of different items, at most ``chunk_rows`` at a time; returns their
-            vectors in that order, or :class:`dejavec.fill.chunks.Blocks` or ``FirstRows`` of them.
-        settings: of this call.
+        keys: the keys of the items (n, 32).
+        encode: is called with the positions of different items, at most ``chunk_rows`` at a time. It returns
+            their vectors in that order, or as :class:`dejavec.fill.chunks.Blocks` or ``FirstRows``.
+        settings: the settings of this call.
         name: how messages name the item at a position.
-        maker: how messages name what ``encode`` asks.
-        warn_unwritten: is called, at most once, with what to warn of if vectors cannot be written.
-        order: rearranges the positions to encode before they are cut into chunks.
+        maker: how messages name the model or function.
+        warn_unwritten: is called with a message, at most once, if vectors cannot be written.
+        order: sorts the positions to encode, before they are cut into chunks.
         clock: returns the time in seconds.
 
     Raises:
-        MissingVectorsError: items are missing and the settings say ``miss="raise"``; no model was called.
-        VectorsError: a chunk does not fit; nothing of it was written.
-        CorruptCacheError: a row does not hold its checksum even after it was written again.
-        Exception: whatever ``encode`` raises, unchanged; what was encoded before stays committed.
+        MissingVectorsError: items are not cached, and ``miss`` is ``"raise"``; no model was called.
+        VectorsError: the vectors of a chunk do not fit; none of them was written.
+        CorruptCacheError: a checksum mismatch remains although the row was written again.
+        Exception: the exception of ``encode``, unchanged; earlier chunks stay committed.
     """
     ended = store.in_flight.ended
     rows, source, found = _survey(store, keys, settings)
@@ -160,7 +160,7 @@ def _survey(
     """Look up all items.
 
     Returns:
-        Each item's row or -1; the position of the item whose encoding makes its vector or -1; the plan.
+        Each item's row number or -1; the position of the item to encode for it, or -1; the plan.
     """
     store.refresh()
     rows, first = store.partition(keys)

@@ -1,4 +1,4 @@
-"""What a model makes in one call, as rows of one dimension and one array kind."""
+"""Check that all vectors of a call have one dimension and one array kind."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dejavec.vectors.columns import as_array_or_rows, first_bad_row
 
 
 class FormCheck:
-    """Brings what a model makes into the form of the rows made or stored before.
+    """Converts vectors of a model to rows with the form of earlier rows.
 
     Args:
-        dim: numbers in a stored vector; None if there is none, so that the first vectors decide.
+        dim: numbers in a stored vector; None if nothing is stored, so that the first vectors decide.
         output: the array kind of the stored vectors, likewise.
         dtype: ``"float32"`` rounds all vectors to it.
-        maker: how messages name what makes vectors.
+        maker: how messages name the model or function.
         name: how messages name the item at a position.
 
     Attributes:
@@ -50,21 +50,21 @@ class FormCheck:
         self._name = name
 
     def where(self, chunk: Positions) -> str:
-        """Return what a message about the vectors of some items begins with."""
+        """Return the beginning of a message about the vectors of some items."""
         return f"{self._maker}, for {len(chunk)} items from {self._name(int(chunk[0]))} on"
 
     def rows_of(self, made: Any, chunk: Positions) -> tuple[Positions, Rows, VectorsError | None]:
-        """Return what was made of some items as rows.
+        """Return the vectors of some items as rows.
 
         Args:
-            made: what the model returned.
+            made: the result of the model.
             chunk: the positions of the items (k,).
 
         Returns:
-            The items (m,) that have a vector, these vectors (m, dim), and an error for the others, if any.
+            The items (m,) with a valid vector, these vectors (m, dim), and an error if other items have none.
 
         Raises:
-            VectorsError: nothing of it can be stored.
+            VectorsError: none of the vectors can be stored.
         """
         where = self.where(chunk)
         try:
@@ -87,7 +87,7 @@ class FormCheck:
         return chunk, self._fit(rows, output, where), None
 
     def _fit(self, rows: Rows, output: Output, where: str) -> Rows:
-        """Return rows that fit those made or stored before; float64 lists may remain as they are."""
+        """Return rows that fit the earlier rows. Lists may stay float64."""
         if self._dtype is not None:
             with np.errstate(over="ignore"):
                 rows, output = rows.astype(np.float32, copy=False), replace(output, dtype="float32")

@@ -1,7 +1,7 @@
-"""Items that some caller of this process is encoding just now: the others wait for it.
+"""Items that a caller of this process is encoding now. Other callers wait for them.
 
-Each cache has one table, however many objects of the process open it. A caller claims the keys of one chunk
-at a time and never waits while it holds claims, so callers cannot wait for each other in a circle.
+Each cache has one table for the whole process, even if several objects open it. A caller claims the keys of
+one chunk at a time, and never waits while it holds claims. So there is no deadlock.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Claim:
 
     Attributes:
         owner: the thread of the caller.
-        vectors: the vectors (dim,) that are not in the cache, by key, such as those with NaN.
-        error: what ended the chunk, if it concerns those who wait too.
+        vectors: the vectors (dim,) that are not stored, such as vectors with NaN, by key.
+        error: the exception that ended the chunk, if it concerns waiting callers too.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class InFlight:
     """The claims on the items of one cache.
 
     Attributes:
-        ended: how often claims have ended so far: whoever sees it unchanged need not look for new rows.
+        ended: how often claims have ended. While it is unchanged, there are no new rows to look up.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class InFlight:
 
     @classmethod
     def of(cls, cache: object) -> InFlight:
-        """Return the one table of a cache, which is named by anything that can be hashed."""
+        """Return the table of a cache. Any hashable object identifies the cache."""
         with _making:
             table = _tables.get(cache)
             if table is None:
@@ -58,12 +58,12 @@ class InFlight:
             return table
 
     def claim(self, keys: Keys) -> tuple[Claim, dict[int, Claim]]:
-        """Claim those of different keys (n, 32) that nobody else has claimed.
+        """Claim the keys that nobody else has claimed, among different keys (n, 32).
 
-        A caller that encodes again from within its own model is not made to wait for itself.
+        Claims of the same thread do not count, since a model may call the cache again from within ``encode``.
 
         Returns:
-            The claim, and the claims of others by the position of the key.
+            The claim, and other callers' claims by the position of the key.
         """
         claim, others = Claim(), {}
         with self._changed:
@@ -74,12 +74,12 @@ class InFlight:
         return claim, others
 
     def release(self, claim: Claim, keys: Keys, error: BaseException | None = None) -> None:
-        """Give keys (n, 32) back, and let those go on who wait for them.
+        """Release keys (n, 32), and wake the callers that wait for them.
 
         Args:
-            claim: what :meth:`claim` returned.
-            keys: which of its keys are done with.
-            error: what ended the chunk. Interrupts and the like concern their own caller only.
+            claim: the result of :meth:`claim`.
+            keys: the keys to release.
+            error: the exception that ended the chunk. Interrupts and the like concern their own caller only.
         """
         with self._changed:
             if isinstance(error, Exception) and not getattr(error, "concerns_own_call", False):
@@ -91,12 +91,12 @@ class InFlight:
             self._changed.notify_all()
 
     def wait(self, key: bytes, claim: Claim) -> None:
-        """Wait until a key of another caller's claim is done with."""
+        """Wait until another caller releases a key of its claim."""
         with self._changed:
             self._changed.wait_for(lambda: self._claims.get(key) is not claim)
 
     def forget(self) -> None:
-        """Drop all claims, in a forked child: their threads are the parent's."""
+        """Drop all claims in a forked child, since their threads belong to the parent."""
         self._claims, self._changed = {}, threading.Condition()
 
 

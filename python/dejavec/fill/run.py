@@ -1,4 +1,4 @@
-"""One call of :func:`dejavec.fill.fill`: what the model made, and what of it could not be stored."""
+"""One call of :func:`dejavec.fill.fill`: encode chunks, store them, and read the vectors back."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ WRITE_ERRORS = (
     NetworkFileSystemError,
     PoisonedWriterError,
     ReadOnlyCacheError,
-    # The directory was removed, or replaced by others, while the model worked.
+    # Another process removed or replaced the directory while the model worked.
     CacheNotFoundError,
     ForeignDirectoryError,
     IdentityMismatchError,
@@ -48,12 +48,12 @@ WRITE_ERRORS = (
 
 
 class Run:
-    """What the model made in one call.
+    """One call of :func:`dejavec.fill.fill`, with the vectors that could not be stored.
 
     Args:
         store: where vectors are stored.
         keys: the keys of all items (n, 32).
-        encode: as in :func:`dejavec.fill.fill`, like the following.
+        encode: as in :func:`dejavec.fill.fill`.
         settings: likewise.
         name: likewise.
         maker: likewise.
@@ -94,13 +94,13 @@ class Run:
         self._unstored = Unstored(len(keys), name)
 
     def encode(self, positions: Positions, seen: NDArray[np.int64], ended: int | None = None) -> None:
-        """Have the model encode these items; store a chunk before the next is asked for.
+        """Have the model encode items. Each chunk is stored before the next one is encoded.
 
         Args:
-            positions: of different items.
-            seen: the row of every item as it was looked up, which a new row replaces.
-            ended: how many claims of the store had ended before that, so that items which other callers are
-                encoding are waited for; None: all are encoded here.
+            positions: positions of different items.
+            seen: each item's row number from the look-up, -1 for none (n,). The new row replaces it.
+            ended: the count of ended claims from before the look-up. With it, items that other callers are
+                encoding are waited for. None: this call encodes all items itself.
         """
         if len(positions) and self._settings.miss == "raise":
             raise MissingVectorsError(
@@ -122,7 +122,7 @@ class Run:
                 positions = self._take_over(waiting)
 
     def lookup(self, keys: Keys) -> NDArray[np.int64]:
-        """Return each key's newest row or -1; -1 for all if the cache was replaced by another."""
+        """Return each key's newest row number or -1; -1 for all if another cache replaced this one."""
         try:
             if not self._is_replaced():
                 return self._store.lookup(keys)
@@ -131,12 +131,12 @@ class Run:
         return np.full(len(keys), -1, np.int64)
 
     def collect(self, keys: Keys, rows: NDArray[np.int64], source: Positions) -> tuple[Rows, Positions]:
-        """Read the vectors of items back, once all of them were encoded.
+        """Read the vectors of items back, after all of them were encoded.
 
         Args:
-            keys: of the items, (m, 32).
-            rows: their newest rows, -1 for none; shape (m,).
-            source: which item's encoding made each vector, -1 for none; shape (m,).
+            keys: the keys of the items (m, 32).
+            rows: their newest row numbers, -1 for none (m,).
+            source: position of the item that this call encoded for each vector, -1 for none (m,).
 
         Returns:
             The vectors (m, dim), and which items have neither a sound row nor a vector in memory.
@@ -156,12 +156,12 @@ class Run:
         """Fill in the vectors of items that were encoded once more.
 
         Args:
-            vectors: of all items (n, dim).
-            lost: the items that were (k,).
-            source: which item's encoding made each of their vectors (k,).
+            vectors: the vectors of all items (n, dim).
+            lost: positions of the items that were encoded once more (k,).
+            source: position of the item that was encoded for each of them (k,).
 
         Returns:
-            The vectors (n, dim), and which of the ``lost`` have none still.
+            The vectors (n, dim), and which of the ``lost`` still have no vector.
         """
         keys = self._keys[lost]
         found, still = self.collect(keys, self.lookup(keys), source)
@@ -170,22 +170,22 @@ class Run:
         return vectors, still
 
     def output_of(self, vectors: Rows) -> Output:
-        """Return the kind of array of the result: float64 if it has lists that the store does not hold."""
+        """Return the array kind of the result: float64 if a list was too precise for the store."""
         output = self._form.output
         is_wider = vectors.dtype == np.float64 and output.dtype != "float64"
         return replace(output, dtype="float64") if is_wider else output
 
     def warn(self) -> None:
-        """Say which items' vectors are returned but not stored because of what they hold."""
+        """Warn of vectors that are returned but not stored: they are not finite or would be rounded."""
         self._unstored.warn(self._store.path, self._form.output)
 
     def _encode_chunk(
         self, chunk: Positions, seen: NDArray[np.int64], ended: int | None
     ) -> tuple[Positions, dict[int, Claim]]:
-        """Have those of some items encoded and stored that no other caller is encoding.
+        """Encode and store the items of a chunk that no other caller is encoding.
 
         Returns:
-            The items that the model has not encoded yet, and the claims of others by the item.
+            The items that the model has not encoded yet, and other callers' claims by item.
         """
         self._sizes.start()
         if ended is None:
@@ -205,7 +205,7 @@ class Run:
             self._release(claim, mine)
 
     def _without_stored(self, chunk: Positions, claim: Claim) -> Positions:
-        """Return which items are not stored yet, though other callers have encoded some since the look-up."""
+        """Return the items that no other caller has stored since the look-up."""
         self._store.refresh()
         stored = self.lookup(self._keys[chunk]) >= 0
         self._release(claim, chunk[stored])
@@ -213,7 +213,7 @@ class Run:
         return chunk[~stored]
 
     def _make(self, chunk: Positions, seen: NDArray[np.int64], claim: Claim | None) -> Positions:
-        """Have the model encode these items, and store them; return those that it left for another call."""
+        """Have the model encode items, and store them; return the items that need another call."""
         made = self._encode(chunk)
         undone = chunk[:0]
         if isinstance(made, Blocks):
@@ -232,7 +232,7 @@ class Run:
     def _store_blocks(
         self, made: Blocks, chunk: Positions, seen: NDArray[np.int64], claim: Claim | None
     ) -> None:
-        """Store what a model yields, at the latest when it fails."""
+        """Store the vectors that a model yields. If it fails, the vectors before that are stored too."""
         ready: list[tuple[Positions, Rows]] = []
         end = 0
 
@@ -254,7 +254,7 @@ class Run:
                     )
                 part = chunk[end:] if count is None else chunk[end : end + count]
                 kept, rows, error = self._form.rows_of(vectors, part)
-                # A copy: the model may use its output buffer again for the next block.
+                # Copied, since the model may reuse its output buffer for the next block.
                 ready.append((kept, rows.copy()))
                 if error is not None:
                     raise error
@@ -269,7 +269,7 @@ class Run:
             )
 
     def _stored_form(self, chunk: Positions, rows: Rows, claim: Claim | None) -> tuple[Positions, Rows]:
-        """Return items and rows in the dtype of the store, having kept in memory what that does not hold."""
+        """Return items and rows in the stored dtype. Rows that it would round are kept in memory instead."""
         output = self._form.output
         if rows.dtype != np.float64 or output.dtype == "float64":
             return chunk, rows
@@ -280,7 +280,7 @@ class Run:
         return chunk[exact], converted[exact]
 
     def _keep(self, chunk: Positions, rows: Rows, seen: NDArray[np.int64], claim: Claim | None) -> None:
-        """Append the vectors of some items; keep in memory what is not finite or cannot be written."""
+        """Append the vectors of some items. Keep them in memory if they are not finite or not writable."""
         self.encoded += len(chunk)
         whole = chunk
         bad = nonfinite(rows)
@@ -309,10 +309,10 @@ class Run:
         self._advance(len(whole))
 
     def _go_on_in_memory(self, error: DejavecError) -> None:
-        """Store nothing any more, and say so once.
+        """Stop storing, and warn once.
 
         Raises:
-            DejavecError: this one, if the settings say so.
+            DejavecError: ``error`` itself, with ``on_write_error="raise"``.
         """
         if self._settings.on_write_error == "raise":
             raise error
@@ -324,7 +324,7 @@ class Run:
         self._is_gone |= isinstance(error, IdentityMismatchError | VectorsError)
 
     def _is_replaced(self) -> bool:
-        """Whether a cache of other vectors lies there now, as another process may have put it there."""
+        """Whether another process replaced the cache by one with other vectors."""
         if self._form.dim is None or self._is_gone:
             return self._is_gone
         try:
@@ -335,10 +335,10 @@ class Run:
         return output is not None and (dim, output.dtype) != (self._form.dim, self._form.output.dtype)
 
     def _take_over(self, waiting: dict[int, Claim]) -> Positions:
-        """Wait for what other callers are encoding; return the items that nobody has made after all.
+        """Wait for items that other callers are encoding; return the items that they did not encode.
 
         Raises:
-            Exception: what the model raised for one of them in another call.
+            Exception: the model's exception in another call for one of the items.
         """
         positions = np.fromiter(waiting, np.intp, len(waiting))
         if len(positions) == 0:
@@ -375,7 +375,7 @@ class Run:
 
 
 def _counted(block: Any, *, single: bool) -> tuple[Any, int | None]:
-    """Return vectors (k, dim) that a model yielded, and how many there should be, None if nobody knows."""
+    """Return vectors (k, dim) that a model yielded, and the expected number; None if that is unknown."""
     if isinstance(block, Batch):
         return block.vectors, block.rows
     if single:
@@ -384,7 +384,7 @@ def _counted(block: Any, *, single: bool) -> tuple[Any, int | None]:
 
 
 def row_bytes(store: VectorStore) -> int:
-    """Return how many bytes a row adds to a cache; 0 while the dimension is unknown."""
+    """Return how many bytes a row takes in a cache; 0 while the dimension is unknown."""
     if store.dim is None or store.dtype is None:
         return 0
     return store.dim * store.dtype.itemsize + _KEY_RECORD_BYTES

@@ -1,4 +1,4 @@
-"""How one call encodes and stores: settings that belong to the call and that nobody can change meanwhile."""
+"""The settings of one call: how it encodes and stores. They cannot change during the call."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class FillSettings:
     """The settings of one call of :func:`dejavec.fill.fill`.
 
     Attributes:
-        chunk_rows: how many items are encoded and committed at a time at most.
-        chunk_seconds: how long a chunk should take before it is committed; None: time does not count.
-        batch_rows: how many items the model computes together; chunks are multiples of it. None: not known.
-        miss: ``"encode"``, or ``"raise"`` if no model may run.
+        chunk_rows: the most items in a chunk.
+        chunk_seconds: how long a chunk should take before it is committed; None: no limit.
+        batch_rows: how many items the model computes together; chunks are multiples of it. None: unknown.
+        miss: ``"encode"``; or ``"raise"`` if items are not cached, so that no model runs.
         refresh: whether every item is encoded again.
         progress: whether to show a bar; None: on a terminal.
-        dtype: ``"float32"`` rounds all vectors to it; None: they are stored as they are.
+        dtype: ``"float32"`` rounds all vectors to it; None: no rounding.
         on_nonfinite: whether vectors with NaN or infinity warn or raise.
         on_write_error: whether vectors that cannot be written warn or raise.
 
     Raises:
-        ValueError: a setting is none of its allowed values.
+        ValueError: a setting has a value that is not allowed.
 
     Example:
         >>> FillSettings(chunk_rows=0)
@@ -64,7 +64,7 @@ class FillSettings:
 
 
 def whole_number(name: str, value: object, least: int = 1) -> int:
-    """Return an argument as an int; NumPy's integers are some.
+    """Return an argument as an int. NumPy's integers are allowed.
 
     Raises:
         TypeError: it is no integer.

@@ -1,4 +1,4 @@
-"""The vectors of one call that are returned but not stored, and why they are not."""
+"""The vectors of one call that are returned but not stored, and the reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAMED = 5
 
 
 def listed(name: Callable[[int], str], positions: Positions | list[int]) -> str:
-    """Return the names of items, the first few of many.
+    """Return the names of the first few items, and the number of others.
 
     Example:
         >>> listed("item {}".format, [3, 1, 4, 1, 5, 9, 2])
@@ -36,7 +36,7 @@ class Unstored:
 
     Attributes:
         nonfinite: positions of the items whose vectors hold NaN or infinity.
-        inexact: positions of those whose vectors are lists that the stored dtype does not hold.
+        inexact: positions of the items with lists that the stored dtype would round.
     """
 
     def __init__(self, count: int, name: Callable[[int], str]) -> None:
@@ -44,29 +44,29 @@ class Unstored:
         self.inexact: list[int] = []
         self._name = name
         self._blocks: list[Rows] = []
-        # Of each item: which of all rows in memory is its vector; -1 if it has none.
+        # For each item, the position of its vector among all vectors in memory; -1 for none.
         self._slot = np.full(count, -1, np.int64)
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
-        """The dtype of the first vectors; float32 without any."""
+        """The dtype of the first vectors in memory; float32 if there are none."""
         return self._blocks[0].dtype if self._blocks else np.dtype(np.float32)
 
     def add(self, positions: Positions, rows: Rows) -> Rows:
-        """Keep the vectors (k, dim) of items, and return the copies that are kept."""
+        """Copy the vectors (k, dim) of items into memory, and return the copies."""
         start = sum(map(len, self._blocks))
         self._slot[positions] = np.arange(start, start + len(positions))
-        # The model may use its output buffer again for the next chunk.
+        # The model may reuse its output buffer for the next chunk.
         rows = rows.copy()
         self._blocks.append(rows)
         return rows
 
     def put_into(self, vectors: Rows, source: Positions) -> tuple[Rows, NDArray[np.bool_]]:
-        """Put what is in memory into the vectors of a call.
+        """Put the vectors in memory into the vectors of a call.
 
         Args:
-            vectors: (m, dim).
-            source: which item's encoding made each vector, -1 for none (m,).
+            vectors: the vectors (m, dim).
+            source: position of the item that this call encoded for each vector, -1 for none (m,).
 
         Returns:
             The vectors (m, dim), of a dtype that holds both, and which of them came from memory (m,).
@@ -89,11 +89,11 @@ class Unstored:
         }
 
     def warn(self, path: Path, output: Output) -> None:
-        """Say which items' vectors are not stored because of what they hold.
+        """Warn of vectors that are not stored, because they are not finite or would be rounded.
 
         Args:
-            path: the cache.
-            output: its array kind.
+            path: the directory of the cache.
+            output: the array kind of the cache.
         """
         if self.nonfinite:
             warn(path, **self.nonfinite_parts(self.nonfinite))

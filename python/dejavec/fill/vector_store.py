@@ -1,4 +1,4 @@
-"""Where vectors are found and stored, as :func:`dejavec.fill.fill` asks for it."""
+"""The store that :func:`dejavec.fill.fill` needs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dejavec.keys.items import Keys
 from dejavec.vectors.arrays import Output, Rows
 
 Positions = NDArray[np.intp]
-"""Positions in the items of one call, shape (k,)."""
+"""Positions among the items of one call, shape (k,)."""
 
 
 class VectorStore(Protocol):
-    """Where :func:`fill` finds vectors and stores new ones: ``KeyedCache``, or what stands in for it."""
+    """Where :func:`fill` finds and stores vectors: a ``KeyedCache``, or an object with the same methods."""
 
     @property
     def path(self) -> Path:
@@ -33,28 +33,28 @@ class VectorStore(Protocol):
 
     @property
     def output(self) -> Output | None:
-        """The kind of array that the model returned; None before the first vector."""
+        """The array kind of the stored vectors; None before the first vector."""
 
     def refresh(self) -> int:
-        """Learn what others have stored."""
+        """Read the commits of other processes; return the number of rows."""
 
     def partition(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return each key's row or -1, and the position of the first equal key of a miss."""
+        """Return each key's row number or -1, and for misses the position of the first equal key."""
 
     def lookup(self, keys: Keys) -> NDArray[np.int64]:
-        """Return each key's newest row or -1."""
+        """Return each key's newest row number or -1."""
 
     def gather(
         self, keys: Keys, rows: NDArray[np.int64], *, as_returned: bool = False
     ) -> tuple[Rows, list[int]]:
-        """Return the vectors (n, dim) of rows, and the positions of those that are damaged.
+        """Return the vectors (n, dim) at row numbers, and the positions of damaged rows.
 
-        They are of the stored dtype, or may be of that which the model returned if ``as_returned``.
+        They have the stored dtype. With ``as_returned``, they may have the dtype that the model returned.
         """
 
     def append(self, keys: Keys, rows: Rows, output: Output, seen: NDArray[np.int64] | None) -> int:
-        """Store rows for different keys, whose rows were ``seen`` before; return how many."""
+        """Store rows for different keys, and return how many; ``seen`` are the keys' row numbers before."""
 
     @property
     def in_flight(self) -> InFlight:
-        """What callers of this process are encoding for this cache just now."""
+        """The items that callers of this process are encoding for this cache."""

@@ -1,1 +1,1 @@
-"""Whose vectors are these: what is seen of a model, what is proven, and what it answers."""
+"""Which model made the vectors: looks at models, proofs, and answers of models."""

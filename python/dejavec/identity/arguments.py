@@ -1,4 +1,4 @@
-"""The arguments of a cached function as a part of the identity of its vectors."""
+"""The arguments of a cached function, as part of the identity of its vectors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def argument_form(value: object, where: str) -> Any:
         where: names the argument in a message.
 
     Raises:
-        TypeError: it has no such form.
+        TypeError: the value has no JSON form.
 
     Example:
         >>> argument_form((1, "a"), "embed(): argument 'prompt'")
@@ -38,10 +38,10 @@ def argument_form(value: object, where: str) -> Any:
 
 
 def self_form(value: object, where: str) -> Any:
-    """Return what an object says of itself as JSON: a plain value, a dataclass, or its ``cache_identity``.
+    """Return the JSON form of an object: its ``cache_identity``, the name of a class, or dataclass fields.
 
     Raises:
-        TypeError: it says nothing.
+        TypeError: the object has none of these.
     """
     made = value if isinstance(value, type) else type(value)
     name = f"{made.__module__}.{made.__qualname__}"

@@ -1,4 +1,4 @@
-"""A store that serves one model, and the claim that one model makes on an empty store."""
+"""A store that serves one model, and the claim of a model on an empty store."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ class StoreOfModel:
 
     Args:
         store: the store.
-        description: the model's.
-        claim: claims it; raises :class:`ClaimLostError` if another has it. None: its vectors are the model's.
+        description: the description of the model.
+        claim: claims the store; raises :class:`ClaimLostError` if another model has claimed it. None: the
+            vectors are known to be the model's.
 
     Attributes:
-        in_flight: what callers encode with this model. Another one may encode the same items for the same
-            directory.
+        in_flight: the items that callers are encoding with this model. Another model has a table of its own,
+            even for the same directory.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class StoreOfModel:
         """Do what the store's ``partition`` does.
 
         Raises:
-            ClaimLostError: another model has claimed the store; of the following, too.
+            ClaimLostError: another model has claimed the store. ``lookup`` and ``append`` raise it too.
         """
         found = self._store.partition(keys)
         if (found[0] >= 0).any():

@@ -1,4 +1,4 @@
-"""Whether cached vectors are the ones that a model returns: some are encoded again and compared."""
+"""Check whether cached vectors are a model's: it encodes some items again, and the vectors are compared."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from dejavec.vectors.arrays import Output, Rows
 OnUnconfirmed = Literal["warn", "raise"]
 
 KNOWN_ITEMS, UNKNOWN_ITEMS = 4, 16
-"""Items of a question about a description that is proven, or differs in versions only; and about another."""
+"""Items to ask for: few if the description is proven or differs in versions only, more otherwise."""
 
 _TOLERANCES = {"float16": 1e-2, "bfloat16": 5e-2}
 _TOLERANCE = 1e-4
-"""Of float32 and float64. Measured: the noise of another batch is 1.5e-6 (float32), 2e-3 and 1.8e-2 of the
-largest number; one step of an optimiser at a learning rate of 1e-6 is 1.2e-3."""
+"""For float32 and float64. Measured, as parts of the largest number: another batch changes 1.5e-6 (float32),
+2e-3 (float16) and 1.8e-2 (bfloat16); one optimiser step at a learning rate of 1e-6 changes 1.2e-3."""
 
 _LOOSEST = 5e-2
-"""Where the last digits may differ for a reason, and of a model that answers differently each time."""
+"""For other versions or devices, packed integer weights, and models that answer differently each time."""
 
 _INTEGERS = 1e-2
-"""Share of a quantised vector's numbers that may differ: those next to a threshold fall to either side."""
+"""How many numbers of a quantised vector may differ, as a share: noise moves numbers across a threshold."""
 
 _DRAWN = 256
 
@@ -42,9 +42,9 @@ class Confirming:
     """How a model is asked whether cached vectors are its own.
 
     Attributes:
-        items: how many a question has about a description that is proven; 0: never ask.
-        tolerance: how far a number may be off, None for what the dtype needs.
-        on_unconfirmed: whether vectors that are served without having been confirmed warn or raise.
+        items: how many items to ask for if the description is proven; 0: never ask.
+        tolerance: how far a number may be off; None: what the dtype needs.
+        on_unconfirmed: whether to warn or raise when vectors are served unconfirmed.
 
     Raises:
         ValueError: a number is negative.
@@ -65,15 +65,15 @@ class Confirming:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a question.
+    """The outcome of asking a model.
 
     Attributes:
-        agrees: whether the model's vectors are the cached ones.
-        difference: how far the farthest is off, as a part of the largest number of its vector; infinity if it
+        agrees: whether the cached vectors count as the model's.
+        difference: the largest difference, as a part of the largest number of its vector; infinity if vectors
             cannot be compared.
-        items: how many it was asked for.
-        asked: how many it encoded for that: twice as many where it was asked again.
-        doubt: why the vectors agree although they were not confirmed, None if they were.
+        items: how many items the model was asked for.
+        asked: how many items it encoded: twice as many if it was asked twice.
+        doubt: why the vectors are served although they were not confirmed; None if they were.
     """
 
     agrees: bool
@@ -91,12 +91,13 @@ class Answer:
 
 
 def items_to_ask(known: Sequence[Description], description: Description, confirm: int) -> int:
-    """Return how many items a question has.
+    """Return how many items to ask for.
 
     Args:
         known: the proven descriptions.
-        description: the model's.
-        confirm: how many if it is proven or only the versions differ; otherwise there are four times as many.
+        description: the description of the model.
+        confirm: the number if the description is proven or differs in versions only. Other descriptions need
+            four times as many.
 
     Example:
         >>> here = Description("s", None, (("torch", "2"),), "cpu", None)
@@ -109,29 +110,29 @@ def items_to_ask(known: Sequence[Description], description: Description, confirm
 
 
 def tolerance_for(known: Sequence[Description], look: Look, output: Output) -> float:
-    """Return how far a vector may be off: what another batch changes, or another version or device.
+    """Return how far a vector may be off, because of another batch, version or device.
 
     Args:
         known: the proven descriptions.
-        look: the model as it is.
-        output: the kind of array that it returns.
+        look: the look at the model.
+        output: the array kind that it returns.
     """
     if known and all(known_.surroundings != look.description.surroundings for known_ in known):
         return _LOOSEST
     names = {output.dtype, *look.dtypes}
     if any("int" in name for name in names - {output.dtype}):
-        return _LOOSEST  # Weights in packed integers: activations are scaled by their batch.
+        return _LOOSEST  # With packed integer weights, the batch changes the scale of activations.
     return max([_TOLERANCES.get(name, _TOLERANCE) for name in names])
 
 
 def difference(cached: Rows, found: Rows) -> float:
-    """Return how far vectors are off: the largest |difference| / largest |number| of any, infinity if unlike.
+    """Return how far vectors are off: the largest |difference| / largest |number| of any vector.
 
-    Of integers it is the share of numbers that differ.
+    For integers it is the share of numbers that differ. It is infinity if the shapes differ.
 
     Args:
-        cached: (n, dim).
-        found: what the model returns for these items.
+        cached: the cached vectors (n, dim).
+        found: the model's vectors for the same items.
 
     Example:
         >>> difference(np.array([[4.0, 2.0]]), np.array([[4.0, 2.5]]))
@@ -160,25 +161,25 @@ def ask_about(
     """Ask a model whether the vectors of some items are its own.
 
     Args:
-        store: where they lie.
-        keys: of all items (n, 32).
-        chosen: positions of those to ask for.
-        encode: returns the model's vectors of items, None if these are of another kind altogether.
-        look: the model as it is. If its description is proven, a model that fails, or that answers every call
-            otherwise, is believed.
+        store: where the vectors are stored.
+        keys: the keys of all items (n, 32).
+        chosen: positions of the items to ask for.
+        encode: returns the model's vectors of some items; None if they are incomparable.
+        look: the look at the model. If its description is proven, the vectors count as its own even if the
+            model fails, or answers differently each time.
         known: the proven descriptions.
         confirming: how to ask.
 
     Raises:
-        UnconfirmedError: it is believed, and that is to raise.
-        Exception: whatever the model raises, if its description is not proven.
+        UnconfirmedError: the vectors are not confirmed, and ``confirming`` says to raise.
+        Exception: the model's own exception, if its description is not proven.
     """
     rows = store.lookup(keys[chosen])
     cached, damaged = store.gather(keys[chosen], rows)
     chosen, cached = np.delete(chosen, damaged), np.delete(cached, damaged, axis=0)
     output = store.output
     if not len(chosen) or output is None:
-        return Answer(True, 0.0, 0, 0)  # All of them are damaged, so they will be encoded again.
+        return Answer(True, 0.0, 0, 0)  # All rows are damaged, so all items will be encoded again.
     tolerance = confirming.tolerance
     answer = ask(
         cached,
@@ -196,13 +197,13 @@ def ask(cached: Rows, encode: Callable[[], Rows | None], *, tolerance: float, pr
 
     Args:
         cached: the vectors (n, dim) of some items.
-        encode: returns the model's for the same items, None if these are of another kind altogether.
-        tolerance: how far they may be off.
-        proven: whether the model's description is proven. Then a model that fails, or that answers every call
-            otherwise, is believed.
+        encode: returns the model's vectors of the same items; None if they are incomparable.
+        tolerance: how far a number may be off.
+        proven: whether the model's description is proven. Then the vectors count as its own even if the model
+            fails, or answers differently each time.
 
     Raises:
-        Exception: whatever the model raises, if its description is not proven.
+        Exception: the model's own exception, if its description is not proven.
     """
     count = len(cached)
     if cached.dtype.kind in "iub":
@@ -237,17 +238,17 @@ def ask(cached: Rows, encode: Callable[[], Rows | None], *, tolerance: float, pr
 def choose(
     keys: Keys, hits: Positions, texts: Callable[[Positions], Sequence[str]] | None, count: int
 ) -> Positions:
-    """Return which of the hits to ask for, in their order.
+    """Return the positions of the hits to ask for, sorted.
 
-    Of texts: the longest, the shortest, then those with the most words that none before has, for their
-    length, among 256 that are drawn. Short texts, or such as are drawn, do not show a change that only long
-    ones see. Of other items: drawn.
+    For texts: the longest, the shortest, then texts with many new words for their length, among 256 random
+    ones. Some changes of a model affect only long texts, so a random choice is not enough. For other items:
+    random ones.
 
     Args:
-        keys: of all items.
-        hits: positions among them, (n,).
+        keys: the keys of all items.
+        hits: positions of the hits (n,).
         texts: returns the texts at some positions; None if the items are no texts.
-        count: how many.
+        count: how many to choose.
     """
     drawn = np.random.default_rng().choice(hits, min(_DRAWN, len(hits)), replace=False)
     if texts is not None and len(hits) > len(drawn):
@@ -275,7 +276,7 @@ def _unconfirmed(path: Path, doubt: str, on_unconfirmed: OnUnconfirmed) -> None:
     """Warn that vectors are served although they were not confirmed, or raise.
 
     Raises:
-        UnconfirmedError: that is asked for.
+        UnconfirmedError: ``on_unconfirmed`` is ``"raise"``.
     """
     if on_unconfirmed == "raise":
         remedy = 'on_unconfirmed="warn" serves them'

@@ -18,17 +18,17 @@ import numpy as np
 from dejavec.support.canonical import canonical_json
 
 _RUNTIME_CONFIG = ("_name_or_path", "name_or_path", "transformers_version")
-"""Entries of a model's configuration that tell where it lies, not what it computes."""
+"""Entries of a model's configuration that say where it is stored, not what it computes."""
 
 
 def describe(value: object) -> Any:
     """Return ``value`` as JSON, equal for equal values in every process.
 
-    Types that JSON has not are written as objects whose one key begins with ``$``. Functions are described by
-    their code, so that an edited one differs.
+    Types that JSON lacks become objects with one key that begins with ``$``. Functions are described by their
+    code, so that an edited function differs.
 
     Raises:
-        TypeError: the value, or a part of it, has no such form.
+        TypeError: the value, or a part of it, has no JSON form.
 
     Example:
         >>> describe({"dtype": np.dtype("float16"), "layers": (1, 2)})
@@ -58,7 +58,7 @@ def describe(value: object) -> Any:
 
 
 def sha256_of(value: object) -> str:
-    """Return the SHA-256 of what :func:`describe` says about ``value``, as 64 hex digits.
+    """Return the SHA-256 of :func:`describe` of ``value``, as 64 hex digits.
 
     Raises:
         TypeError: see :func:`describe`.
@@ -67,7 +67,7 @@ def sha256_of(value: object) -> str:
 
 
 def class_code(maker: object) -> str | None:
-    """Return a digest of the functions of a class, other for an edited one; None if it is no class."""
+    """Return a digest of the functions of a class, which changes with their code; None if it is no class."""
     if not isinstance(maker, type):
         return None
     functions = [
@@ -80,13 +80,13 @@ def class_code(maker: object) -> str | None:
 
 
 def is_module(value: object) -> bool:
-    """Tell whether this is a torch module."""
+    """Return whether this is a torch module."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.nn.Module)
 
 
 def _describe_number(value: object) -> Any:
-    """Describe NumPy's and torch's values; None if it is none of them."""
+    """Describe a value of NumPy or torch; None for other values."""
     if isinstance(value, np.dtype):
         return {"$dtype": value.str}
     if isinstance(value, np.generic | np.ndarray):
@@ -100,7 +100,7 @@ def _describe_number(value: object) -> Any:
 
 
 def _describe_code(value: object) -> Any:
-    """Describe classes and functions; None if it is neither."""
+    """Describe a class or function; None for other values."""
     if isinstance(value, type | types.BuiltinFunctionType):
         return {"$name": _qualified(value)}
     if isinstance(value, functools.partial):
@@ -120,10 +120,10 @@ def _describe_code(value: object) -> Any:
 
 
 def _describe_fields(value: object) -> Any:
-    """Describe objects that list their contents: dataclasses, pydantic models, transformers' configurations.
+    """Describe an object that lists its fields: a dataclass, pydantic model or transformers configuration.
 
     Raises:
-        TypeError: the object does not.
+        TypeError: the object lists no fields.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         contents: object = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -137,7 +137,7 @@ def _describe_fields(value: object) -> Any:
 
 
 def code_form(code: types.CodeType) -> list[Any]:
-    """Return compiled code as JSON, without what says where it was written."""
+    """Return compiled code as JSON, without file names and line numbers."""
     constants = [
         code_form(part) if isinstance(part, types.CodeType) else describe(_plain(part))
         for part in code.co_consts
@@ -152,7 +152,7 @@ def code_form(code: types.CodeType) -> list[Any]:
 
 
 def _plain(constant: object) -> object:
-    """Return a constant of compiled code without the types that only occur there."""
+    """Return a constant of compiled code, with types that only occur there as text."""
     return repr(constant) if isinstance(constant, complex) or constant is Ellipsis else constant
 
 
@@ -171,7 +171,7 @@ def _qualified(named: Any) -> str:
 
 
 def _loosely(value: Any) -> Any:
-    """Describe a configuration, beside the weights: a part that has no stable form counts by its type."""
+    """Describe a configuration. A part without a stable form is described by its type."""
     if isinstance(value, Mapping):
         return {str(key): _loosely(part) for key, part in value.items() if key not in _RUNTIME_CONFIG}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Whether a function makes the vectors of a cache of which no model is named."""
+"""Check whether a function makes the vectors of a cache without a model name."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _REMEDY = (
 
 
 class FunctionCheck:
-    """Asks each function once about the vectors that one cache has, before they are served.
+    """Asks each function once whether it makes the vectors of one cache, before they are served.
 
-    A function is known by its description (code, closure, defaults, what it names), not by its object, so
-    that a lambda made anew for each call is asked once.
+    The description identifies a function (code, closure, defaults, globals that it names), not the object. So
+    a lambda that is made again for each call is asked once.
 
     Args:
         cache: the cache.
         confirming: how functions are asked.
-        most: how many texts a function is given at a time.
+        most: how many texts a function gets at a time.
     """
 
     def __init__(self, cache: ProvenStore, confirming: Confirming, most: int) -> None:
@@ -59,22 +59,22 @@ class FunctionCheck:
         texts: Callable[[Positions], list[str]],
         encode: Callable[[Positions], Any],
     ) -> Iterator[tuple[VectorStore, Callable[[Positions], Any]]]:
-        """Yield the cache as ``fill`` sees it, once its vectors are the function's, and ``encode``, watched.
+        """Check the cache; yield it as ``fill`` uses it, and an ``encode`` that learns what the call changes.
 
         Args:
-            function: what makes vectors.
+            function: the function that makes vectors.
             keys: the keys of all texts (n, 32).
             texts: returns the texts at some positions.
-            encode: has the function encode these, and returns what it makes of them.
+            encode: calls the function with the texts at some positions, and returns its result.
 
         Raises:
-            IdentityMismatchError: they are another's.
+            IdentityMismatchError: another function made the vectors.
             UnconfirmedError: see ``on_unconfirmed``.
-            Exception: whatever the function raises when it is asked about vectors that nothing proves.
+            Exception: the function's own exception, if it fails when asked about unproven vectors.
         """
         observed = observe(_anchor(function), root="function")
         raw = look = observed.look(function)
-        # Of all that is seen of a function, its tensors are a part.
+        # The description of a function includes its tensors.
         seen = hashlib.sha256(f"{look.description.seen} {look.state}".encode()).hexdigest()[:32]
         look = replace(look, description=replace(look.description, seen=seen))
 
@@ -100,7 +100,7 @@ class FunctionCheck:
         if rows == 0 and not proofs.read():
             return self._judge.claiming(cache.path, cache, proofs, description)
         own: VectorStore = StoreOfModel(cache, description)
-        # Where another function may have made some of the vectors, each call has to be asked about.
+        # If another function may have made some of the vectors, the function is asked in each call.
         if self._judge.agreed(cache.path, description) and not proofs.is_mixed():
             return own
         everywhere = np.arange(len(subject.keys))
@@ -109,7 +109,7 @@ class FunctionCheck:
             return own
         if not verdict.is_open:
             raise self._mismatch(verdict.refused)
-        # Nothing can be compared, so what this function makes is not known to be what others made.
+        # There is nothing to compare, so this function's vectors may differ from the stored ones.
         self._judge.note_own(cache.path, description, np.delete(subject.keys, verdict.hits, axis=0))
         mixing: VectorStore = StoreOfModel(cache, description, proofs.mix)
         return mixing
@@ -121,7 +121,7 @@ class FunctionCheck:
 
 
 def _anchor(function: Any) -> object:
-    """Return what stays the same when a function is made anew: its code, or the object of a method."""
+    """Return the part that stays when a function is made again: its code, or the object of a method."""
     if isinstance(function, types.MethodType):
         return function.__self__
     return getattr(function, "__code__", function)

@@ -1,4 +1,4 @@
-"""Whether the cached vectors of a directory are a model's: by what is proven, or by its answers."""
+"""Decide whether the vectors of a directory are a model's, by proofs or by asking the model."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from dejavec.vectors.arrays import Rows
 
 
 class ProvenStore(VectorStore, Protocol):
-    """A store that notes which models make its vectors."""
+    """A store that records which models make its vectors."""
 
     @property
     def proofs(self) -> Proofs:
-        """The descriptions that they are proven for."""
+        """The proven descriptions."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Subject:
     """A model and the items of one call.
 
     Attributes:
-        look: what the model is.
+        look: the look at the model.
         keys: the keys of the items (n, 32).
         texts: returns the texts at some positions; None if the items are no texts.
-        encode: returns the model's vectors (k, dim) of the items at some positions; None if they are of
-            another kind than the cached ones.
+        encode: returns the model's vectors (k, dim) of the items at some positions; None if they cannot be
+            compared with the cached ones.
         most: how many items the model takes at a time.
-        is_built: whether the model can be asked without being built first.
+        is_built: whether the model is built.
         ready: builds the model if it is not built yet.
     """
 
@@ -51,13 +51,13 @@ class Subject:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a judgement.
+    """The outcome of a judgement.
 
     Attributes:
-        refused: whose the vectors are instead, as a message says it; None if they are the model's.
-        hits: positions of the items that the directory has.
-        asked: how many items the model encoded to be compared.
-        is_open: whether nothing could be compared, so that nothing shows whose the vectors are.
+        refused: why the vectors are not served, as a message says it; None if they are the model's.
+        hits: positions of the items that are stored in the directory.
+        asked: how many items the model encoded for the comparison.
+        is_open: whether there was nothing to compare, so that it is unknown which model made the vectors.
     """
 
     refused: str | None
@@ -67,37 +67,38 @@ class Verdict:
 
 
 class Judge:
-    """Judges whose the vectors of directories are, and remembers the answers of this process.
+    """Decides whether vectors are a model's, and remembers the answers for this process.
 
     Args:
-        confirming: how models are asked; with 0 items only what is proven is served.
+        confirming: how models are asked. With 0 items, only proven descriptions are served.
     """
 
     def __init__(self, confirming: Confirming) -> None:
         self._confirming = confirming
         self._answers: dict[tuple[Hashable, Description], str | None] = {}
-        """Why the vectors at a place are not a description's; None if they are."""
+        """Why the vectors at a place are not from the model with a description; None if they are."""
         self._own: dict[tuple[Hashable, Description], set[bytes]] = {}
+        """The keys that a model stored at a place before it was asked."""
 
     def agreed(self, place: Hashable, description: Description) -> bool:
-        """Tell whether the vectors at a place are known to be this description's."""
+        """Return whether the vectors at a place are known to be this description's."""
         return self._answers.get((place, description), "unknown") is None
 
     def judge(
         self, place: Hashable, store: VectorStore, proofs: Proofs, subject: Subject, among: Positions
     ) -> Verdict:
-        """Find out whether a directory's vectors are the model's.
+        """Find out whether the vectors of a directory are the model's.
 
         Args:
-            place: what the directory is remembered by.
-            store: its vectors.
-            proofs: the descriptions that they are proven for.
+            place: identifies the directory in this process.
+            store: the vectors.
+            proofs: the proven descriptions of the directory.
             subject: the model, and the call.
-            among: positions of the items that are looked for.
+            among: positions of the items to look up.
 
         Raises:
             UnconfirmedError: see :func:`dejavec.identity.confirm.ask_about`.
-            Exception: whatever the model raises when it is asked about vectors that nothing proves.
+            Exception: the model's own exception, if it fails when asked about unproven vectors.
         """
         description, confirming = subject.look.description, self._confirming
         hits = among[store.lookup(subject.keys[among]) >= 0]
@@ -110,13 +111,13 @@ class Judge:
             self._answers[key] = None
             return Verdict(None, hits)
         if proven and not subject.is_built:
-            return Verdict(None, hits)  # Not remembered: once it is built, it is asked.
+            return Verdict(None, hits)  # Not remembered, so the model is asked once it is built.
         others = self._of_others(key, subject.keys, hits)
         if not len(others):
             if proven:
                 self.note_own(place, description, subject.keys[np.setdiff1d(among, hits)])
             return Verdict(None if proven else "some that nothing shows to be its own", hits, is_open=True)
-        # Sixteen items do not show every change of a tokenizer.
+        # Asking for 16 items would miss some changes of a tokenizer.
         tokenizers = {other.tokenizer for other in known if other.versions == description.versions}
         if description.tokenizer and tokenizers and tokenizers.isdisjoint({None, description.tokenizer}):
             return Verdict("those of another tokenizer", hits)
@@ -140,16 +141,16 @@ class Judge:
         return Verdict(self._answers[key], hits, answer.asked)
 
     def note_own(self, place: Hashable, description: Description, keys: Keys) -> None:
-        """Note the keys (k, 32) of what a model is about to store before it was asked.
+        """Record the keys (k, 32) that a model is about to store before it was asked.
 
-        Its answers about these say nothing of what was there before.
+        Answers about these keys are no evidence about the older vectors.
         """
         self._own.setdefault((place, description), set()).update(map(bytes, keys))
 
     def claiming(
         self, place: Hashable, store: VectorStore, proofs: Proofs, description: Description
     ) -> VectorStore:
-        """Return an empty store, which this description claims when the first vectors are stored."""
+        """Return an empty store. This description claims it when the first vectors are stored."""
 
         def claim() -> None:
             if not proofs.claim(description, empty=store.refresh() == 0):
@@ -160,7 +161,7 @@ class Judge:
         return claimed
 
     def _of_others(self, key: tuple[Hashable, Description], keys: Keys, hits: Positions) -> Positions:
-        """Return the hits that were not stored by this process before it asked."""
+        """Return the hits, without the keys that this model stored before it was asked."""
         own = self._own.get(key)
         if own is None:
             return hits

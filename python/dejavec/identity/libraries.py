@@ -1,6 +1,7 @@
-"""What is an installed library's, and what is the user's own.
+"""Separate the code of installed libraries from user code.
 
-A library's code is told by its version, so it is not looked into. All other code may change between two runs.
+The version of a library identifies its code, so library code is not examined. User code may change between
+runs.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from pathlib import Path
 _ROOTS = tuple(
     {str(Path(path).resolve()) + "/" for name in ("purelib", "platlib") if (path := sysconfig.get_path(name))}
 )
-"""Directories that packages are installed into."""
+"""Installation directories of packages."""
 
 
 def is_library(module: object) -> bool:
-    """Tell whether a module belongs to an installed library or to Python.
+    """Return whether a module belongs to an installed library or to Python.
 
     Args:
-        module: its name, as ``__module__`` of a class has it; None, as of some builtins, is Python's.
+        module: its name, as in ``__module__`` of a class. Some builtins have None, which counts as Python.
 
     Example:
         >>> is_library("json"), is_library("numpy"), is_library("__main__")
@@ -34,15 +35,15 @@ def is_library(module: object) -> bool:
 
 
 def is_library_function(function: types.FunctionType) -> bool:
-    """Tell whether a function was written in a library.
+    """Return whether a function was written in a library.
 
-    A decorator copies ``__module__`` from what it wraps, so that does not count.
+    ``__module__`` does not count, since decorators copy it from the wrapped function.
     """
     return is_library(function.__globals__.get("__name__"))
 
 
 def holds_custom(function: types.FunctionType) -> bool:
-    """Tell whether a library's decorator was put around a function of no library."""
+    """Return whether a library's decorator wraps a user's function."""
     if not function.__closure__:
         return False
     inner = inspect.unwrap(function)

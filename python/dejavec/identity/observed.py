@@ -1,4 +1,4 @@
-"""What a model is now: its state, a description of all else, and whether that is all there is to see."""
+"""A look at a model: its state, its description, and whether any part is hidden."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ _PACKAGES = (
     "torch",
     "transformers",
 )
-"""Libraries whose version may change vectors, if it is another."""
+"""Another version of one of these libraries may change vectors."""
 
 _PACKAGE_OF = {"sklearn": "scikit-learn"}
 
 
 @dataclass(frozen=True)
 class Description:
-    """All that is seen of a model beside its state, in few words.
+    """Everything seen of a model besides its state, as digests and short texts.
 
     Attributes:
         seen: a digest of classes, attributes, configurations, hooks, code and settings.
-        tokenizer: a digest of what its tokenizers contain, None without any.
+        tokenizer: a digest of the content of its tokenizers; None without any.
         versions: name and version of each library that may change vectors.
-        device: the types of device that its tensors lie on, such as ``"cpu"``; None without tensors.
-        matmul_precision: what PyTorch may round float32 to in matrix products, None without PyTorch.
+        device: the device types of its tensors, such as ``"cpu"``; None without tensors.
+        matmul_precision: PyTorch's precision for float32 matrix products; None without PyTorch.
     """
 
     seen: str
@@ -61,7 +61,7 @@ class Description:
         """Read what :meth:`to_json` returned.
 
         Raises:
-            KeyError, TypeError, ValueError, AttributeError: it is nothing of the kind.
+            KeyError, TypeError, ValueError, AttributeError: the fields are no description.
         """
         versions = tuple(sorted((str(name), str(version)) for name, version in fields["versions"].items()))
         texts = {name: fields[name] for name in ("seen", "tokenizer", "device", "matmul_precision")}
@@ -71,21 +71,21 @@ class Description:
 
     @property
     def surroundings(self) -> tuple[object, ...]:
-        """What changes the last digits of vectors without being a part of the model."""
+        """Versions, device and precision, which may change the last digits of vectors."""
         return self.versions, self.device, self.matmul_precision
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a model is at one moment.
+    """A model as it is at one moment.
 
     Attributes:
-        state: the digest of all its tensors, None if none can be seen.
-        description: all else.
-        visible: whether nothing of it is hidden, and nothing custom.
-        dtypes: names of the dtypes that its tensors have.
-        found: what the walk through it found; None if this is what was recorded of a model.
-        digests: of its tensors, by their paths.
+        state: the digest of all its tensors; None if none can be read.
+        description: everything else.
+        visible: whether no part is hidden or custom (see :class:`~dejavec.identity.survey.Survey`).
+        dtypes: names of the dtypes of its tensors.
+        found: the result of the walk; None if the look comes from a record instead.
+        digests: the digest of each tensor, by path.
     """
 
     state: str | None
@@ -97,20 +97,20 @@ class Look:
 
 
 _TRIES = 8
-"""Looks at a model while other threads begin and end encodes, before one counts all the same."""
+"""Attempts to look at a model while no other thread begins or ends an encode. The last one counts anyway."""
 
 UNSEEN = Look(None, Description("", None, (), None, None), visible=False)
-"""Of a model that nobody looks at, since the user answers for it."""
+"""The look for a model that is not examined, because the user vouches for it."""
 
 
 class Observed:
-    """What is known of one model in this process.
+    """The knowledge of this process about one model.
 
-    What an ``encode`` changes by itself, such as a counter, is no setting: it is taken to be as it was, until
-    somebody else changes it.
+    A value that ``encode`` itself changes, such as a counter, is no setting. A look reports its first value,
+    until somebody else changes it.
 
     Args:
-        left_out: names of attributes that are known otherwise.
+        left_out: names of attributes to skip.
     """
 
     def __init__(self, left_out: frozenset[str] = frozenset()) -> None:
@@ -120,20 +120,20 @@ class Observed:
         make_locks_of(self)
 
     def make_locks(self) -> None:
-        """Make the lock, now and in a forked child, where no other thread runs."""
+        """Make the lock. A forked child makes a new one, since no other thread runs there."""
         self._lock = threading.RLock()
         self._running: dict[object, tuple[int, Look, object]] = {}
-        self._counted = 0  # Beginnings and ends of encodes.
+        self._counted = 0  # How many encodes began, plus how many ended.
 
     def look(self, model: object, settings: Mapping[str, str] | None = None) -> Look:
         """Look at the model.
 
-        While an ``encode`` of another thread is under way, what is seen besides tensors is taken to be as it
-        was when that began: what it changes until it ends is not known yet.
+        While another thread runs ``encode``, the look reports the notes from the start of that ``encode``.
+        Only its end shows which of them it changes. Tensors are read as they are.
 
         Args:
             model: the model, always the same one.
-            settings: what is known of it besides, such as how it was loaded.
+            settings: settings known from elsewhere, such as how the model was loaded.
         """
         for left in reversed(range(_TRIES)):
             counted = self._counted
@@ -145,8 +145,8 @@ class Observed:
                     look for thread, look, of in self._running.values() if thread != own and of is model
                 ]
                 if left and not running and self._counted != counted:
-                    continue  # An `encode` began and ended meanwhile, so this is neither before nor after it.
-                # What is learnt later counts from here, so it must not hold what others have half changed.
+                    continue  # An `encode` began or ended meanwhile, so the values may be half changed.
+                # Later changes are measured from this look, so it must hold no half-changed values.
                 before = running[0].found if running else None
                 found.notes = self._notes.undone(found.notes) if before is None else before.notes
                 digests = self._digests.undone(digests)
@@ -172,7 +172,7 @@ class Observed:
 
     @contextmanager
     def encoding(self, model: object, look: Look) -> Iterator[None]:
-        """Learn what an ``encode`` in this context changes since a look."""
+        """Record which values an ``encode`` in this context changes after a look."""
         if look.found is None:
             yield
             return
@@ -189,7 +189,7 @@ class Observed:
                 del self._running[token]
 
     def _learn(self, model: object, before: Survey, before_digests: Mapping[str, str]) -> None:
-        # Under the lock: what was seen later must not be learnt before what was seen earlier.
+        # The lock covers the walk too, so that walks are learnt in the order in which they ran.
         with self._lock:
             after = survey(model, left_out=self._left_out)
             own = before.owned | after.owned
@@ -201,13 +201,13 @@ class Observed:
 
 
 class _Changed:
-    """Values that an ``encode`` has changed, by their path: what they were before any, and after the last."""
+    """Values that ``encode`` changed, by path: before the first ``encode``, and after the last."""
 
     def __init__(self) -> None:
         self._values: dict[str, tuple[str | None, str | None]] = {}
 
     def learn(self, before: Mapping[str, str], after: Mapping[str, str]) -> None:
-        """Note what differs."""
+        """Note the values that differ."""
         for path in {*before, *after}:
             now = after.get(path)
             if path in self._values or before.get(path) != now:
@@ -215,7 +215,7 @@ class _Changed:
                 self._values[path] = first, now
 
     def undone(self, found: Mapping[str, str]) -> dict[str, str]:
-        """Return what was found, with the first values where nobody else has changed them since."""
+        """Return the found values, but the first value where only ``encode`` changed it."""
         result = dict(found)
         for path, (first, last) in list(self._values.items()):
             if found.get(path) != last:
@@ -228,19 +228,19 @@ class _Changed:
 
 
 def observe(model: object, left_out: frozenset[str] = frozenset(), root: str = "model") -> Observed:
-    """Return what this process knows of a model; it is forgotten with the model.
+    """Return the knowledge of this process about a model. It is dropped together with the model.
 
     Args:
-        model: the model, or what lives as long as several objects that count as one.
-        left_out: names of attributes that are known otherwise.
-        root: what the looks begin at, since paths are counted from there.
+        model: the model, or an object with the same lifetime as several objects that count as one model.
+        left_out: names of attributes to skip.
+        root: names the object where looks begin, since paths start there.
     """
     key = (id(model), left_out, root)
     known = _known.get(key)
     if known is not None and known[0]() is model:
         return known[1]
     observed = Observed(left_out)
-    with suppress(TypeError):  # Not every object can be referred to weakly.
+    with suppress(TypeError):  # Some objects allow no weak reference.
         _known[key] = (weakref.ref(model, lambda _: _known.pop(key, None)), observed)
     return observed
 
@@ -253,7 +253,7 @@ def versions(modules: frozenset[str] = frozenset()) -> tuple[tuple[str, str], ..
     """Return name and version of the installed libraries that may change vectors.
 
     Args:
-        modules: names of top-level modules that count besides.
+        modules: names of further top-level modules to include.
     """
     found = {}
     for name in _PACKAGES:
@@ -268,7 +268,7 @@ def versions(modules: frozenset[str] = frozenset()) -> tuple[tuple[str, str], ..
 
 
 def _matmul_precision(torch: Any) -> str:
-    """Return what PyTorch may round numbers to in matrix products: its setting, and autocast if it is on."""
+    """Return PyTorch's precision for matrix products: its setting, and autocast if that is on."""
     kinds = [str(torch.get_float32_matmul_precision())]
     for device in ("cpu", "cuda"):
         if torch.is_autocast_enabled(device):

@@ -1,4 +1,4 @@
-"""For which descriptions of a model the vectors of a directory were confirmed, or made."""
+"""The proven descriptions of a directory: models that made its vectors, or confirmed them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from dejavec.support.json_file import read_record, write_record
 
 FILE = "proven.json"
 _MOST = 64
-"""Entries of a file; the oldest make room for new ones, and are confirmed anew if they come back."""
+"""Entries of a file. New entries replace the oldest ones, which must then be confirmed again."""
 
 Change = Callable[[dict[str, Any]], dict[str, Any]]
-"""Returns what a record becomes."""
+"""Returns the new content of a record."""
 
 
 class Proofs:
     """The proven descriptions of one directory, in a JSON file.
 
-    What cannot be written there is kept in memory, for this object's life.
+    Descriptions that cannot be written are kept in memory as long as this object.
 
     Args:
         file: the file, which need not exist.
-        update: replaces the JSON object in the file by what a :data:`Change` makes of it, while no other
-            process does; raises ``OSError`` or ``DejavecError`` where that cannot be.
+        update: applies a :data:`Change` to the JSON object in the file, under a lock; raises ``OSError`` or
+            ``DejavecError`` if it cannot.
 
     Attributes:
         file: the file.
@@ -41,19 +41,19 @@ class Proofs:
         self._mixed = False
 
     def read(self) -> list[Description]:
-        """Return the descriptions; none of the file if it is not there or damaged."""
+        """Return the descriptions. A missing or damaged file counts as empty."""
         return [*read_proven(self.file), *self._memory]
 
     def is_mixed(self) -> bool:
-        """Tell whether vectors came here that nothing shows to be those of the proven descriptions."""
+        """Return whether some of the vectors may be from a model without a proven description."""
         return self._mixed or bool((read_record(self.file) or {}).get("mixed"))
 
     def claim(self, description: Description, *, empty: bool) -> bool:
-        """Take an empty directory for a description, unless another has it.
+        """Claim an empty directory for a description, unless another has claimed it.
 
         Args:
-            description: of the model that is about to store vectors.
-            empty: whether the directory holds no vector, as the caller found just now.
+            description: the description of the model that is about to store vectors.
+            empty: whether the caller just found the directory without vectors.
 
         Returns:
             Whether the description is proven now.
@@ -67,7 +67,7 @@ class Proofs:
         return description in self.read()
 
     def add(self, description: Description) -> None:
-        """Note that the vectors are this description's too."""
+        """Record that the vectors are this description's too."""
 
         def append(record: dict[str, Any]) -> dict[str, Any]:
             known = from_json(record.get("proven"))
@@ -79,7 +79,7 @@ class Proofs:
             self._try(append, description)
 
     def mix(self) -> None:
-        """Note that vectors come which nothing shows to be those of the proven descriptions."""
+        """Record that a model without a proven description stores vectors."""
         if not self.is_mixed():
             with suppress(DejavecError, OSError):
                 self._update(lambda record: {**record, "mixed": True})
@@ -101,7 +101,7 @@ def proven_file(
     Args:
         directory: the cache directory, which need not exist.
         writes: whether anything may be written there.
-        shared: whether the directory is made for its group too.
+        shared: whether a new directory is group-shared.
         allow_network: whether to write on a network file system.
         lock_timeout: seconds to wait for the writers' lock.
     """
@@ -127,7 +127,7 @@ def proven_file(
 
 
 def read_proven(path: Path) -> list[Description]:
-    """Return the descriptions in a file; none if there is no such file, or it is damaged."""
+    """Return the descriptions in a file. A missing or damaged file counts as empty."""
     return from_json((read_record(path) or {}).get("proven"))
 
 
@@ -137,7 +137,7 @@ def to_json(descriptions: Sequence[Description]) -> list[dict[str, Any]]:
 
 
 def from_json(entries: Any) -> list[Description]:
-    """Read what :func:`to_json` returned, leaving out what is nothing of the kind."""
+    """Read the result of :func:`to_json`, without invalid entries."""
     found = []
     for entry in entries if isinstance(entries, list) else ():
         with suppress(LookupError, TypeError, ValueError, AttributeError):

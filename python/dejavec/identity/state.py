@@ -1,4 +1,4 @@
-"""The state of a model: a digest of each of its tensors, taken again only if that may have changed."""
+"""The state of a model: a digest of each tensor, computed again only if the tensor may have changed."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from dejavec import _core
 from dejavec.identity.survey import Survey
 
 WHOLE_BYTES = 256 << 20
-"""Of a model that is no larger, every number is looked at each time."""
+"""A model up to this size is hashed completely at every look."""
 
 _SAMPLED = 1024
 _PIECE_BYTES = 16 * _core.BLOCK_BYTES
-"""How much of a tensor on another device is copied at a time."""
+"""A tensor on another device is copied in pieces of this size."""
 
 _known: dict[int, tuple[weakref.ref[Any], object, str]] = {}
-"""Of each tensor, by its address: the tensor, its guard, and its digest then."""
+"""Hashed tensors by ``id``: the tensor, its guard and its digest."""
 
 
 def tensor_digests(found: Survey) -> dict[str, str]:
-    """Return a digest of dtype, shape and numbers of each tensor, by its path; tied ones once.
+    """Return a digest of dtype, shape and numbers of each tensor, by path. Tied tensors occur once.
 
-    Of models above 256 MB, a tensor is hashed again only if its guard has changed: where it lies, how often
-    PyTorch saw it written, and 1,024 of its numbers. Embedding matrices are hashed each time: training may
-    change few of their rows, and a fused optimiser or a write through ``.data`` leaves the count as it was.
+    In models above 256 MB, a tensor is hashed again only if its guard has changed. The guard is the address,
+    PyTorch's count of writes, and 1,024 of the numbers. Embedding matrices are hashed each time: training may
+    change few of their rows, and a fused optimiser or a write through ``.data`` does not raise the count.
 
-    Tensors whose numbers cannot be read are left out, and noted as hidden.
+    Unreadable tensors are left out, and noted as hidden.
     """
     tensors = dict(_readable(found))
     if sum(int(tensor.nbytes) for tensor, _ in tensors.values()) <= WHOLE_BYTES:
@@ -52,9 +52,9 @@ def tensor_digests(found: Survey) -> dict[str, str]:
 
 
 def digest_of(digests: Iterable[str]) -> str | None:
-    """Return one digest, 32 hex digits, of those of all tensors, in whatever order; None if there is none.
+    """Return one digest of many, as 32 hex digits; None for none. Their order does not count.
 
-    Neither names nor classes count, so that a checkpoint has the same one under every version of a library.
+    Names and classes do not count, so a checkpoint has the same digest under every version of a library.
 
     Example:
         >>> digest_of(["a", "b"]) == digest_of(["b", "a"]), digest_of([])
@@ -65,9 +65,9 @@ def digest_of(digests: Iterable[str]) -> str | None:
 
 
 def fingerprints(tensors: Mapping[str, Any]) -> dict[str, str]:
-    """Return a digest of dtype, shape and numbers of each tensor or array, by its path.
+    """Return a digest of dtype, shape and numbers of each tensor or array, by path.
 
-    Numbers are hashed by all cores, with XXH3 of 128 bits.
+    All cores hash the numbers, with XXH3 (128 bits).
 
     Example:
         >>> ones, zeros = np.ones(3), np.zeros(3)
@@ -92,7 +92,7 @@ def _remember(tensor: Any, guard: object, digest: str) -> None:
 
 
 def _readable(found: Survey) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Yield path, plain tensor and original of each whose numbers are there; of tied ones the first."""
+    """Yield path, plain tensor and original of each readable tensor, and only the first of tied ones."""
     places: set[object] = set()
     for path, whole in found.tensors.items():
         plain = whole if isinstance(whole, np.ndarray) else _plain(whole)
@@ -108,7 +108,7 @@ def _readable(found: Survey) -> Iterator[tuple[str, tuple[Any, Any]]]:
 
 
 def _plain(tensor: Any) -> Any | None:
-    """Return a dense tensor with the numbers of any kind of tensor; None if they cannot be read."""
+    """Return any kind of tensor as a dense one; None if it cannot be read."""
     torch = sys.modules["torch"]
     try:
         if tensor.is_meta:
@@ -119,7 +119,7 @@ def _plain(tensor: Any) -> Any | None:
         if plain.layout != torch.strided:
             plain = plain.to_dense()
         plain = plain.as_subclass(torch.Tensor)
-        # Kinds of tensors that only describe others have no numbers of their own.
+        # Some tensor subclasses only describe other tensors, and hold no numbers.
         return None if plain.numel() and not plain.data_ptr() else plain
     except (RuntimeError, ValueError, TypeError, NotImplementedError):
         return None
@@ -130,7 +130,7 @@ def _is_near(tensor: Any) -> bool:
 
 
 def _bytes_here(tensor: Any) -> Any:
-    """Return the bytes of an array or a tensor of this device, not copied where they lie in one piece."""
+    """Return the bytes of an array or of a CPU tensor, without a copy if it is contiguous."""
     if isinstance(tensor, np.ndarray):
         return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
     torch = sys.modules["torch"]
@@ -141,7 +141,7 @@ def _bytes_here(tensor: Any) -> Any:
 
 
 def _pieces(tensor: Any) -> Iterator[bytes]:
-    """Yield the fingerprints of a tensor on another device, copied over in pieces of whole blocks."""
+    """Yield the fingerprints of a tensor on another device, which is copied in pieces of whole blocks."""
     flat = tensor.contiguous().reshape(-1)
     step = _PIECE_BYTES // flat.element_size()
     for start in range(0, max(flat.numel(), 1), step):
@@ -149,11 +149,11 @@ def _pieces(tensor: Any) -> Iterator[bytes]:
 
 
 def _guards(tensors: Mapping[str, Any]) -> dict[str, object]:
-    """Return of each tensor what shows at little cost that it may have changed."""
+    """Return the guard of each tensor: a cheap value that changes whenever the tensor may have changed."""
     samples: dict[str, Any] = {}
     for path, tensor in tensors.items():
         count = tensor.size if isinstance(tensor, np.ndarray) else tensor.numel()
-        # An odd step: rows are of even lengths, so every column has its turn.
+        # Rows usually have an even length, so an odd step samples every column.
         some = tensor.reshape(-1)[:: (count // _SAMPLED) | 1]
         samples[path] = _bytes_here(some if isinstance(some, np.ndarray) else some.cpu())
     found = _core.fingerprint_blocks(list(samples.values()))

@@ -1,4 +1,4 @@
-"""One walk through a model: the tensors that it is made of, and a description of all else."""
+"""One walk through a model: it collects the tensors, and notes about everything else."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ _IGNORED = frozenset(
     | {"training", "verbose", "_name_or_path", "name_or_path", "transformers_version", "_is_hf_initialized"}
     | {"mteb_model_meta", "model_card_data", "_model_card_vars", "_model_card_text"}
 )
-"""Attributes that tell where, how fast and how loudly a model computes, or what people call it.
+"""Attributes that do not change vectors: device, speed, verbosity, names and metadata.
 
-``encode`` of the known wrappers sets ``training``; the metadata are looked at by who knows them.
+The known wrappers set ``training`` in ``encode``. The mteb room reads the metadata itself.
 """
 
 _LIBRARY_CACHES = frozenset(
     {"_prompt_length_mapping", "_method_signature_cache", "_chat_template_suffix_cache"}
     | {"_similarity", "_similarity_pairwise", "_similarity_fn_name"}
 )
-"""What sentence-transformers remembers of its calls, and how it compares vectors."""
+"""Caches that sentence-transformers fills during calls, and its similarity function."""
 
 _FILES_OF_TOKENIZERS = frozenset({"vocab_file", "merges_file", "tokenizer_file", "spm_file"})
 
@@ -71,14 +71,14 @@ class Survey:
     """What :func:`survey` found.
 
     Attributes:
-        tensors: torch tensors and NumPy arrays that make up the state, by the path on which they were found.
-        owned: paths of those that are parameters or persistent buffers of torch modules.
-        embeddings: paths of those that are embedding matrices, of which training may change few rows.
-        notes: all else, by its path: values, names of classes, digests of code.
-        tokenizers: a digest of the content of each tokenizer, without the padding that its last call left.
-        hidden: paths of what could not be looked into, such as objects of extension modules.
-        custom: paths of classes and functions that are of no installed library, and of hooks.
-        libraries: names of the top-level modules of the libraries whose classes and functions it has.
+        tensors: the torch tensors and NumPy arrays of the state, by path.
+        owned: paths of the tensors that are parameters or persistent buffers of torch modules.
+        embeddings: paths of the tensors that are embedding matrices. Training may change few of their rows.
+        notes: everything else, by path: values, names of classes, digests of code.
+        tokenizers: a digest of the content of each tokenizer, without the padding that its last call set.
+        hidden: paths of objects that the walk could not read, such as objects of extension modules.
+        custom: paths of hooks, and of classes and functions outside installed libraries.
+        libraries: top-level modules of the installed libraries that the model uses.
     """
 
     tensors: dict[str, Any] = field(default_factory=dict)
@@ -92,15 +92,15 @@ class Survey:
 
 
 def survey(model: object, *, left_out: frozenset[str] = frozenset()) -> Survey:
-    """Walk through a model or a function, and all that it holds or names.
+    """Walk through a model or a function, and everything that it holds or names.
 
-    The tensors are every parameter, every persistent buffer of floats, packed integer weights, and every
-    tensor of floats and NumPy array that can be reached through attributes, containers, closures, and the
-    globals that a function of no library names. Nothing is changed, and secrets are not read.
+    The tensors are all parameters, persistent float buffers and packed integer weights. Float tensors and
+    NumPy arrays count too, if attributes, containers or closures lead to them, or globals that user code
+    names. The walk changes nothing, and reads no secrets.
 
     Args:
         model: any object.
-        left_out: names of attributes that are known otherwise.
+        left_out: names of attributes to skip.
 
     Example:
         >>> scale = np.ones(3)
@@ -124,20 +124,20 @@ class _Walk:
     def __init__(self, left_out: frozenset[str]) -> None:
         self.found = Survey()
         self._ignored = _IGNORED | left_out
-        self._seen: dict[Any, str] = {}  # Where each was found first.
-        self._kept: list[Any] = []  # Or another object could get the id of one that was seen.
+        self._seen: dict[Any, str] = {}  # The first path of each object.
+        self._kept: list[Any] = []  # Keeps objects alive, so that no other object gets the same id.
         self._values = 0
-        self._in_custom = False  # Within a module whose class is of no library.
+        self._in_custom = False  # Whether the walk is within a module of a class outside libraries.
         self._torch = sys.modules.get("torch")
         module = getattr(getattr(self._torch, "nn", None), "Module", None)
         self._internals = frozenset(vars(module())) if module is not None else frozenset()
 
     def visit(self, path: str, value: Any, depth: int) -> None:
-        """Note one value, and all that it holds."""
+        """Note one value, and everything in it."""
         try:
             self._visit(path, value, depth)
         except Exception:
-            # An object of anybody's may raise whatever it is asked.
+            # Any attribute of a user's object may raise.
             self.found.hidden.append(path)
 
     def _visit(self, path: str, value: Any, depth: int) -> None:
@@ -152,7 +152,7 @@ class _Walk:
         if isinstance(value, _OPAQUE):
             return
         if id(value) in self._seen:
-            # Which of several it is may be the setting.
+            # A model may choose between shared objects, so the choice counts as a setting.
             self.found.notes[f"{path}:same"] = self._seen[id(value)]
             return
         self._see(value, path)
@@ -202,7 +202,7 @@ class _Walk:
         self.found.tensors[path] = tensor
 
     def _note_numbers(self, path: str, tensor: Any) -> None:
-        """Note a tensor that is no part of the state; of a large one its form alone."""
+        """Note a tensor outside the state. A large tensor is noted by dtype and shape only."""
         note = f"{tensor.dtype} {list(tensor.shape)}"
         if tensor.is_meta:
             self.found.hidden.append(path)
@@ -226,7 +226,7 @@ class _Walk:
             try:
                 items = [(key, part) for key, part in value.items() if not is_secret(key)]
             except Exception:
-                # A mapping of another library, which may do anything.
+                # A mapping of another library may raise anything.
                 self.found.hidden.append(path)
                 return True
             if len(items) > _LONG and all(type(part) in _ATOMS for _, part in items):
@@ -286,7 +286,7 @@ class _Walk:
         self._visit_globals(path, function, depth)
 
     def _visit_globals(self, path: str, function: types.FunctionType, depth: int) -> None:
-        """Note the globals that a function names; of a module of no library, its members that are named."""
+        """Note the globals that a function names. For a user's module, note the members that it names."""
         names, members = _names_in(function.__code__)
         for name in names:
             if is_secret(name) or name not in function.__globals__:
@@ -302,7 +302,7 @@ class _Walk:
                 self._visit_named(f"{path}.global {name}", value, depth)
 
     def _visit_named(self, path: str, value: Any, depth: int) -> None:
-        # A library's classes and functions are told by its version.
+        # The version of a library identifies its classes and functions.
         if isinstance(value, type | types.FunctionType) and is_library(value.__module__):
             self.found.notes[path] = _name_of(value)
             self.found.libraries.add(str(value.__module__).partition(".")[0])
@@ -310,7 +310,7 @@ class _Walk:
             self.visit(path, value, depth + 1)
 
     def _visit_class(self, path: str, made: type) -> None:
-        """Note a class, and the functions in it that are of no library."""
+        """Note a class, and the functions in it that come from outside libraries."""
         self.found.notes[f"{path}:class"] = _name_of(made)
         for parent in made.__mro__:
             if ("class", parent) in self._seen:
@@ -343,7 +343,7 @@ class _Walk:
             self._visit_module(path, value, depth)
             return
         if made.__module__.partition(".")[0] in sys.stdlib_module_names and made is not types.SimpleNamespace:
-            # Locks, sockets and the like: what they hold changes with every call.
+            # The content of locks, sockets and the like changes with every call.
             self.found.hidden.append(path)
             return
         attributes = dict(_slots_of(value))
@@ -369,7 +369,7 @@ class _Walk:
                 continue
             value = own[name]
             if callable(value) and hasattr(type(module), name):
-                self.found.custom.append(f"{path}.{name}")  # It stands in for a method.
+                self.found.custom.append(f"{path}.{name}")  # It replaces a method.
             self.visit(f"{path}.{name}", value, depth + 1)
         for name in _HOOKS:
             for position, hook in enumerate((own.get(name) or {}).values()):
@@ -388,11 +388,11 @@ class _Walk:
                 self._note_numbers(f"{path}.{name}", buffer)
         outer, self._in_custom = self._in_custom, self._in_custom or not library
         if self._in_custom:
-            # `encode` of a library sets it for all parts; that of other classes may not.
+            # A library's `encode` sets `training` for all parts; a user's class may not.
             self.found.notes[f"{path}.training"] = repr(module.training)
         for name, part in module._modules.items():
             if part is not None and self._is_new(f"{path}.{name}", part):
-                # Not deeper: modules are as deep as they are, and few.
+                # The depth limit does not count submodules: there are few of them.
                 self._visit_object(f"{path}.{name}", part, depth)
         self._in_custom = outer
 
@@ -437,7 +437,7 @@ def _name_of(named: Any) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _names_in(code: types.CodeType) -> tuple[list[str], list[str]]:
-    """Return the names of globals that code reads, and all other names in it, such as those of attributes."""
+    """Return the globals that code reads, and all other names in it, such as attributes."""
     read: set[str] = set()
     others: set[str] = set(code.co_names)
     for step in dis.get_instructions(code):
@@ -470,7 +470,7 @@ def _slots_of(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_packed(buffer: Any) -> bool:
-    """Tell whether a buffer of integers holds weights: not if it is scalar, constant or counts up."""
+    """Return whether an integer buffer holds weights: scalars, constants and ranges do not."""
     torch = sys.modules["torch"]
     if buffer.numel() < 2 or buffer.dtype == torch.bool or buffer.is_meta:
         return False
@@ -479,7 +479,7 @@ def _is_packed(buffer: Any) -> bool:
         steps = numbers[1:] - numbers[:-1]
         if (steps == steps[0]).all():
             continue
-        # Several rows may each count up, as positions do.
+        # Position buffers count up in each row.
         last = buffer.shape[-1]
         rows = buffer.detach().reshape(-1, last) if last else flat[None]
         within = rows[:, 1:] - rows[:, :-1]

@@ -1,4 +1,4 @@
-"""What a tokenizer contains, without the padding that its last call left in it."""
+"""The content of a tokenizer, without the padding that its last call set."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _SETTINGS = ("model_max_length", "padding_side", "truncation_side", "special_tok
 
 @dataclass(frozen=True)
 class TokenizerContent:
-    """What was found in a tokenizer.
+    """The content of a tokenizer.
 
     Attributes:
-        digest: fingerprints of its vocabulary, rules and settings, one behind the other.
-        backend: the object of the library ``tokenizers`` in it; None if there is none.
-        is_hidden: whether it has parts that could not be looked into.
+        digest: fingerprints of its vocabulary, rules and settings, concatenated.
+        backend: its object of the library ``tokenizers``; None if it has none.
+        is_hidden: whether some parts could not be read.
     """
 
     digest: bytes
@@ -28,16 +28,16 @@ class TokenizerContent:
 
 
 def tokenizer_content(value: Any) -> TokenizerContent | None:
-    """Return the content of a tokenizer of ``tokenizers`` or transformers; None of any other object."""
-    # Asked of the class: an object may answer to any name.
+    """Return the content of a tokenizer of ``tokenizers`` or transformers; None for other objects."""
+    # The class is checked, since an object may have a `__getattr__` for every name.
     made = type(value)
     backend = value.backend_tokenizer if hasattr(made, "backend_tokenizer") else value
     is_hidden = False
     if type(backend).__module__.partition(".")[0] == "tokenizers" and hasattr(type(backend), "to_str"):
         try:
-            # Padding and truncation come first in this form.
+            # Padding and truncation precede "added_tokens" in this JSON.
             content = backend.to_str().partition('"added_tokens"')[2]
-        except Exception:  # One with parts in Python has no such form.
+        except Exception:  # A tokenizer with parts in Python has no JSON form.
             content = _vocabulary(backend)
             is_hidden = True
     elif hasattr(made, "get_vocab") and hasattr(made, "convert_tokens_to_ids"):

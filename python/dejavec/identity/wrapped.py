@@ -1,4 +1,4 @@
-"""Objects of ours around a model: whoever looks at one of these looks at the model."""
+"""Our wrappers around a model. A look at a wrapper examines the model instead."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any, Protocol
 
 
 class ModelSource(Protocol):
-    """A model that is built, or is built when it is asked for."""
+    """A model that is built already, or at the first use of :attr:`model`."""
 
     @property
     def is_built(self) -> bool:
-        """Whether the model is there."""
+        """Whether the model is built."""
 
     @property
     def model(self) -> Any:
-        """The model, built by now."""
+        """The model, which is built if necessary."""
 
 
 class ModelWrapper(ABC):
-    """An object that stands in for a model, which makes all vectors.
+    """A wrapper around a model, which makes all vectors.
 
-    Its one method has a name that no model has, since other names may be forwarded to the model.
+    The method has a name that no model has, since a wrapper may forward other names to the model.
     """
 
     @abstractmethod
     def __wrapped_model__(self) -> ModelSource:
-        """Return where the model is."""
+        """Return the source of the model."""

@@ -371,7 +371,7 @@ def _number_digests(column: Iterable[object]) -> Digests:
 
 
 def _is_number(feature: Any) -> bool:
-    """Tell whether a column of a data set holds classes, numbers, dates or the like."""
+    """Return whether a column of a data set holds classes, numbers, dates or the like."""
     datasets, types = sys.modules["datasets"], sys.modules["pyarrow"].types
     if isinstance(feature, datasets.ClassLabel):
         return True

@@ -36,7 +36,7 @@ _MARK = "dejavec:"
 
 
 def is_backend(backend: object) -> bool:
-    """Tell whether this is a class with the methods that mteb asks of a backend."""
+    """Return whether this is a class with the methods that mteb asks of a backend."""
     return isinstance(backend, type) and all(callable(getattr(backend, name, None)) for name in _METHODS)
 
 

@@ -118,7 +118,7 @@ class Items:
         return len(self._order)
 
     def is_whole(self, positions: Positions) -> bool:
-        """Tell whether these are all items in order, which ``inputs`` hands out."""
+        """Return whether these are all items in order, which ``inputs`` hands out."""
         return np.array_equal(positions, np.arange(len(self)))
 
     def keys(self) -> Keys:
@@ -192,7 +192,7 @@ class Items:
         return int(self._settings.batch_size or getattr(sampler, "batch_size", None) or 1)
 
     def _selects(self) -> bool:
-        """Tell whether rows come from a Hugging Face data set that hands out its columns as they are."""
+        """Return whether rows come from a Hugging Face data set that hands out its columns as they are."""
         datasets = sys.modules.get("datasets")
         return (
             datasets is not None

@@ -170,7 +170,7 @@ def _is_size(size: object) -> TypeGuard[int]:
 
 
 def divides_calls(model: Any, arguments: Mapping[str, Any]) -> bool:
-    """Tell whether a sentence-transformer divides each call among several processes."""
+    """Return whether a sentence-transformer divides each call among several processes."""
     inner = getattr(model, "__dict__", {}).get("model")
     return (
         arguments.get("pool") is not None
@@ -180,7 +180,7 @@ def divides_calls(model: Any, arguments: Mapping[str, Any]) -> bool:
 
 
 def is_dense(vectors: object) -> bool:
-    """Tell whether these are a plain array or dense tensor (n, dim) of numbers that can be stored.
+    """Return whether these are a plain array or dense tensor (n, dim) of numbers that can be stored.
 
     Example:
         >>> is_dense(np.zeros((2, 3))), is_dense(np.zeros((2, 3, 4))), is_dense([[1.0]])

@@ -271,7 +271,7 @@ def read_identity(directory: Path) -> dict[str, Any] | None:
 
 
 def _only_model_differs(found: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
-    """Tell whether an identity without a state differs from another in nothing but what names the model."""
+    """Return whether an identity without a state differs from another in nothing but what names the model."""
     model, wanted = found.get("model"), identity.get("model", {})
     if not isinstance(model, Mapping) or {"state", "variant"} & set(model) or same(found, identity):
         return False

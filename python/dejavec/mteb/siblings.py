@@ -185,7 +185,7 @@ class Siblings:
         return Candidate(place, cache, store, cache.proofs, is_empty)
 
     def _serves(self, candidate: Candidate, request: Request) -> bool:
-        """Tell whether a directory has some of the items, and the description is proven for it."""
+        """Return whether a directory has some of the items, and the description is proven for it."""
         if request.look.description not in candidate.proofs.read():
             return False
         return bool((candidate.store.lookup(request.keys) >= 0).any())

@@ -39,7 +39,7 @@ def compared(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Tell whether two identities are those of the same vectors."""
+    """Return whether two identities are those of the same vectors."""
     return canonical_json(compared(one)) == canonical_json(compared(other))
 
 

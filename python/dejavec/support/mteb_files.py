@@ -15,7 +15,7 @@ INDEX, VECTORS, DIMENSION, FAISS = "index.json", "vectors.npy", "dimension", "ve
 
 
 def is_old_cache(directory: Path) -> bool:
-    """Tell whether mteb wrote a cache here, or began to."""
+    """Return whether mteb wrote a cache here, or began to."""
     names = ((INDEX,), (DIMENSION, VECTORS))
     return any(all(os.path.lexists(directory / name) for name in some) for some in names)
 

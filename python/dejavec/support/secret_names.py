@@ -19,7 +19,7 @@ _SPECIAL_TOKENS = frozenset(
 
 
 def is_secret(name: object) -> bool:
-    """Tell whether a setting of this name is a secret, such as an access token or a password.
+    """Return whether a setting of this name is a secret, such as an access token or a password.
 
     Example:
         >>> [is_secret(name) for name in ("token", "openai_api_key", "hfToken", "pad_token", "tokenizer")]

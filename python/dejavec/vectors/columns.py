@@ -33,7 +33,7 @@ def as_array_or_rows(vectors: object) -> object:
 
 
 def is_list_of_lists(vectors: object) -> bool:
-    """Tell whether these are Python lists of Python numbers, as JSON has them.
+    """Return whether these are Python lists of Python numbers, as JSON has them.
 
     Example:
         >>> is_list_of_lists([[1.0, 2], [3, 4]]), is_list_of_lists([np.ones(2)])

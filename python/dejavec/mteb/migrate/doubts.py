@@ -104,7 +104,7 @@ def doubt_of_path(directory: Path) -> str | None:
 
 
 def has_roles(task: Any) -> bool:
-    """Tell whether the task says of its texts that they are queries or documents."""
+    """Return whether the task says of its texts that they are queries or documents."""
     from mteb.abstasks.retrieval import AbsTaskRetrieval
 
     roles = (getattr(task, f"input{number}_prompt_type", None) for number in (1, 2))
@@ -112,7 +112,7 @@ def has_roles(task: Any) -> bool:
 
 
 def only_text(task: Any, role: str | None) -> bool:
-    """Tell whether the items of this role are plain texts, so that keys of one digest are those of texts."""
+    """Return whether the items of this role are plain texts, so that a single digest is a text's key."""
     return bool(task.metadata.get_modalities(prompt_type(role)) == ["text"])
 
 

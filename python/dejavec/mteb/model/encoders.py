@@ -37,7 +37,7 @@ def as_encoder(model: Any) -> Any:
 
 
 def searches(model: Any) -> bool:
-    """Tell whether a model does its own search."""
+    """Return whether a model does its own search."""
     return hasattr(model, "index") and hasattr(model, "search")
 
 

@@ -60,7 +60,7 @@ def layers(model: Any) -> Iterator[Any]:
 
 
 def encoder_kind(model: Any) -> Kind:
-    """Tell whether ``model.encode`` is one of mteb's two for sentence-transformers, over an unchanged model.
+    """Return which of mteb's two sentence-transformers ``encode`` methods a model has, over an unchanged model.
 
     A decorator that names what it wraps does not count.
     """
@@ -285,7 +285,7 @@ class ModelIdentity:
 
 
 def is_identified(meta: Any) -> bool:
-    """Tell whether name and commit of a published model say which weights it is built from."""
+    """Return whether name and commit of a published model say which weights it is built from."""
     name, revision = getattr(meta, "name", None), getattr(meta, "revision", None)
     named = name not in _PLACEHOLDER_NAMES and not is_local(name)
     return named and _COMMIT.fullmatch(str(revision)) is not None and _is_published(meta)
@@ -329,7 +329,7 @@ def prompt(profile: Profile, task_metadata: Any, prompt_type: Any) -> dict[str, 
 
 
 def reads_argument(model: Any, name: str) -> bool:
-    """Tell whether ``model.encode`` may look at its argument ``name``: unless it names and never uses it.
+    """Return whether ``model.encode`` may look at its argument ``name``: unless it names and never uses it.
 
     Example:
         >>> class Model:
@@ -404,7 +404,7 @@ def loader_settings(meta: Any, kind: Kind) -> dict[str, str]:
 
 
 def is_local(name: str) -> bool:
-    """Tell whether a model's name is a path on this machine, which says nothing of the weights there."""
+    """Return whether a model's name is a path on this machine, which says nothing of the weights there."""
     return name.startswith((".", "~", "/")) or "\\" in name or Path(name).exists()
 
 

@@ -288,7 +288,7 @@ class LazyModel:
 
 
 def is_recipe(model: Any) -> bool:
-    """Tell whether this is no model but says how one is built."""
+    """Return whether this is no model but says how one is built."""
     meta = getattr(sys.modules.get("mteb.models.model_meta"), "ModelMeta", None)
     made = isinstance(model, str | type | functools.partial) or inspect.isroutine(model)
     return made or (meta is not None and isinstance(model, meta))
