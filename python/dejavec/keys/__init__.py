@@ -1,1 +1,1 @@
-"""From an item to its key of 32 bytes."""
+"""The 32-byte keys of items."""

@@ -1,4 +1,4 @@
-"""Texts and media bytes hashed where they lie: in the Arrow buffers of a column."""
+"""Hash texts and media bytes in the Arrow buffers of a column, without copies."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dejavec import _core
 
 @dataclass(frozen=True)
 class ArrowTexts:
-    """A column of texts, or of bytes, that lies in Arrow buffers.
+    """A column of texts or bytes in Arrow buffers.
 
     Attributes:
         chunks: pyarrow arrays of string, large_string or binary.
-        indices: which items of the chunks, taken together, are the column's; None for all in order.
+        indices: positions of the column's items among the items of all chunks; None for all in order.
     """
 
     chunks: list[Any]
@@ -33,7 +33,7 @@ class ArrowTexts:
         """Return the SHA-256 of each item (n, 32) and its length in bytes (n,), -1 for null.
 
         Raises:
-            IndexError: an index points outside the chunks.
+            IndexError: an index is outside the chunks.
         """
         keys = np.empty((len(self), 32), np.uint8)
         chunks = [_buffers_of(chunk) for chunk in self.chunks if len(chunk)]
@@ -42,14 +42,14 @@ class ArrowTexts:
             lowest, highest = int(self.indices.min()), int(self.indices.max())
             if not 0 <= lowest <= highest < rows:
                 raise IndexError(f"expected indices below {rows}, found {lowest} to {highest}")
-        # One call for all chunks: data sets that were mapped have chunks of a thousand rows.
+        # One call for all chunks, since mapped data sets have chunks of a thousand rows.
         _core.hash_arrow([(chunk.data, chunk.offsets) for chunk in chunks], self.indices, keys)
         lengths = np.concatenate([np.empty(0, np.int64), *(chunk.lengths for chunk in chunks)])
         return keys, lengths if self.indices is None else lengths[self.indices]
 
 
 def arrow_texts(column: Any, indices: NDArray[np.int64] | None) -> ArrowTexts | None:
-    """Return an Arrow column of strings as its buffers; None if it holds something else."""
+    """Return the buffers of an Arrow column of strings; None if it holds something else."""
     pyarrow = sys.modules["pyarrow"]
     types = pyarrow.types
     kind = column.type.value_type if types.is_dictionary(column.type) else column.type
@@ -65,9 +65,9 @@ def arrow_texts(column: Any, indices: NDArray[np.int64] | None) -> ArrowTexts | 
 
 
 def _decoded(chunks: list[Any], pyarrow: Any) -> tuple[list[Any], NDArray[np.int64]]:
-    """Return the dictionaries of encoded arrays, and which of their texts each item is (n,).
+    """Return the dictionaries of encoded arrays, and the position of each item's text in them (n,).
 
-    So each text is hashed once, and the column need not fit where its texts do. One null is put before them.
+    So each text is hashed once, and the column is never decoded in memory. Position 0 is a null.
     """
     if not chunks:
         return [], np.empty(0, np.int64)
@@ -83,7 +83,7 @@ def _decoded(chunks: list[Any], pyarrow: Any) -> tuple[list[Any], NDArray[np.int
 
 
 def row_indices(dataset: Any) -> NDArray[np.int64] | None:
-    """Return which rows of its table a Hugging Face data set has (n,); None for all in order."""
+    """Return the table rows that a Hugging Face data set selects (n,); None for all in order."""
     if dataset._indices is None:
         return None
     indices: NDArray[np.int64] = dataset._indices.column(0).to_numpy().astype(np.int64)
@@ -91,7 +91,7 @@ def row_indices(dataset: Any) -> NDArray[np.int64] | None:
 
 
 class _Buffers(NamedTuple):
-    """An Arrow array: its value buffer, offsets into that (n + 1,), its items' lengths (n,), -1 for null."""
+    """An Arrow array: value buffer, offsets into it (n + 1,), and lengths of items (n,), -1 for null."""
 
     data: NDArray[np.uint8]
     offsets: NDArray[Any]
@@ -102,7 +102,7 @@ def _buffers_of(chunk: Any) -> _Buffers:
     _, offset_buffer, data_buffer = chunk.buffers()
     wide = sys.modules["pyarrow"].types.is_large_string(chunk.type)
     offsets: NDArray[Any] = np.frombuffer(offset_buffer, np.int64 if wide else np.int32)
-    # A slice shares the buffers of the array it was cut from.
+    # A slice shares the buffers of the whole array.
     offsets = offsets[chunk.offset : chunk.offset + len(chunk) + 1]
     lengths = np.diff(offsets).astype(np.int64)
     if chunk.null_count:

@@ -1,4 +1,4 @@
-"""Item to key: 32 bytes that two items share only if a model cannot tell them apart.
+"""Keys of items: 32 bytes, which two items share only if no model can distinguish them.
 
 The key of plain text is the SHA-256 of its UTF-8 bytes. Items with more fields get a digest over all of them.
 """
@@ -23,10 +23,10 @@ Keys = NDArray[np.uint8]
 """The keys of n items: C-contiguous, shape (n, 32)."""
 
 TEXT_FIELDS = ("text", "title", "body", "query", "instruction", "conversation")
-"""What a model may read of an item's text, in the order in which it is digested."""
+"""The text fields that a model may read, in the order in which they are hashed."""
 
 FIELDS = (*TEXT_FIELDS, *MEDIA)
-"""All that a model may read of an item."""
+"""All fields that a model may read."""
 
 Texts = tuple[Any, ...] | ArrowTexts
 
@@ -36,14 +36,14 @@ def text_keys(items: object) -> Keys:
 
     Args:
         items: a list or tuple of ``str``, a NumPy array of strings, a pandas Series, a pyarrow array, a
-            column of a Hugging Face data set, or anything else that iterates over ``str``. Arrow columns are
-            hashed where they lie, without making Python strings.
+            column of a Hugging Face data set, or any other iterable of ``str``. Arrow columns are hashed
+            without making Python strings.
 
     Returns:
         uint8 array of shape (n, 32).
 
     Raises:
-        ItemError: an item is not text, or ``items`` is one text instead of many.
+        ItemError: an item is not text, or ``items`` is a single text.
 
     Example:
         >>> text_keys(["a", "b", "a"]).shape
@@ -53,7 +53,7 @@ def text_keys(items: object) -> Keys:
 
 
 def dataset_keys(dataset: Any, columns: Iterable[str] = FIELDS) -> Keys:
-    """Return the keys of a Hugging Face data set's items, of whichever of ``columns`` it has.
+    """Return the keys of a Hugging Face data set's items, from those ``columns`` that it has.
 
     Raises:
         ItemError: see :func:`field_keys`.
@@ -62,16 +62,16 @@ def dataset_keys(dataset: Any, columns: Iterable[str] = FIELDS) -> Keys:
 
 
 def dataset_fields(dataset: Any, names: Iterable[str] = FIELDS) -> dict[str, object]:
-    """Return the fields of a Hugging Face data set as :func:`field_keys` takes them, in their order there.
+    """Return the fields of a Hugging Face data set for :func:`field_keys`, in the order of its columns.
 
-    A model may read numbers and classes too, if a column of them is called like a field.
+    A column with the name of a field may also hold numbers or classes, and a model may read these.
 
     Args:
         dataset: the data set.
-        names: which of its columns, if it has them.
+        names: names of columns. The data set may lack some.
 
     Raises:
-        ItemError: the texts are numbers; see also :func:`dejavec.keys.media.stored_digests`.
+        ItemError: the column "text" holds numbers; see also :func:`dejavec.keys.media.stored_digests`.
     """
     columns: dict[str, object] = {}
     for name in dataset.column_names:
@@ -97,22 +97,23 @@ def dataset_fields(dataset: Any, names: Iterable[str] = FIELDS) -> dict[str, obj
 def field_keys(columns: Mapping[str, object]) -> Keys:
     """Return the keys of items that may have several fields.
 
-    Null fields and empty titles and instructions count as absent. What adds nothing is left out, so that
-    plain text keeps its plain key: a body equal to the text of an item without title, a query equal to the
-    text of an item without instruction. Of media and text the order counts, in which a model may read them.
+    Null fields and empty titles and instructions count as absent. Redundant fields are left out, so that
+    plain text keeps its plain key: a body that equals the text of an item without title, or a query that
+    equals the text of an item without instruction. The order of media and text counts, since a model may read them in
+    this order.
 
     Args:
         columns: field name (see :data:`FIELDS`) to column, all of one length. Texts are as for
-            :func:`text_keys`, media as for :func:`dejavec.keys.media.media_digest`, or a column of either as
-            its digests. A conversation is a JSON value: a list of ``{"role": …, "content": …}`` or of
+            :func:`text_keys`, media as for :func:`dejavec.keys.media.media_digest`. Either may be a column
+            of digests instead. A conversation is a JSON value: a list of ``{"role": …, "content": …}`` or of
             strings.
 
     Returns:
         uint8 array of shape (n, 32).
 
     Raises:
-        ItemError: an item has neither text nor media, a text is no text, or a medium has no key; a field is
-            not known; columns differ in length.
+        ItemError: an item has neither text nor media, a text is not a string, or a medium has no key; a field
+            is unknown; columns differ in length.
 
     Example:
         >>> plain = text_keys(["a"])
@@ -164,12 +165,12 @@ def field_keys(columns: Mapping[str, object]) -> Keys:
 
 
 def item_keys(items: Sequence[str | Mapping[str, Any]]) -> Keys:
-    """Return the keys of items given one by one: texts, or dicts as mteb has them.
+    """Return the keys of items in a list: texts, or dicts as in mteb.
 
-    Only the entries named in :data:`FIELDS` count; identifiers and labels are ignored.
+    Only the entries in :data:`FIELDS` count; identifiers and labels are ignored.
 
     Raises:
-        ItemError: an item is neither, has neither text nor media, or has a medium without a key.
+        ItemError: an item is neither text nor dict, has no text or media, or has a medium without a key.
 
     Example:
         >>> (item_keys([{"text": "a", "id": "7"}]) == text_keys(["a"])).all()
@@ -192,7 +193,7 @@ def item_keys(items: Sequence[str | Mapping[str, Any]]) -> Keys:
                 remedy="convert the item, or leave it out",
             )
         media = [name for name in row if name in MEDIA and row[name] is not None]
-        # Items that are read in one order make one group.
+        # Items with the same order of text and media form a group.
         order = tuple(name for name in row if name == "text" or name in media) if media else ("text",)
         groups.setdefault(order, []).append(position)
     keys = np.empty((len(rows), 32), np.uint8)
@@ -205,7 +206,7 @@ def item_keys(items: Sequence[str | Mapping[str, Any]]) -> Keys:
 
 
 def first_of_each(keys: Keys) -> NDArray[np.intp]:
-    """Return, for each of n keys, the position of the first that equals it; shape (n,).
+    """Return the position of the first equal key for each of n keys; shape (n,).
 
     Example:
         >>> first_of_each(text_keys(["a", "b", "a"]))
@@ -217,9 +218,9 @@ def first_of_each(keys: Keys) -> NDArray[np.intp]:
 
 
 def frozen(items: object) -> Any:
-    """Return ``items`` such that hashing and :func:`take` see the same texts, whatever is assigned meanwhile.
+    """Return a fixed form of ``items``, so that hashing and :func:`take` see the same texts.
 
-    Arrow data and columns of data sets stay, as nobody can change them; all else becomes a tuple.
+    Arrow data and columns of data sets are immutable and returned unchanged. Other items become a tuple.
     """
     if _is_table(items):
         raise ItemError(
@@ -254,7 +255,7 @@ def frozen(items: object) -> Any:
 
 
 def take(items: Any, positions: NDArray[np.intp]) -> list[str]:
-    """Return the texts at ``positions`` of what :func:`frozen` returned."""
+    """Return the texts at ``positions`` of a result of :func:`frozen`."""
     if isinstance(items, tuple):
         return [items[position] for position in positions.tolist()]
     if _is_arrow(items):
@@ -265,7 +266,7 @@ def take(items: Any, positions: NDArray[np.intp]) -> list[str]:
 def dataset_texts(dataset: Any, name: str) -> object:
     """Return a column of a Hugging Face data set as input for :func:`text_keys` or :func:`field_keys`.
 
-    Arrow buffers are used only if the data set would hand out the stored strings themselves.
+    Arrow buffers are used only if the data set returns the stored strings unchanged.
     """
     plain = dataset._format_type in (None, "numpy", "torch") and (
         dataset._format_columns is None or name in dataset._format_columns
@@ -278,7 +279,7 @@ def dataset_texts(dataset: Any, name: str) -> object:
 
 
 def _texts_of(items: Any) -> Texts:
-    """Bring any text input into one of two forms."""
+    """Convert any text input into one of two forms."""
     if isinstance(items, ArrowTexts):
         return items
     items = frozen(items)
@@ -298,7 +299,7 @@ def _digest(texts: Texts, *, lengths: Literal[False]) -> tuple[Keys, None]: ...
 @overload
 def _digest(texts: Texts, *, lengths: Literal[True], nullable: bool) -> tuple[Keys, NDArray[np.int64]]: ...
 def _digest(texts: Texts, *, lengths: bool, nullable: bool = False) -> tuple[Keys, NDArray[np.int64] | None]:
-    """Return keys and lengths in bytes, -1 for null; lengths only if asked for, null only if ``nullable``."""
+    """Return keys, and with ``lengths`` the lengths in bytes, -1 for null. Null needs ``nullable``."""
     if isinstance(texts, ArrowTexts):
         keys, sizes = texts.digest()
         if not nullable and len(nulls := np.flatnonzero(sizes < 0)):
@@ -326,7 +327,7 @@ def _utf8_length(text: str) -> int:
 
 
 def _field(name: str, column: Any, *, nullable: bool) -> tuple[Keys, NDArray[np.int64]]:
-    """Return the digests of one field and its lengths in bytes, -1 for null."""
+    """Return the digests of one field, and the lengths in bytes, -1 for null."""
     if name in MEDIA and not isinstance(column, Digests):
         column = media_digests(column)
     if isinstance(column, Digests):
@@ -336,7 +337,7 @@ def _field(name: str, column: Any, *, nullable: bool) -> tuple[Keys, NDArray[np.
 
 
 def _conversations(column: Any) -> tuple[str | None, ...]:
-    """Return each conversation as canonical JSON, None if there is none."""
+    """Return each conversation as canonical JSON; None if there is none."""
     turns = column.to_pylist() if _is_arrow(column) else column if _is_column(column) else frozen(column)
     try:
         return tuple(None if turn is None else canonical_json(turn) for turn in turns)
@@ -352,7 +353,7 @@ def _conversations(column: Any) -> tuple[str | None, ...]:
 def _drop_what_adds_nothing(
     fields: dict[str, tuple[Keys, NDArray[np.int64]]], addition: str, original: str
 ) -> None:
-    """Mark an empty addition absent, and where there is none, an original that equals the text."""
+    """Mark empty additions as absent. Mark originals as absent that equal the text and have no addition."""
     if addition in fields:
         sizes = fields[addition][1]
         sizes[sizes == 0] = -1
@@ -363,7 +364,7 @@ def _drop_what_adds_nothing(
 
 
 def _number_digests(column: Iterable[object]) -> Digests:
-    """Return digests of numbers, dates and the like, other than of any text."""
+    """Return digests of numbers, dates and the like. They differ from the digest of any text."""
     contents = [b"" if value is None else b"\xff" + repr(value).encode() for value in column]
     keys = b"".join(hashlib.sha256(content).digest() for content in contents)
     sizes = np.array([len(content) or -1 for content in contents], np.int64)

@@ -1,11 +1,11 @@
-"""Digests of images, audio and video: of their stored bytes where these are known, else of what was decoded.
+"""Digests of images, audio and video: of their stored bytes if these are known, otherwise of decoded content.
 
-Each kind of content has a label of its own in front, so that no two kinds ever share a digest:
+Each kind of content has a different label before it, so that no two kinds share a digest:
 
-    stored    bytes of a file, with the parameters by which a feature of a data set decodes them
-    encoded   bytes of a file that the model is given as they are
-    decoder   bytes of a file behind a decoder object, with how that decodes them
-    [...      a JSON list: what was decoded, with everything that says what its numbers mean
+    stored    bytes of a file, with the parameters of the data set feature that decodes them
+    encoded   bytes of a file that the model reads undecoded
+    decoder   bytes of a file in a decoder object, with the settings of the decoder
+    [...      a JSON list: decoded content, with everything that defines the meaning of its numbers
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LEAVE_OUT = "leave the item out, or mend it"
 _CONVERT = "convert it to a NumPy array"
 
 _NO_CONTENT = {"decode", "id", "_type", "num_ffmpeg_threads", "device"}
-"""Entries of a feature that do not change what it decodes."""
+"""Entries of a feature that do not change the decoded content."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Digest:
     """The digest of one item's medium.
 
     Attributes:
-        key: 32 bytes.
+        key: the digest, 32 bytes.
         size: length of the content in bytes.
     """
 
@@ -54,8 +54,8 @@ class Digests:
     """The digests of one field of n items.
 
     Attributes:
-        keys: uint8 of shape (n, 32).
-        sizes: length of each content in bytes, -1 where there is none; int64 of shape (n,).
+        keys: the digests, uint8 of shape (n, 32).
+        sizes: length of each content in bytes, -1 for none; int64 of shape (n,).
     """
 
     keys: NDArray[np.uint8]
@@ -63,19 +63,19 @@ class Digests:
 
 
 def stored_digests(dataset: Any, name: str) -> Digests | None:
-    """Return the digests of a data set's media by their stored bytes, decoding none.
+    """Return the digests of a data set's media from their stored bytes, without decoding.
 
-    Where the bytes lie in a file, its content counts, never its path.
+    If a row refers to a file, its content counts, never its path.
 
     Args:
         dataset: a Hugging Face data set.
         name: the column.
 
     Returns:
-        None if the data set would hand out something else than its feature decodes from these bytes.
+        None if a row of the data set is not what its feature decodes from these bytes.
 
     Raises:
-        ItemError: a row has neither bytes nor a file that can be read.
+        ItemError: a row has neither bytes nor a readable file.
     """
     datasets, pyarrow = sys.modules["datasets"], sys.modules["pyarrow"]
     feature = dataset.features[name]
@@ -89,7 +89,7 @@ def stored_digests(dataset: Any, name: str) -> Digests | None:
     if column.type != feature.pa_type:
         return None
     places = [column.type.get_field_index(part) for part in ("bytes", "path")]
-    # Flattened, a row that is null is null in both parts.
+    # After flattening, both parts of a null row are null.
     contents, paths = ([chunk.flatten()[place] for chunk in column.chunks] for place in places)
     digests, sizes = ArrowTexts(contents, indices).digest()
     without_bytes = np.flatnonzero(sizes < 0)
@@ -115,10 +115,10 @@ def stored_digests(dataset: Any, name: str) -> Digests | None:
 
 
 def media_digests(column: Iterable[Any]) -> Digests:
-    """Return the digests of media as :func:`media_digest` makes them, one at a time; None is absent.
+    """Return the :func:`media_digest` of each medium; None counts as absent.
 
     Raises:
-        ItemError: see there; the message names the position.
+        ItemError: see :func:`media_digest`; the message names the position.
     """
     keys, sizes = bytearray(), []
     for position, value in enumerate(column):
@@ -132,15 +132,15 @@ def media_digests(column: Iterable[Any]) -> Digests:
 
 
 def media_digest(value: Any) -> Digest:
-    """Return the digest of one image, audio or video as a model is given it.
+    """Return the digest of one image, audio or video, in the form that a model reads.
 
     Args:
-        value: a PIL image, an array or tensor, a decoder of torchcodec, bytes, the dict of bytes and path
-            that data sets hand out undecoded, or lists and dicts of these and of numbers, such as samples and
-            rate of audio. A :class:`Digest` is returned as it is.
+        value: a PIL image, an array or tensor, a decoder of torchcodec, bytes, or the dict of bytes and path
+            of an undecoded data set. Or lists and dicts of these and of numbers, such as samples and rate of
+            audio. A :class:`Digest` is returned unchanged.
 
     Raises:
-        ItemError: nothing tells this content from other content.
+        ItemError: the content has no stable form.
 
     Example:
         >>> samples = np.zeros(8, np.float32)
@@ -181,7 +181,7 @@ def media_digest(value: Any) -> Digest:
 
 def _of_image(image: Any) -> Digest:
     if getattr(image, "n_frames", 1) > 1:
-        # Reading the other frames would move the caller's image to them.
+        # To read other frames would change the current frame of the caller's image.
         raise ItemError(
             _WHERE,
             expected="an image of one frame",
@@ -218,7 +218,7 @@ def _of_audio_decoder(decoder: Any) -> Digest:
         samples = decoder.get_all_samples()
         data = media_digest(samples.data)
         return _joined(["audio", samples.sample_rate, samples.pts_seconds], [data])
-    # What the decoder was asked for is not all in its attributes: the first samples tell the channels.
+    # The attributes of the decoder do not contain all of its settings; the first samples show the channels.
     start = decoder.metadata.begin_stream_seconds or 0.0
     first = decoder.get_samples_played_in_range(start, start + 0.01)
     if not first.data.numel():
@@ -236,7 +236,7 @@ def _of_video_decoder(decoder: Any) -> Digest:
             for frame in frames
         ]
         return _joined(["video", metadata.average_fps, metadata.duration_seconds], parts)
-    # Of a decoder's settings only the exact positions of frames show in its metadata.
+    # The metadata show only one setting of the decoder: whether it seeks exactly.
     exact = metadata.num_frames_from_content is not None
     label = [decoder.stream_index, exact, list(decoder.get_frame_at(0).data.shape)]
     return _of_encoded(f"decoder video {canonical_json(label)}", encoded)
@@ -247,7 +247,7 @@ def _of_list(values: list[Any] | tuple[Any, ...]) -> Digest:
     while isinstance(first, list | tuple) and len(first):
         first = first[0]
     if isinstance(first, bool | int | float):
-        # A list of samples: as an array, unless it holds other things too.
+        # A list of samples is hashed as an array, unless it also holds other values.
         try:
             return _of_array("list", np.asarray(values))
         except (ItemError, ValueError):
@@ -256,7 +256,7 @@ def _of_list(values: list[Any] | tuple[Any, ...]) -> Digest:
 
 
 def _of_dict(values: Mapping[Any, Any]) -> Digest:
-    # Where the samples were read from is no part of them.
+    # The path of decoded samples does not count.
     names = [name for name in values if not (name == "path" and "array" in values)]
     if not all(isinstance(name, str) for name in names):
         raise ItemError(
@@ -267,7 +267,7 @@ def _of_dict(values: Mapping[Any, Any]) -> Digest:
 
 
 def _of_encoded(label: str, encoded: Mapping[str, Any]) -> Digest:
-    """Return the digest of a ``{"bytes", "path"}``, equal to that of a stored one with this label."""
+    """Return the digest of a ``{"bytes", "path"}``: the same as for a stored medium with this label."""
     content = encoded["bytes"]
     if content is None:
         digest, size = _of_file(encoded["path"])
@@ -278,7 +278,7 @@ def _of_encoded(label: str, encoded: Mapping[str, Any]) -> Digest:
 
 
 def _of_file(path: str | None) -> tuple[bytes, int]:
-    """Return SHA-256 and length of a file's content; data sets know files in archives and on servers too."""
+    """Return SHA-256 and length of a file's content. The file may be in an archive or on a server."""
     if path is None:
         raise ItemError(_WHERE, expected="bytes or a file", found="neither", remedy=_LEAVE_OUT)
     utilities: Any = sys.modules.get("datasets.utils.file_utils")
@@ -289,7 +289,7 @@ def _of_file(path: str | None) -> tuple[bytes, int]:
             while block := file.read(1 << 20):
                 digest.update(block)
                 size += len(block)
-    except Exception as error:  # Servers raise what their clients please.
+    except Exception as error:  # Clients of servers may raise anything.
         raise ItemError(
             _WHERE, expected="a file", found=f"none that can be read: {error}", remedy=_LEAVE_OUT
         ) from None
@@ -320,4 +320,4 @@ _LIBRARIES: tuple[tuple[str, str, Callable[[Any], Digest]], ...] = (
     ("torchcodec.decoders", "AudioDecoder", _of_audio_decoder),
     ("torchcodec.decoders", "VideoDecoder", _of_video_decoder),
 )
-"""Module, class and digest of objects whose library, if not loaded, cannot have made them."""
+"""Module, class and digest function. If a module is not loaded, no object of the class exists."""

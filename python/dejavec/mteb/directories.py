@@ -1,4 +1,4 @@
-"""Names of tasks and settings as names of directories."""
+"""Directory names for tasks and settings."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from dejavec.identity.fingerprint import sha256_of
 
 _LONGEST = 242
-"""Bytes of a name: with the 13 that a sibling directory adds, within the 255 that file systems allow."""
+"""The most bytes of a name. File systems allow 255, and a sibling directory adds 13."""
 
 _KEPT = 160
-"""Bytes that are kept of a longer name, before its digest."""
+"""Bytes of a longer name that are kept before its digest."""
 
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f%/\\:*?"<>|\ud800-\udfff]|[. ]\Z')
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|\Z)", re.IGNORECASE)
 
 
 def safe_name(name: str) -> str:
-    """Return a name that is one directory, here and on other systems; a plain name stays itself.
+    """Return a name that is valid as one directory on all systems. Plain names do not change.
 
-    Separators, control characters and the like become ``%`` and their hex digits, as do the first letter of a
+    Separators, control characters and the like become ``%`` and their hex digits. So do the first letter of a
     device name and a final dot or space. Names too long for a file system are cut and get a digest.
 
     Example:

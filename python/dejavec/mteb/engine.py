@@ -1,4 +1,4 @@
-"""How mteb's calls become vectors: identity, place, fill, check."""
+"""The steps from a call of mteb to its vectors: identity, place, fill, check."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from dejavec.support.warn import warn
 from dejavec.vectors.arrays import Rows, from_rows, to_rows
 
 _QUANTISED_HERE = frozenset({"int8", "uint8", "binary", "ubinary"})
-"""What sentence-transformers makes of float vectors after the last batch."""
+"""Precisions that sentence-transformers makes from float vectors after the last batch."""
 
 
 class Engine:
     """Serves the ``encode`` calls of one model from caches below one directory.
 
     Args:
-        source: the model, or how it is built.
-        settings: where the caches lie, and how they are filled.
+        source: the model.
+        settings: the settings of the wrapper.
 
     Attributes:
         source: the model.
@@ -72,17 +72,17 @@ class Engine:
 
     @property
     def totals(self) -> Counts:
-        """What all calls so far have found, added up."""
+        """The sum of the counts of all calls so far."""
         return self._totals
 
     @property
     def model_name(self) -> str:
-        """The model's name as a directory of its vectors may have it."""
+        """The name of the model, for the name of a directory."""
         return self._identity.model_name
 
     @property
     def call_dependent(self) -> bool:
-        """Whether the model's vectors depend on what else is in the call."""
+        """Whether a vector depends on the other items of the call."""
         return self.settings.call_dependent or self.source.profile().call_dependent
 
     def encode(self, inputs: Any, arguments: dict[str, Any]) -> Any:
@@ -93,12 +93,11 @@ class Engine:
             arguments: all other arguments of the model's ``encode``.
 
         Returns:
-            The vectors (n, dim) as the model returns them; what the model returns if the call cannot be
-            cached.
+            The vectors (n, dim) as the model returns them, or its result if the call cannot be cached.
 
         Raises:
             DejavecError: as :meth:`dejavec.CachedEmbeddingWrapper.encode` says.
-            Exception: whatever the model raises.
+            Exception: the model's own exception.
         """
         try:
             self._known_kind()
@@ -107,7 +106,7 @@ class Engine:
             try:
                 return self._encode(items, arguments)
             except ModelChangedError:
-                return self._encode(items, arguments)  # It is built by now, and asked itself.
+                return self._encode(items, arguments)  # The model is built now.
         except UncacheableError as error:
             uncacheable = error
         self._warn_once(uncacheable)
@@ -116,15 +115,15 @@ class Engine:
         return self.source.model.encode(inputs, **arguments)
 
     def place(self, kind: Kind, look: Look, arguments: Mapping[str, Any]) -> Place:
-        """Return directory and identity of a call's vectors.
+        """Return directory and identity for the vectors of a call.
 
         Args:
             kind: see :func:`dejavec.mteb.model.identity.encoder_kind`.
-            look: what the model is.
-            arguments: all arguments of ``encode`` but the loader.
+            look: the look at the model.
+            arguments: all arguments of ``encode`` except the loader.
 
         Raises:
-            UncacheableError: nothing stable tells these vectors from others.
+            UncacheableError: an argument or setting has no stable form.
         """
         meta = self.source.mteb_model_meta
         settings = dict(getattr(meta, "experiment_kwargs", None) or {})
@@ -148,23 +147,23 @@ class Engine:
             raise UncacheableError("an argument or setting cannot be told from others", str(error)) from None
 
     def using(self, place: Place) -> AbstractContextManager[Any]:
-        """Open the cache of a place, for as long as the context lasts.
+        """Open the cache of a place for the time of the context.
 
         Raises:
-            IdentityMismatchError: the directory holds another model's vectors, and that is to raise.
+            IdentityMismatchError: the directory has another identity, with ``on_mismatch="raise"``.
         """
         return self._places.using(place)
 
     def close(self) -> None:
-        """Release all caches; a later :meth:`encode` opens them again."""
+        """Close all caches; a later :meth:`encode` opens them again."""
         self._places.close()
 
     def _encode(self, items: Items, arguments: dict[str, Any]) -> Any:
-        """Do what :meth:`encode` does, for calls that can be cached.
+        """Return the vectors of a call that can be cached.
 
         Raises:
-            UncacheableError: this one cannot.
-            ModelChangedError: the model is built now, and is another than it was known to be.
+            UncacheableError: the call cannot be cached.
+            ModelChangedError: the model was built in this call, and differs from its record.
         """
         kind = self._known_kind()
         if len(items) == 0:
@@ -198,7 +197,7 @@ class Engine:
         return from_rows(filled.vectors, filled.output)
 
     def _known_kind(self) -> Kind:
-        """Return how much is known of the model's ``encode``.
+        """Return which ``encode`` the model has.
 
         Raises:
             UncacheableError: no vectors of this model can be cached.
@@ -214,7 +213,7 @@ class Engine:
     def _fill(
         self, place: Place, look: Look, items: Items, keys: Keys, *, kind: Kind, arguments: dict[str, Any]
     ) -> Filled:
-        """Have the model encode what is missing, and some of what is not where that is in doubt."""
+        """Have the model encode the misses, and some hits to compare, if they are not proven."""
         source = self.source
         shown = None if arguments.get("show_progress_bar", True) else False
         settings = replace(self.settings.filling, progress=shown)
@@ -250,7 +249,7 @@ class Engine:
     def _fill_from(
         self, cache: Any, store: VectorStore, call: Callable[[Any], ModelCall], keys: Keys, task: str
     ) -> Filled:
-        """Fill from the directory that serves a call, and spot-check it."""
+        """Fill from the chosen directory, and spot-check it."""
 
         def name(position: int) -> str:
             return f"item {position} of {task}"
@@ -285,7 +284,7 @@ class Engine:
 
 
 class _Watched:
-    """A model of which each ``encode`` is watched for what it changes in the model."""
+    """A model that runs each ``encode`` in a context, which records the values that it changes."""
 
     def __init__(self, model: Any, encoding: Callable[[], AbstractContextManager[None]]) -> None:
         self.model = getattr(model, "model", None)
@@ -293,7 +292,7 @@ class _Watched:
         self._encoding = encoding
 
     def encode(self, inputs: Any, **arguments: Any) -> Any:
-        """Do what the model's ``encode`` does."""
+        """Return the result of the model's ``encode``."""
         with self._encoding():
             return self._whole.encode(inputs, **arguments)
 

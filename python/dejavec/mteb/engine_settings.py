@@ -1,4 +1,4 @@
-"""The settings of one wrapper for mteb: checked once, then the same for all its calls."""
+"""The settings of one wrapper for mteb. They are checked once, and do not change."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from dejavec.support.paths import local_directory
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """What :class:`dejavec.CachedEmbeddingWrapper` is given besides the model; see there for each.
+    """The settings of :class:`dejavec.CachedEmbeddingWrapper`, which documents each of them.
 
     Raises:
-        ValueError: a setting is none of its allowed values.
-        TypeError: a setting is of another type.
+        ValueError: a setting has a value that is not allowed.
+        TypeError: a setting has the wrong type.
     """
 
     cache_path: Path
@@ -67,7 +67,7 @@ class EngineSettings:
 
     @property
     def filling(self) -> FillSettings:
-        """What each call is filled by, but for its progress bar."""
+        """The settings of each call, except its progress bar."""
         return FillSettings(
             chunk_rows=self.chunk_rows,
             chunk_seconds=self.chunk_seconds,
@@ -77,12 +77,12 @@ class EngineSettings:
 
     @property
     def confirming(self) -> Confirming | None:
-        """How the model is asked; None: the user answers for it, so nothing is asked or noted."""
+        """How the model is asked; None: the user answers for it, so nothing is asked or recorded."""
         items = KNOWN_ITEMS if self.confirm is None else self.confirm
         confirming = Confirming(items, self.confirm_tolerance, self.on_unconfirmed)
         return None if self.confirm is None and self.model_name is not None else confirming
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments that make these settings again, the path as text."""
+        """Return the arguments that make equal settings, with the path as text."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         return {**given, "cache_path": str(self.cache_path)}

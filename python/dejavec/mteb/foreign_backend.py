@@ -1,7 +1,7 @@
-"""Another library's backend of mteb's cache in the place of ours, with what it lacks: whose vectors it holds.
+"""A cache backend of another library in place of ours, with a record of the identity that it lacks.
 
-Such a backend maps items to float32 vectors and knows no model. So each identity has a directory of its own,
-beside which a small file says what was stored there, and in which form the model returned it.
+Such a backend maps items to float32 vectors, and does not know the model. So each identity has a separate
+directory. A small file beside it records the identity, and the form in which the model returned vectors.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 _METHODS = ("add", "get_vector", "save", "load", "close", "__contains__")
 _MARK = "dejavec:"
-"""Begins the text that stands for an item in a backend that hashes texts."""
+"""The prefix of a text that replaces an item, in a backend that hashes texts."""
 
 
 def is_backend(backend: object) -> bool:
-    """Return whether this is a class with the methods that mteb asks of a backend."""
+    """Return whether this is a class with the methods that mteb needs in a backend."""
     return isinstance(backend, type) and all(callable(getattr(backend, name, None)) for name in _METHODS)
 
 
 def not_kept(vectors: Any) -> str | None:
-    """Say why a backend that keeps float32 cannot hold these vectors as they are; None if it can."""
+    """Return why a float32 backend cannot hold these vectors exactly; None if it can."""
     reason = not_dense(vectors)
     if reason is None and str(vectors.dtype).removeprefix("torch.") not in FLOAT32_HOLDS:
         reason = f"the backend keeps float32, which does not hold {vectors.dtype}"
@@ -52,19 +52,19 @@ class ForeignCache:
     """A backend with the vectors of one identity, in ``<path>@<12 hex>``, described by a file beside it.
 
     Args:
-        path: where our own cache would lie.
+        path: the directory that a cache of ours would have.
         backend: the class of the backend.
-        identity: whose vectors these are.
-        shared: as in ``EmbeddingCache``, for the directory; what the backend makes in it is its own affair.
-        allow_network: accepted for the sake of our own caches.
+        identity: the identity of the vectors.
+        shared: as in ``EmbeddingCache``, for the directory. The backend's files do not follow it.
+        allow_network: ignored; our own caches have it.
 
     Attributes:
-        path: the backend's directory.
-        container: None: how the backend keeps its vectors is its own affair.
-        output: the kind of array that the model returns, None before the first vector.
-        dtype: that of :func:`dejavec.vectors.arrays.to_rows`, None before the first vector.
-        dim: numbers in a vector, None before the first vector.
-        proofs: for which descriptions of the model the vectors are proven.
+        path: the directory of the backend.
+        container: None, since the backend chooses its file format.
+        output: the array kind; None before the first vector.
+        dtype: the dtype of :func:`dejavec.vectors.arrays.to_rows`; None before the first vector.
+        dim: numbers in a vector; None before the first vector.
+        proofs: the proven descriptions.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class ForeignCache:
         self._warned = False
         self.in_flight = InFlight.of(self.path)
         self._read_record()
-        # Without the file beside it, nobody knows whose vectors a directory has.
+        # Without the file beside it, the identity of a directory is unknown.
         self._is_lost = self.dim is None and self.path.is_dir() and any(self.path.iterdir())
         _core.make_directories(str(self.path), shared=shared)
         self._backend = backend(self.path)
@@ -101,20 +101,20 @@ class ForeignCache:
         return self.dim is None and not self._is_lost
 
     def get(self, item: dict[str, str]) -> NDArray[np.float32] | None:
-        """Return the vector (dim,) of an item; None if there is none that can have been stored."""
+        """Return the vector (dim,) of an item; None if there is none, or it is invalid."""
         vector = self._backend.get_vector(item)
         if vector is None:
             return None
         array = np.asarray(vector, np.float32)
-        # Vectors that are not finite are never stored.
+        # We never store vectors that are not finite.
         return array if array.shape == (self.dim,) and np.isfinite(array).all() else None
 
     def add(self, items: list[dict[str, str]], rows: Rows, output: Output) -> int:
-        """Add the vectors (n, dim) of different items, and see whether the backend has them; return how many.
+        """Add the vectors (n, dim) of different items, check that the backend has them, and return how many.
 
         Raises:
-            VectorsError: they do not fit those that are held.
-            StorageError: the backend raised, or returns other vectors than it was given.
+            VectorsError: the vectors do not fit the stored ones.
+            StorageError: the backend raised, or returns other vectors than it got.
         """
         self._write_record(rows, output)
         wanted = rows.astype(np.float32)
@@ -141,7 +141,7 @@ class ForeignCache:
         return len(new)
 
     def warn_once(self, message: str) -> None:
-        """Warn, unless this cache did before."""
+        """Warn, unless this cache has warned before."""
         if not self._warned:
             self._warned = True
             warn(f"{self.path}: {message}")
@@ -165,15 +165,15 @@ class ForeignCache:
                 self.path, expected=expected, found=found, remedy="use another cache_path"
             )
         if "output" not in record:
-            return  # Its first vectors are being made.
+            return  # The model is making the first vectors.
         self.output = Output.from_json(record["output"])
         self.dtype, self.dim = np.dtype(record["dtype"]), record["dim"]
 
     def _update_record(self, change: Change) -> None:
-        """Replace the record by what a function makes of it.
+        """Apply a change to the record.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the record cannot be written.
         """
         with locked(self._record):
             found = read_record(self._record)
@@ -198,18 +198,18 @@ class ForeignCache:
 
 
 def foreign_path(path: Path, backend: type[Any], identity: Mapping[str, Any]) -> Path:
-    """Return the directory of a backend with the vectors of an identity, where ours would lie at ``path``."""
+    """Return the directory of a backend for an identity, if the directory of our cache would be ``path``."""
     name = f"{backend.__module__}.{backend.__qualname__}"
     return sibling(path, {"identity": compared(identity), "backend": name})
 
 
 def foreign_record(path: Path, backend: type[Any], identity: Mapping[str, Any]) -> Path:
-    """Return the file that says what is stored in such a directory."""
+    """Return the file that records the identity of such a directory."""
     return _record_beside(foreign_path(path, backend, identity))
 
 
 def foreign_identities(path: Path, backend: type[Any]) -> Iterator[dict[str, Any]]:
-    """Yield the identities of what this kind of backend stores where ours would lie at ``path``."""
+    """Yield the identities that this backend has stored, if the directory of our cache would be ``path``."""
     name = f"{backend.__module__}.{backend.__qualname__}"
     for found in sorted(path.parent.glob(f"{glob.escape(path.name)}@*.json")):
         record = read_record(found)
@@ -226,12 +226,12 @@ def _essence(record: Mapping[str, Any]) -> str:
 
 
 class ForeignCall:
-    """A backend as :func:`dejavec.fill.fill` asks it in one call: by keys.
+    """A backend as the store of one call of :func:`dejavec.fill.fill`, with look-up by key.
 
     Args:
         cache: the backend.
-        keys: of all items of the call.
-        items: those.
+        keys: the keys of all items of the call.
+        items: the items.
     """
 
     def __init__(self, cache: ForeignCache, keys: Keys, items: Items) -> None:
@@ -243,7 +243,7 @@ class ForeignCall:
 
     @property
     def output(self) -> Output | None:
-        """The kind of array that the model returns."""
+        """The array kind."""
         return self._cache.output
 
     @property
@@ -257,23 +257,23 @@ class ForeignCall:
         return self._cache.dim
 
     def refresh(self) -> int:
-        """Learn of nothing: the backend knows of no other process."""
+        """Do nothing, since the backend does not see other processes; return 0."""
         return 0
 
     def partition(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Do what ``KeyedCache.partition`` does; a row is 0 where the backend has one."""
+        """Do what ``KeyedCache.partition`` does. The row number of every hit is 0."""
         first = first_of_each(keys).astype(np.int64)
         rows = self.lookup(keys)
         return rows, np.where(rows < 0, first, np.arange(len(keys)))
 
     def lookup(self, keys: Keys) -> NDArray[np.int64]:
-        """Do what ``KeyedCache.lookup`` does; a row is 0 where the backend has one."""
+        """Do what ``KeyedCache.lookup`` does. The row number of every hit is 0."""
         return np.array([-1 if self._get(key.tobytes()) is None else 0 for key in keys], np.int64)
 
     def gather(
         self, keys: Keys, rows: NDArray[np.int64], *, as_returned: bool = False
     ) -> tuple[Rows, list[int]]:
-        """Return the vectors (n, dim) of keys, and the positions of those that the backend has not."""
+        """Return the vectors (n, dim) of keys, and the positions of keys that the backend lacks."""
         del as_returned
         vectors = np.zeros((len(keys), self.dim or 0), self.dtype or np.float32)
         lost = []
@@ -286,12 +286,12 @@ class ForeignCall:
         return vectors, lost
 
     def append(self, keys: Keys, rows: Rows, output: Output, seen: NDArray[np.int64] | None) -> int:
-        """Add rows for different keys that the backend has not."""
+        """Add rows for different keys that the backend lacks."""
         del seen
         return self._cache.add([self._item(key.tobytes()) for key in keys], rows, output)
 
     def _get(self, key: bytes) -> NDArray[np.float32] | None:
-        # The second look-up of a call finds what the first has found, or what was added since.
+        # Only hits are remembered, so a later look-up also finds vectors that were added since.
         if self.dim is not None and key not in self._found:
             vector = self._cache.get(self._item(key))
             if vector is not None:
@@ -304,14 +304,14 @@ class ForeignCall:
 
 
 def _plain_texts(keys: Keys, items: Items) -> Iterator[tuple[bytes, str]]:
-    """Yield key and text of each item that is no more than its text, and that any backend can hash."""
+    """Yield key and text of each plain text that any backend can hash."""
     if not items.text_only or len(items) == 0:
         return
     texts = [str(text) for text in items.loader(np.arange(len(items))).dataset["text"]]
     plain = (text_keys(texts) == keys).all(axis=1)
     for position in np.flatnonzero(plain).tolist():
         text = texts[position]
-        # The mark is ours, so a text that begins with it goes by its key.
+        # A text that begins with the prefix is stored under its key instead.
         if not text.startswith(_MARK) and (text.isascii() or _is_unicode(text)):
             yield keys[position].tobytes(), text
 

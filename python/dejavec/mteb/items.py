@@ -1,4 +1,4 @@
-"""The items of one encode call: their order, their keys, and loaders over some of them."""
+"""The items of one ``encode`` call: their order, their keys, and loaders over some of them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from dejavec.keys.media import MEDIA, media_digest
 from dejavec.support.canonical import canonical_json
 
 Positions = NDArray[np.intp]
-"""Positions in the items of one call, shape (k,)."""
+"""Positions among the items of one call, shape (k,)."""
 
 
 class UncacheableError(Exception):
-    """A call that must go to the model as it is. Never leaves the wrapper.
+    """The call cannot be cached, so the wrapper passes it to the model. Never leaves the wrapper.
 
     Attributes:
-        vectors: what the model returned for the whole call, if it was asked already.
+        vectors: the model's result for the whole call, if it ran already.
     """
 
     concerns_own_call = True
-    """Calls that wait for the same items are not told: their own items may be others."""
+    """Callers that wait for the same items do not get this error, since their calls may differ."""
 
     def __init__(self, reason: str, detail: str = "", vectors: Any = None) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -39,12 +39,12 @@ class UncacheableError(Exception):
 
 
 class RowsView:
-    """Some rows of a data set that cannot select them itself; all else is asked of the data set.
+    """Some rows of a data set without ``select``. Other attributes come from the data set.
 
     Args:
-        rows: where the rows are read.
+        rows: the object with the rows.
         positions: which rows, in order.
-        dataset: who answers for other attributes, such as ``features``.
+        dataset: the object with other attributes, such as ``features``.
     """
 
     def __init__(self, rows: Any, positions: Positions, dataset: Any) -> None:
@@ -59,21 +59,21 @@ class RowsView:
         if isinstance(key, str):
             return [row[key] for row in self]
         row = self._rows[int(self._positions[key])]
-        # Models decode what a row holds in its place, and the rows of a stream are handed out more than once.
+        # Copied, since models decode values in place, and rows of a stream are handed out several times.
         return copy(row) if isinstance(row, dict) else row
 
     def __iter__(self) -> Iterator[Any]:
         return (self[position] for position in range(len(self)))
 
     def __getattr__(self, name: str) -> Any:
-        # Private names too: a loader that found the data set's `__getitems__` would read rows of that.
+        # With the data set's `__getitems__`, a loader would read the wrong rows.
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._dataset, name)
 
 
 class Items:
-    """What one call of ``encode`` is to encode, in the order in which its loader hands it out.
+    """The items of one call of ``encode``, in the order of its loader.
 
     The caller's loader and data set are only read.
 
@@ -82,13 +82,12 @@ class Items:
         extra_fields: columns besides mteb's own that the model reads.
 
     Attributes:
-        inputs: a loader that hands out just these items: the caller's own, unless that may be read only once
-            or would bring another order now.
-        text_only: whether no item may have an image, audio or video; known once :meth:`keys` was called.
+        inputs: a loader over these items. It is the caller's loader, unless that can be read only once or
+            would now give another order.
+        text_only: whether no item can have an image, audio or video; known after :meth:`keys`.
 
     Raises:
-        UncacheableError: items like these have no key, or nobody but the loader can bring them in order.
-            Nothing was read or drawn then.
+        UncacheableError: such items have no key, or only the loader knows their order. Nothing was read then.
     """
 
     def __init__(self, inputs: Any, extra_fields: Sequence[str]) -> None:
@@ -118,7 +117,7 @@ class Items:
         return len(self._order)
 
     def is_whole(self, positions: Positions) -> bool:
-        """Return whether these are all items in order, which ``inputs`` hands out."""
+        """Return whether these are all items in order, as in ``inputs``."""
         return np.array_equal(positions, np.arange(len(self)))
 
     def keys(self) -> Keys:
@@ -136,7 +135,7 @@ class Items:
             raise UncacheableError("an item has no key", str(error)) from None
 
     def loader(self, positions: Positions) -> Any:
-        """Return a new loader over the items at ``positions``, with the settings of the caller's."""
+        """Return a new loader over the items at ``positions``, with the settings of the caller's loader."""
         from torch.utils.data import DataLoader
 
         settings, rows = self._settings, self._order[positions]
@@ -151,20 +150,20 @@ class Items:
         )
 
     def text_lengths(self, positions: Positions) -> NDArray[np.int64]:
-        """Return the number of characters of each item's text (k,); zeros if not all is text."""
+        """Return the number of characters of each item's text (k,); zeros if some items are not text."""
         if not self.text_only:
             return np.zeros(len(positions), np.int64)
         return np.fromiter(map(len, self.texts(positions)), np.int64, len(positions))
 
     def texts(self, positions: Positions) -> Sequence[str]:
-        """Return the text of each item (k,), all of which have one."""
+        """Return the text of each item (k,). All items must have one."""
         rows = self._order[positions]
         if self._selects():
             return list(self._rows.select(rows)["text"])
         return [self._rows[int(row)]["text"] for row in rows]
 
     def _sample(self) -> Positions:
-        """Draw the order once, as the caller's loader would have drawn it."""
+        """Draw the order once, in the same way as the caller's loader."""
         from torch.utils.data import DataLoader
 
         batches = DataLoader(
@@ -183,7 +182,7 @@ class Items:
         return np.arange(self._full(len(self._rows)))
 
     def _full(self, count: int) -> int:
-        """Return how many of ``count`` rows come in the batches that the loader hands out."""
+        """Return how many of ``count`` rows are in the batches of the loader."""
         batch_size = self._settings.batch_size
         return count // batch_size * batch_size if self._settings.drop_last else count
 
@@ -192,7 +191,7 @@ class Items:
         return int(self._settings.batch_size or getattr(sampler, "batch_size", None) or 1)
 
     def _selects(self) -> bool:
-        """Return whether rows come from a Hugging Face data set that hands out its columns as they are."""
+        """Return whether rows come from a Hugging Face data set with unchanged columns."""
         datasets = sys.modules.get("datasets")
         return (
             datasets is not None
@@ -201,7 +200,7 @@ class Items:
         )
 
     def _keys_of_columns(self) -> Keys:
-        """Return the keys of all rows of a data set, in its order."""
+        """Return the keys of all rows of a data set, in row order."""
         dataset = self._rows
         shown = set(dataset.column_names)
         if dataset._format_columns is not None and not dataset._output_all_columns:
@@ -216,7 +215,7 @@ class Items:
         )
 
     def _keys_of_rows(self) -> Keys:
-        """Return the keys of the items, which are read one by one only for that."""
+        """Return the keys of the items, which are read one by one."""
         rows: list[dict[str, Any]] = []
         extra: dict[str, list[Any]] = {}
         for count, position in enumerate(self._order):
@@ -224,7 +223,7 @@ class Items:
             if not isinstance(row, Mapping):
                 raise UncacheableError(f"items are {type(row).__name__}, not dicts")
             self._note_media(row)
-            # Of media only digests are kept: decoded, those of a whole call may not fit in memory.
+            # Only digests of media are kept: the decoded media of a whole call may not fit in memory.
             rows.append(
                 {
                     name: media_digest(value) if name in MEDIA and value is not None else value
@@ -245,7 +244,7 @@ class Items:
             self.text_only = False
 
     def _with_extra_fields(self, keys: Keys, columns: Mapping[str, Any]) -> Keys:
-        """Return the keys of items that have these columns too.
+        """Return the keys of items that also have these columns.
 
         Raises:
             TypeError: a value has no stable form.

@@ -19,7 +19,7 @@ from dejavec.mteb.timed_loader import Pace, Timer, timed
 from dejavec.vectors.arrays import Output, Rows
 
 _DEFAULT_BATCH = 32
-"""What sentence-transformers takes if it is given no batch size."""
+"""The default batch size of sentence-transformers."""
 
 NOT_DENSE = "the model's output is no dense 2-D array"
 
@@ -27,20 +27,20 @@ _TORCH_NUMBERS = re.compile(r"torch\.(float(16|32|64)|bfloat16|u?int(8|16|32|64)
 
 
 class ModelCall:
-    """Asks the model for the vectors of some of a call's items.
+    """Has the model encode some items of a call.
 
     Args:
-        model: returns the model, which may have to be built for it.
-        kind: how much is known of the model's ``encode``.
+        model: returns the model, and builds it if necessary.
+        kind: which ``encode`` the model has.
         items: all items of the call.
         arguments: the caller's arguments besides the loader.
-        settings: of the call.
-        pace: what is known of the model's way through a loader.
+        settings: the settings of the call.
+        pace: whether calls of the model can be cut short.
         divides: whether the model divides each call among processes, so that its batches depend on all items.
-        refusal: says why vectors cannot be stored, None if they can.
+        refusal: returns why vectors cannot be stored; None if they can.
 
     Attributes:
-        settings: of the call, with the model's batches where they are known.
+        settings: the settings of the call, with the model's batch size if that is known.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class ModelCall:
         )
 
     def order(self, misses: Positions) -> Positions:
-        """Sort as sentence-transformers sorts a call: its batches are the same if that is cut into chunks."""
+        """Sort items as sentence-transformers does, so that chunks have the batches of the whole call."""
         first = self._batch_rows if self.settings.chunk_seconds is not None else self.settings.chunk_rows
         if self._batch_rows is None or first is None or len(misses) <= first:
             return misses
         inner = self._model().model
-        # All items are sorted, not only the misses: where an interrupted call goes on, texts of equal length
-        # must lie as they lay before.
+        # All items are sorted, not only the misses. So texts of equal length keep their order if an
+        # interrupted call is continued.
         self._lengths = self._items.text_lengths(np.arange(len(self._items)))
         order = np.argsort(-self._lengths)
         self._interleaves = getattr(inner, "_can_flatten_inputs", bool)()
@@ -94,10 +94,10 @@ class ModelCall:
         return order[missing[order]]
 
     def encode(self, positions: Positions) -> Any:
-        """Return the vectors (k, dim) of the items at these positions, as the model made them.
+        """Return the model's vectors (k, dim) of the items at these positions.
 
         Raises:
-            UncacheableError: they cannot be stored.
+            UncacheableError: the vectors cannot be stored.
         """
         if self._items.is_whole(positions):
             vectors = self._model().encode(self._items.inputs, **self._arguments)
@@ -107,8 +107,8 @@ class ModelCall:
             return vectors
         places = None
         if self._lengths is not None:
-            # The model sorts the chunk again, and may move texts of equal length into another batch. Where it
-            # moves each one is known, so each is put where it will be moved from.
+            # The model sorts the chunk again, and may move texts of equal length into another batch. So the
+            # chunk is permuted first, such that the model's sort restores our order.
             places = np.argsort(-self._lengths[positions])
             given = np.empty_like(positions)
             given[places] = positions
@@ -120,11 +120,11 @@ class ModelCall:
         return vectors if places is None or len(vectors) != len(places) else vectors[places]
 
     def encode_in_time(self, positions: Positions) -> Any:
-        """Do what :meth:`encode` does, as :func:`dejavec.fill.fill` wants it: in pieces that are stored.
+        """Encode items, and return in time for the next commit.
 
         Returns:
             The vectors (k, dim); :class:`dejavec.fill.chunks.FirstRows` if the model was stopped after some
-            batches; or ``Blocks`` of one batch each, where a longer call would have other batches.
+            batches; or ``Blocks`` of one batch each, if a longer call would have other batches.
         """
         if self._lengths is not None and self._interleaves and self._batch_rows:
             starts = range(0, len(positions), self._batch_rows)
@@ -135,7 +135,7 @@ class ModelCall:
         return self._encode_until(positions, self._seconds)
 
     def _encode_until(self, positions: Positions, seconds: float) -> Any:
-        """Have the model encode items until time is up; all of them if it reads them before it computes."""
+        """Have the model encode items until time is up, or all items if it reads all before it computes."""
         size = self._items.inputs.batch_size
         if size is None or len(positions) <= size:
             return self.encode(positions)
@@ -154,7 +154,7 @@ class ModelCall:
             fits = vectors is not None and self._refusal(vectors) is None and len(vectors) == count
             if fits and batch_by_batch:
                 return FirstRows(vectors, count)
-            # The model may have made other vectors than it makes of all of its input.
+            # The model did not work batch by batch, so its vectors may differ from those of a whole call.
             self._pace.learn_that_it_reads_all(self.settings, seconds)
             return self.encode(positions)
         if timer.batches > 1 and timer.is_over and not batch_by_batch:
@@ -180,7 +180,7 @@ def divides_calls(model: Any, arguments: Mapping[str, Any]) -> bool:
 
 
 def is_dense(vectors: object) -> bool:
-    """Return whether these are a plain array or dense tensor (n, dim) of numbers that can be stored.
+    """Return whether this is a plain array or dense tensor (n, dim) of numbers that can be stored.
 
     Example:
         >>> is_dense(np.zeros((2, 3))), is_dense(np.zeros((2, 3, 4))), is_dense([[1.0]])
@@ -197,12 +197,12 @@ def is_dense(vectors: object) -> bool:
 
 
 def not_dense(vectors: object) -> str | None:
-    """Say why vectors are not stored if they are no plain array or dense tensor (n, dim) of numbers."""
+    """Return why vectors are not stored; None for a plain array or dense tensor (n, dim) of numbers."""
     return None if is_dense(vectors) else NOT_DENSE
 
 
 def whole_batches(chunk_rows: int, batch_sizes: tuple[Any, ...]) -> int:
-    """Return the largest multiple of the first batch size given, up to ``chunk_rows``, at least one batch."""
+    """Return the largest multiple of the first valid batch size up to ``chunk_rows``; at least one batch."""
     for size in batch_sizes:
         if _is_size(size):
             return max(size, chunk_rows // size * size)
@@ -210,7 +210,7 @@ def whole_batches(chunk_rows: int, batch_sizes: tuple[Any, ...]) -> int:
 
 
 def quantised(rows: Rows, output: Output, kind: Kind, precision: str) -> Any:
-    """Return float rows as sentence-transformers, and mteb's wrapper of it, return them at ``precision``."""
+    """Quantise float rows to ``precision``, as sentence-transformers and mteb's wrapper do."""
     import sentence_transformers
 
     vectors = sentence_transformers.quantize_embeddings(rows, precision=precision)

@@ -1,4 +1,4 @@
-"""Where the vectors of mteb's calls lie, and the caches that are open there."""
+"""The directories for the vectors of mteb's calls, and the open caches in them."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ Scope = Literal["task", "model"]
 
 _META = "meta.json"
 _OPEN_CACHES = 32
-"""A benchmark has thousands of directories, and a process may open some hundred files."""
+"""How many caches stay open. A benchmark has thousands, and a process may open only some hundred files."""
 
 _BESIDE_STATE = ("role", "prompt", "encoder", "experiment", "media", "arguments", "hf_subset", "hf_split")
-"""Entries of an identity, but for the model and how it was loaded."""
+"""Entries of an identity, except the model and its loader settings."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A directory, and the identity of the vectors that lie there or may.
+    """A directory, and the identity of its vectors, even before there are any.
 
     Attributes:
-        path: the directory that the identity would have if it were the only one.
-        digest: of the identity.
-        identity: as JSON.
+        path: the directory of the identity if no other identity uses it.
+        digest: the digest of the identity.
+        identity: the identity as JSON.
     """
 
     path: Path
@@ -56,12 +56,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Why vectors do not go to the directory that was asked for.
+    """Why vectors do not go to the requested directory.
 
     Attributes:
-        directory: which one that is.
-        expected: whose vectors it should hold.
-        found: whose vectors it holds.
+        directory: the requested directory.
+        expected: the identity that it should have, as a message says it.
+        found: the identity that it has.
     """
 
     directory: Path
@@ -73,11 +73,11 @@ class Places:
     """The caches of one wrapper.
 
     Args:
-        cache_path: the directory of all.
-        backend: the class of each.
+        cache_path: the directory of all caches.
+        backend: the class of the caches.
         scope: whether tasks share the vectors of one model.
-        options: for each cache.
-        raises: whether a directory of another model's vectors raises, or is left for one beside it.
+        options: further arguments of each cache.
+        raises: whether a directory with another model's vectors raises. Otherwise a sibling is used.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Places:
         make_locks_of(self)
 
     def make_locks(self) -> None:
-        """Make the lock, now and in a forked child."""
+        """Make the lock. A forked child makes a new one."""
         self._lock = threading.RLock()
 
     def first(
@@ -110,10 +110,10 @@ class Places:
         """Return the first place of an identity.
 
         Args:
-            identity: of the call.
-            task: the task's name.
-            model: the model's name.
-            settings: of the experiment; secrets are no part of the name of a directory.
+            identity: the identity of the call.
+            task: the name of the task.
+            model: the name of the model.
+            settings: the settings of the experiment. The name of the directory contains no secrets.
 
         Raises:
             TypeError: a setting has no stable form.
@@ -123,15 +123,15 @@ class Places:
         if identity["role"] is not None:
             directory = directory / safe_name(identity["role"])
         if self._scope == "model":
-            # Tasks of one model differ in their prompts, so a directory for each is nothing to warn of.
+            # Tasks of one model have different prompts, so siblings are normal and need no warning.
             directory = sibling(directory, identity)
         return Place.of(directory, identity)
 
     def all(self, first: Place) -> Iterator[Place]:
         """Yield all places that may hold vectors of an identity, in order, without end.
 
-        Directories that were written before states were known come first; then the first place, and its
-        siblings, of which one begins where vectors of the same identity are another model's.
+        Directories come first that were written before identities had a state. Then come the first place and
+        its siblings. A sibling is used if the vectors of the same identity are another model's.
         """
         if first not in self._older:
             self._older[first] = list(self._written_before(first))
@@ -143,7 +143,7 @@ class Places:
             yield Place.of(sibling(first.path, other), other)
 
     def existing(self, first: Place) -> tuple[list[Place], Place]:
-        """Return the places of an identity where anything was stored, in order, and the first free one."""
+        """Return the used places of an identity, in order, and the first free one."""
         found: list[Place] = []
         for place in self.all(first):
             if not self._exists(place):
@@ -153,18 +153,18 @@ class Places:
 
     @contextmanager
     def using(self, place: Place, why: Elsewhere | None = None) -> Iterator[Any]:
-        """Open the cache of a place, or take the open one, and keep it open as long as it is used.
+        """Return the open cache of a place, which is opened if necessary, and keep it open in the context.
 
         Args:
             place: one of :meth:`all`.
-            why: why it is beside the directory that was asked for, if it is.
+            why: why it is not the requested directory; None if it is.
 
         Raises:
-            IdentityMismatchError: the directory holds another model's vectors, and that is to raise.
+            IdentityMismatchError: the directory has another identity, with ``on_mismatch="raise"``.
         """
         with self._lock:
             cache = self._opened.pop(place, None) or self._open(place, why)
-            self._opened[place] = cache  # The last that are closed are those used last.
+            self._opened[place] = cache  # The most recently used cache is closed last.
             self._used[place] = self._used.get(place, 0) + 1
             idle = [other for other in self._opened if not self._used.get(other)]
             for other in idle[: max(len(self._opened) - _OPEN_CACHES, 0)]:
@@ -176,7 +176,7 @@ class Places:
                 self._used[place] -= 1
 
     def close(self) -> None:
-        """Release all caches."""
+        """Close all caches."""
         with self._lock:
             while self._opened:
                 self._opened.popitem()[1].close()
@@ -209,7 +209,7 @@ class Places:
         return above if name is None else above / "experiments" / name
 
     def _directory(self, place: Place) -> Path:
-        """Return where a cache of ours lies: beside the directory if that has another identity."""
+        """Return the directory of our cache: a sibling if the place's directory has another identity."""
         found = read_identity(place.path)
         identity = json.loads(place.identity)
         return place.path if found is None or same(found, identity) else sibling(place.path, identity)
@@ -249,7 +249,7 @@ class Places:
             warn(message)
 
     def _written_before(self, first: Place) -> Iterator[Place]:
-        """Yield places whose identity names a model where ours has its state, and else is the same."""
+        """Yield places with an identity without a state, which differs from ours only in the model."""
         identity = json.loads(first.identity)
         if self._is_foreign:
             stored = ((first.path, found) for found in foreign_identities(first.path, self._backend))
@@ -262,7 +262,7 @@ class Places:
 
 
 def read_identity(directory: Path) -> dict[str, Any] | None:
-    """Return the identity of the cache in a directory; None if there is none that can be read."""
+    """Return the identity of the cache in a directory; None if there is no readable one."""
     try:
         identity = json.loads((directory / _META).read_bytes())["identity"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -271,7 +271,7 @@ def read_identity(directory: Path) -> dict[str, Any] | None:
 
 
 def _only_model_differs(found: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
-    """Return whether an identity without a state differs from another in nothing but what names the model."""
+    """Return whether an identity without a state differs from another only in the model."""
     model, wanted = found.get("model"), identity.get("model", {})
     if not isinstance(model, Mapping) or {"state", "variant"} & set(model) or same(found, identity):
         return False
@@ -284,5 +284,5 @@ def _only_model_differs(found: Mapping[str, Any], identity: Mapping[str, Any]) -
 def _public(part: Any) -> str:
     public = without_secrets(part)
     if isinstance(public, dict):
-        public.pop("settings", None)  # What a prompt was made from, where its text is not known.
+        public.pop("settings", None)  # The digest of prompt settings does not count here.
     return canonical_json(public or {})

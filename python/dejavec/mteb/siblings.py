@@ -1,4 +1,4 @@
-"""Which directory serves a call: the first whose vectors are the model's, as is seen or as the model says."""
+"""Choose the directory that serves a call: the first with proven vectors, or with vectors that agree."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from dejavec.support.fork import make_locks_of
 from dejavec.vectors.arrays import Rows
 
 _CARRIED_ROWS = 10_000
-"""How many vectors are copied from one sibling to another at a time."""
+"""Vectors are copied between siblings in groups of this size."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One call, as the choice of a directory needs it.
+    """One call that needs a directory.
 
     Attributes:
         first: the first place of its identity.
-        look: what the model is.
-        items: its items.
-        keys: theirs (n, 32).
-        is_built: whether the model can be asked without being built for that.
-        ready: builds the model, if it is not built yet.
-        encode: returns the model's vectors (k, dim) of the items at some positions, to be compared with those
-            of a cache; None if they are of another kind altogether.
+        look: the look at the model.
+        items: the items of the call.
+        keys: the keys of the items (n, 32).
+        is_built: whether the model is built.
+        ready: builds the model if it is not built yet.
+        encode: returns the model's vectors (k, dim) of the items at some positions, to compare them with a
+            cache; None if they are incomparable.
     """
 
     first: Place
@@ -53,7 +53,7 @@ class Request:
     encode: Callable[[Positions, Any], Rows | None]
 
     def subject(self, cache: Any) -> Subject:
-        """Return the call as a judge needs it, to compare the model's vectors with those of a cache."""
+        """Return the model and the items, as a judge needs them to compare vectors with a cache."""
 
         def texts(positions: Positions) -> list[str]:
             return [str(text) for text in self.items.texts(positions)]
@@ -74,10 +74,10 @@ class Candidate:
     """A directory that may serve a call.
 
     Attributes:
-        place: where it is.
-        cache: what is open there.
-        store: the cache as ``fill`` sees it.
-        proofs: for which descriptions of the model its vectors are proven.
+        place: the directory and its identity.
+        cache: the open cache.
+        store: the cache as ``fill`` uses it.
+        proofs: the proven descriptions of the directory.
         is_empty: whether it has no vectors.
     """
 
@@ -89,12 +89,12 @@ class Candidate:
 
 
 class Siblings:
-    """The directories of one wrapper, of which several may have the same identity.
+    """The directories of one wrapper. Several of them may have the same identity.
 
     Args:
-        places: where they lie.
-        confirming: how the model is asked; with 0 items only what is proven is served. None: the user answers
-            for the model, so nothing is asked or noted.
+        places: the directories.
+        confirming: how the model is asked. With 0 items, only proven descriptions are served. None: the user
+            answers for the model, so nothing is asked or recorded.
     """
 
     def __init__(
@@ -109,22 +109,22 @@ class Siblings:
         make_locks_of(self)
 
     def make_locks(self) -> None:
-        """Make the lock, now and in a forked child."""
+        """Make the lock. A forked child makes a new one."""
         self._choosing = threading.RLock()
 
     @property
     def asks(self) -> bool:
-        """Whether it counts what the model is, or the user answers for it."""
+        """Whether models are examined and asked; otherwise the user answers for them."""
         return self._judge is not None
 
     @contextmanager
     def serving(self, request: Request) -> Iterator[tuple[Any, VectorStore, int]]:
-        """Yield the cache that serves a call, how ``fill`` sees it, and how many items were asked for.
+        """Yield the cache that serves a call, the store for ``fill``, and how many items were asked for.
 
         Raises:
             UnconfirmedError: see ``on_unconfirmed``.
-            IdentityMismatchError: another model's vectors lie in the directory, and that is to raise.
-            Exception: whatever the model raises when it is asked about vectors that nothing proves.
+            IdentityMismatchError: the directory has another model's vectors, with ``on_mismatch="raise"``.
+            Exception: the model's own exception, if it fails when asked about unproven vectors.
         """
         settled = self._settled.get((request.first, request.look.description))
         judge = self._judge
@@ -143,7 +143,7 @@ class Siblings:
         existing, free = self._places.existing(request.first)
         candidates = [self._candidate(place, request, stack) for place in existing]
         if len(candidates) > 1:
-            # Those that the description is proven for need the fewest questions.
+            # Directories with a proof of this description come first, since they need the fewest questions.
             candidates.sort(key=lambda candidate: not self._serves(candidate, request))
         agreeing: list[Candidate] = []
         reason: Elsewhere | None = None
@@ -185,7 +185,7 @@ class Siblings:
         return Candidate(place, cache, store, cache.proofs, is_empty)
 
     def _serves(self, candidate: Candidate, request: Request) -> bool:
-        """Return whether a directory has some of the items, and the description is proven for it."""
+        """Return whether a directory has some of the items, and a proof of the description."""
         if request.look.description not in candidate.proofs.read():
             return False
         return bool((candidate.store.lookup(request.keys) >= 0).any())
@@ -205,9 +205,9 @@ def _store_of(cache: Any, request: Request) -> VectorStore:
 
 
 def _carry_over(source: VectorStore, target: VectorStore, keys: Keys) -> None:
-    """Copy the vectors of keys that one store has and the other has not.
+    """Copy the vectors of keys that only the source has.
 
-    If that fails, they are encoded again.
+    If that fails, these items are encoded again.
     """
     rows = np.where(target.lookup(keys) < 0, source.lookup(keys), -1)
     found = np.flatnonzero((rows >= 0) & (first_of_each(keys) == np.arange(len(keys))))

@@ -1,4 +1,4 @@
-"""Whether the model still returns what the cache holds: some hits are encoded again and compared."""
+"""The spot check: the model encodes some hits again, and their vectors are compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dejavec.vectors.arrays import Rows, to_rows
 
 
 def draw(hits: Positions, count: int) -> Positions:
-    """Return at most ``count`` of the hits, drawn at random, in their order."""
+    """Return at most ``count`` random hits, sorted."""
     return np.sort(np.random.default_rng().choice(hits, min(count, len(hits)), replace=False))
 
 
@@ -26,17 +26,17 @@ def compare(
     name: Callable[[int], str],
     path: Path,
 ) -> None:
-    """Compare held vectors with what the model returns for the same items now.
+    """Compare cached vectors with new ones of the same items.
 
     Args:
-        held: (n, dim).
-        vectors: what the model returned for these n items.
-        tolerance: how far a number may be from the held one, as a part of the largest number of that vector.
-        name: how a message names the item of a row.
-        path: the cache.
+        held: the cached vectors (n, dim).
+        vectors: the model's result for the same n items.
+        tolerance: how far a number may be off, as a part of the largest number in its cached vector.
+        name: how messages name the item at a position.
+        path: the directory of the cache.
 
     Raises:
-        SpotCheckError: one is farther off, or of another dimension.
+        SpotCheckError: a vector is farther off, or has another dimension.
         VectorsError: the model returned no (n, dim) array.
     """
     found, _ = to_rows(vectors, len(held), f"the vectors of {len(held)} items that are encoded again")

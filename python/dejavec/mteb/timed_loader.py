@@ -1,7 +1,7 @@
 """A loader that ends early, between two batches, once the model has worked on them for long enough.
 
-Only the time that passes between two batches counts: that is what the model does with a batch before it asks
-for the next. A model that reads all batches before it computes asks for them at once, so it gets them all.
+Only the time between two batches counts, when the model works on a batch before it requests the next. A model
+that reads all batches before it computes requests them at once, so it gets all of them.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from dejavec.fill.settings import FillSettings
 from dejavec.support.warn import warn
 
 _TAIL = 2.0
-"""How many times as long as between two batches a model may work after the last one."""
+"""A batch-by-batch model may work this many times longer after the last batch than between two batches."""
 
 
 class Pace:
-    """How long calls of one model may take before their vectors are stored, and whether it can be cut short.
+    """Whether the calls of one model can be cut short.
 
     Args:
         clock: returns the time in seconds.
 
     Attributes:
-        reads_all: whether the model was seen to read all batches before it computes.
+        reads_all: whether the model has read all batches before it computed.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,7 +33,7 @@ class Pace:
         self.reads_all = False
 
     def learn_that_it_reads_all(self, settings: FillSettings, seconds: float) -> None:
-        """Leave the calls of this model whole from now on, and say so once."""
+        """Do not cut calls of this model from now on, and warn once."""
         if not self.reads_all:
             self.reads_all = True
             warn(
@@ -46,7 +46,7 @@ class Pace:
 
 
 class Timer:
-    """What a timed loader has handed out, and how the model took it.
+    """Counts the batches of a timed loader, and measures the model's work on them.
 
     Args:
         seconds: how long the model may work before the loader ends.
@@ -54,7 +54,7 @@ class Timer:
 
     Attributes:
         batches: how many batches were handed out.
-        was_cut: whether there were more.
+        was_cut: whether the loader ended before its last batch.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
@@ -87,18 +87,18 @@ class Timer:
 
     @property
     def is_batch_by_batch(self) -> bool:
-        """Whether the model did its work between the batches: little of it was left after the last one."""
+        """Whether the model worked between the batches, so that little work was left after the last one."""
         return self._clock() - self._last <= _TAIL * self._longest
 
 
 def timed(loader: Any, timer: Timer) -> Any:
-    """Return a copy of a ``DataLoader`` that ends early, with all settings of the original."""
+    """Return a copy of a ``DataLoader`` that ends early, with the same settings."""
     kind = type(loader)
 
     def iterate(self: Any) -> Iterator[Any]:
         return timer.hand_out(kind.__iter__(self))
 
     made = copy(loader)
-    # A loader lets nobody assign its class's attributes; a class of its own changes what `for` calls.
+    # `for` calls the `__iter__` of the class, so the copy needs a subclass. `DataLoader` refuses assignments.
     object.__setattr__(made, "__class__", type(kind.__name__, (kind,), {"__iter__": iterate}))
     return made

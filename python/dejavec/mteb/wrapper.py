@@ -29,60 +29,59 @@ _NOT_SETTINGS = frozenset({"self", "model", "model_meta", "__class__"})
 
 
 class CachedEmbeddingWrapper(Closing, ModelWrapper):
-    """An mteb model whose embeddings are kept on disk and made only once.
+    """An mteb model with cached embeddings: each is computed once, and then read from disk.
 
-    Vectors lie in ``<cache_path>/<task>[/experiments/<settings>][/<query or document>]``, one cache for each
-    state of the model, prompt and setting: where another's vectors lie already, the cache goes to a directory
-    beside it. The state is a digest of all tensors of the model as they are in memory, taken at each call, so
-    vectors from before a training are not served after it. Where more than tensors may have changed (code,
-    attributes, versions, an API), the model is asked: it encodes a few of the cached items again, once in a
-    process, and vectors are served only if it returns the same.
+    Vectors are stored in ``<cache_path>/<task>[/experiments/<settings>][/<query or document>]``. Each state
+    of the model, prompt and setting has one cache. If the directory has another cache already, the new one
+    goes to a sibling. The state is a digest of all tensors in memory, taken at each call, so vectors from
+    before a training are not served after it. If something else may have changed (code, attributes, versions,
+    an API), the model is asked once in a process: it encodes a few cached items again. Vectors are served
+    only if it returns the same.
 
-    What cannot be cached truly goes to the model as it is, with one warning: output that is no dense 2-D
-    array, models whose vectors depend on the rest of the call, items and arguments that cannot be told apart.
+    Some calls cannot be cached correctly: output that is no dense 2-D array, vectors that depend on the rest
+    of the call, items or arguments without a stable form. They go to the model unchanged, with one warning.
 
-    A model may be given by its name: then it is built when the first vector is missing, and a run that finds
-    all needs neither weights nor a GPU. What was seen of it when it was built first lies in
-    ``<cache_path>/models.json``, and counts if its name and a commit, or ``model_name``, settle the weights,
-    or if its name is a directory in which no file has changed. Other models with weights are built at the
-    first call.
+    A model may be given by its name. It is then built at the first miss, so a run with hits only needs
+    neither weights nor a GPU. ``<cache_path>/models.json`` records the look at the model when it was first
+    built. This record counts if the weights are known: by name and commit, by ``model_name``, or by unchanged
+    files in a local directory. Other models with weights are built at the first call.
 
-    Attributes that the wrapper does not have are the model's, to read and to assign.
+    Other attributes are read from the model, and assigned to it.
 
     Args:
         model: an mteb encoder, or a bare ``SentenceTransformer``; or how to build one: a name in mteb's
             registry, a ``ModelMeta``, or a function without arguments.
         cache_path: the directory of all caches of this wrapper.
         cache_backend: the kind of cache: ``NumpyCache``, ``FaissCache``, or any class with the methods of
-            ``CacheBackendProtocol``. All but the first keep float32; what that does not hold passes through.
-            The third kind lies in directories of its own, ``<directory>@<12 hex digits>``.
-        model_meta: the metadata of what a function builds.
-        model_name: ``"name@revision"``: the user answers for the model, whatever is seen of it.
-        chunk_rows: how many items are encoded and committed at a time at most, in whole batches.
-        chunk_seconds: how long a chunk may take before it is committed; None: only ``chunk_rows`` counts. It
-            changes no bit: chunks are cut where the model's batches end. A model that reads all of its input
-            before it computes gets one call for each ``chunk_rows``, and a warning says so.
+            ``CacheBackendProtocol``. All but ``NumpyCache`` keep float32. Vectors that float32 would round
+            are not cached. The third kind has its own directories, ``<directory>@<12 hex digits>``.
+        model_meta: the metadata of the model that a function builds.
+        model_name: ``"name@revision"``: the user answers for the model, and it is not examined.
+        chunk_rows: the most items in a chunk, rounded to whole batches.
+        chunk_seconds: how long a chunk may take before it is committed; None: no limit. It changes no bit,
+            since chunks end where the model's batches end. A model that reads all of its input before it
+            computes gets one call for each ``chunk_rows``, and a warning says so.
         extra_fields: columns besides mteb's own that the model reads.
-        call_dependent: whether the model's vectors depend on what else is in the call.
-        scope: ``"model"`` shares the vectors between tasks, apart by prompt and role, in
-            ``<cache_path>/<model>``. Only for text, and models whose ``encode`` is that of mteb's
+        call_dependent: whether a vector depends on the other items of the call.
+        scope: ``"model"`` shares vectors between tasks with the same prompt and role, in
+            ``<cache_path>/<model>``. It needs texts, and the ``encode`` of mteb's
             ``SentenceTransformerEncoderWrapper`` or ``InstructSentenceTransformerModel``.
-        confirm: how many cached items the model is asked for where it cannot be seen whether it is the one
-            that made them; four times as many if nothing like it did. With 0 it is never asked, and only
-            vectors of a description that is proven are served. None is 4, or no question with ``model_name``.
-        confirm_tolerance: how far a number may be from the cached one then, as a part of the largest number
-            in its vector; None is 1e-4, of half precision 1e-2 (float16) or 5e-2 (bfloat16), and 5e-2 where
-            versions of libraries, the type of device or the precision of matrix products differ.
-        on_unconfirmed: whether cached vectors warn or raise if the model fails when it is asked, or answers
-            differently each time, but looks as it did when it made them.
-        spot_check: how many of the vectors that each call finds are made again, to compare them.
-        spot_check_tolerance: how far a number of such a vector may be from the cached one, as a part of the
-            largest number in it. Models that pad differ in the last bits when the batch is another: of
-            float32, by less than 1e-5; half precision needs about 1e-2.
-        on_mismatch: whether a directory of another model's vectors is left for one beside it, or raises.
+        confirm: how many cached items the model is asked for if it is not proven that it made them; four
+            times as many if no similar model is proven. With 0 it is never asked, and only proven
+            descriptions are served. None is 4, or no question with ``model_name``.
+        confirm_tolerance: how far a number may then be off, as a part of the largest number in its cached
+            vector. None is 1e-4; 1e-2 for float16; 5e-2 for bfloat16; and 5e-2 if versions of libraries, the
+            type of device or the precision of matrix products differ.
+        on_unconfirmed: whether to warn or raise if a model with a proven description fails when it is asked,
+            or answers differently each time.
+        spot_check: how many hits of each call are encoded again and compared.
+        spot_check_tolerance: how far a number may be off in the spot check, as a part of the largest number
+            in its cached vector. Models that pad differ in the last bits in another batch: by less than 1e-5
+            in float32; half precision needs about 1e-2.
+        on_mismatch: whether to use a sibling or raise if a directory has another model's vectors.
         on_nonfinite: whether vectors with NaN or infinity, which are never stored, warn or raise.
-        on_write_error: whether an evaluation completes with a warning if writing fails, or raises.
-        shared: whether new directories and their files are for the group too, as in ``EmbeddingCache``.
+        on_write_error: whether to warn and complete the evaluation if writing fails, or raise.
+        shared: whether new directories and files are group-shared, as in ``EmbeddingCache``.
         allow_network: whether to write on a network file system, as in ``EmbeddingCache``.
 
     Raises:
@@ -106,7 +105,7 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
     _engine: Engine
 
     def __new__(cls, model: Any, *_args: Any, **keywords: Any) -> CachedEmbeddingWrapper:
-        """Make a wrapper that searches only if the model does: mteb tells models by their methods."""
+        """Make a wrapper with search methods only if the model has them, since mteb checks for them."""
         if "mteb" not in sys.modules and importlib.util.find_spec("mteb") is None:
             raise MissingPackageError(
                 cls.__name__, expected="the package mteb", found="none", remedy="pip install 'dejavec[mteb]'"
@@ -149,7 +148,7 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
             source = LazyModel(recipe, settings.cache_path, named=model_name is not None)
         else:
             source = BuiltModel(as_encoder(model))
-        # All attributes but this one are the model's, to assign too.
+        # `__setattr__` would assign other attributes to the model.
         self.__dict__["_engine"] = Engine(source, settings)
 
     def encode(
@@ -165,16 +164,16 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
             **arguments: ``prompt_type``, ``batch_size`` and whatever else the model's ``encode`` takes.
 
         Returns:
-            The vectors (n, dim), in the order of the loader, of the kind and dtype that the model returns;
-            tensors are on the CPU. If the call cannot be cached, what the model returns.
+            The vectors (n, dim) in the order of the loader, with the array kind of the model; tensors are on
+            the CPU. If the call cannot be cached, the model's result.
 
         Raises:
-            VectorsError: the model returned another number of rows, another dimension or dtype than before.
+            VectorsError: the number of rows is wrong, or dimension or dtype differ from earlier vectors.
             IdentityMismatchError: see ``on_mismatch``.
             UnconfirmedError: see ``on_unconfirmed``.
             SpotCheckError: see ``spot_check``.
             ValueError: see ``scope``.
-            Exception: whatever the model raises, unchanged.
+            Exception: the model's own exception, unchanged.
         """
         arguments = {
             "task_metadata": task_metadata,
@@ -204,12 +203,12 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
 
     @property
     def totals(self) -> Counts:
-        """What all calls so far have found, added up."""
+        """The sum of the counts of all calls so far."""
         return self._engine.totals
 
     @property
     def mteb_model_meta(self) -> Any:
-        """The model's metadata; assigning replaces it in the model."""
+        """The metadata of the model. Assigning replaces it in the model."""
         return self._engine.source.mteb_model_meta
 
     @mteb_model_meta.setter
@@ -217,15 +216,15 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
         self._engine.source.mteb_model_meta = meta
 
     def close(self) -> None:
-        """Release all caches; a later ``encode`` opens them again."""
+        """Close all caches; a later ``encode`` opens them again."""
         self._engine.close()
 
     def __wrapped_model__(self) -> Source:
-        """Return the model, or how it is built."""
+        """Return the source of the model."""
         return self._engine.source
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as the model, the path and the settings; whoever is given them opens the caches there."""
+        """Pickle as the model, the path and the settings. The unpickled wrapper opens the same caches."""
         model, meta = self._engine.source.origin
         return _rewrapped, (
             type(self),
@@ -238,9 +237,9 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
         return f"CachedEmbeddingWrapper({self._engine.model_name!r}, {str(self.cache_path)!r})"
 
     def __getattr__(self, name: str) -> Any:
-        # `_engine` is missing only before `__init__`, as while unpickling.
+        # `_engine` is missing before `__init__`, for example while unpickling.
         refused = name.startswith("__") or name in _NOT_FORWARDED or "_engine" not in self.__dict__
-        # Notebooks and the like look for private names, which is no reason to build a model.
+        # Notebooks and other tools read private names, which must not build a model.
         if refused or (name.startswith("_") and not self._engine.source.is_built):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(self._engine.source.model, name)
@@ -253,7 +252,7 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
 
 
 class _SearchingWrapper(CachedEmbeddingWrapper):
-    """The wrapper of a model that does its own search, with which mteb then evaluates retrieval."""
+    """The wrapper of a model that does its own search. mteb uses that search in retrieval tasks."""
 
     def index(self, *args: Any, **kwargs: Any) -> Any:
         """Have the model index a corpus."""
@@ -265,7 +264,7 @@ class _SearchingWrapper(CachedEmbeddingWrapper):
 
 
 def engine_of(wrapper: CachedEmbeddingWrapper) -> Engine:
-    """Return what is behind a wrapper; the wrapper's own attributes are its model's."""
+    """Return the engine of a wrapper. Attributes of the wrapper itself come from its model."""
     return wrapper._engine
 
 

@@ -1,1 +1,1 @@
-"""One directory of vectors by key, and the identity that is stored beside them."""
+"""One directory of vectors by key, with their identity."""

@@ -1,4 +1,4 @@
-"""Which directories below one hold a cache, or something else that is looked for."""
+"""Find the directories below one that hold a cache, or something else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OTHERS = ("commit", "keys.bin")
 
 
 def caches_below(directory: Path, unreadable: list[str] | None = None) -> list[Path]:
-    """Return all directories at and below this one that hold a cache; ``unreadable`` as below.
+    """Return all directories with a cache, at and below this one; ``unreadable`` is explained below.
 
     Raises:
         CacheNotFoundError, StorageError: see :func:`directories_below`.
@@ -24,16 +24,16 @@ def caches_below(directory: Path, unreadable: list[str] | None = None) -> list[P
 def directories_below(
     directory: Path, holds: Callable[[Path], bool], what: str, unreadable: list[str] | None = None
 ) -> list[Path]:
-    """Return, in order, all directories at and below one that hold something; links are not followed.
+    """Return all directories at and below one that hold something, sorted. Links are not followed.
 
     Args:
-        directory: where to begin.
-        holds: tells whether a directory does.
-        what: how a message names it.
-        unreadable: takes what to say of directories that cannot be read; None: that is an error.
+        directory: the directory to search.
+        holds: returns whether a directory counts.
+        what: how messages name the thing.
+        unreadable: receives a message for each unreadable directory; None: that is an error.
 
     Raises:
-        CacheNotFoundError: there is none.
+        CacheNotFoundError: no directory counts.
         StorageError: a directory cannot be read.
     """
 
@@ -54,5 +54,5 @@ def directories_below(
 
 
 def _is_cache(path: Path) -> bool:
-    # Others have files named meta.json too.
+    # Other programs also have files named meta.json.
     return (path / META).is_file() and any((path / name).exists() for name in _OTHERS)

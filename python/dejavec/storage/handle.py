@@ -1,4 +1,4 @@
-"""The open store behind a cache: opened once there is one, checked for whose it is, reopened after a fork."""
+"""The open store of a cache: opened once it exists, checked for its identity, reopened after a fork."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Durability = Literal["commit", "close"]
 OnMismatch = Literal["raise", "sibling"]
 
 DEFAULT_CONTAINER: Container = "npy"
-"""Of a new cache for which none is asked for."""
+"""The container of a new cache."""
 
 _handles: WeakSet[Handle] = WeakSet()
 
@@ -53,13 +53,13 @@ if hasattr(os, "register_at_fork"):
 
 
 class Handle:
-    """Where a cache lies, and its store once there is one.
+    """The directory of a cache, and its store once that exists.
 
     Args:
         path: the directory.
-        identity: whose vectors these must be; None takes any.
-        container: the file that must hold the rows; None takes any, and makes ``vectors.npy``.
-        mode: as in ``EmbeddingCache``, like the following.
+        identity: the identity that the cache must have; None accepts any.
+        container: the container that the cache must have; None accepts any, and creates ``vectors.npy``.
+        mode: as in ``EmbeddingCache``.
         durability: likewise.
         on_mismatch: likewise.
         lock_timeout: likewise.
@@ -67,8 +67,8 @@ class Handle:
         allow_network: likewise.
 
     Attributes:
-        path: the directory in use: another than was asked for after ``on_mismatch="sibling"`` applied.
-        on_mismatch: what applies to that directory: ``"raise"`` from then on.
+        path: the directory in use. ``on_mismatch="sibling"`` may change it.
+        on_mismatch: the policy for that directory: ``"raise"`` once it is a sibling.
         is_closed: whether :meth:`close` was called.
     """
 
@@ -99,13 +99,13 @@ class Handle:
         self._warned = False
         self._store: _core.Store | None = None
         self._in_flight: tuple[object, InFlight] | None = None
-        # Two threads at the first use must not open two stores, of which one would be forgotten unsynced.
+        # Two threads at the first use must not open two stores: one would be dropped without a sync.
         self._opening = threading.RLock()
         _handles.add(self)
         self.store()
 
     def store(self) -> _core.Store | None:
-        """Return the open store; None as long as there is no cache in the directory.
+        """Return the open store; None while there is no cache in the directory.
 
         Raises:
             ClosedCacheError: after :meth:`close`.
@@ -123,7 +123,7 @@ class Handle:
             return self._store
 
     def identity(self) -> dict[str, Any] | None:
-        """Return the identity of the vectors that lie there, or will; None if that may be any."""
+        """Return the identity of the cache, even before it exists; None if any is accepted."""
         store = self.store()
         if store is not None:
             found: dict[str, Any] = json.loads(store.identity)
@@ -132,7 +132,7 @@ class Handle:
 
     @property
     def in_flight(self) -> InFlight:
-        """What callers of this process are encoding for these vectors just now."""
+        """The items that callers of this process are encoding for this cache."""
         cache = (self.path, None if self._identity is None else canonical_json(self._identity))
         if self._in_flight is None or self._in_flight[0] != cache:
             self._in_flight = cache, InFlight.of(cache)
@@ -140,13 +140,13 @@ class Handle:
 
     @property
     def container(self) -> Container:
-        """The file that holds the rows, or will."""
+        """The container of the rows, even before there are any."""
         store = self.store()
         return (self._container or DEFAULT_CONTAINER) if store is None else store.container
 
     @property
     def proofs(self) -> Proofs:
-        """Where it is noted which models make the vectors."""
+        """The proven descriptions of the cache."""
         if self._proofs is None or self._proofs.file.parent != self.path:
             self._proofs = proven_file(
                 self.path,
@@ -158,17 +158,17 @@ class Handle:
         return self._proofs
 
     def forget(self) -> None:
-        """Let go of the store in a forked child; it is opened again at the next use.
+        """Drop the store in a forked child; the next use opens it again.
 
-        A store is not safe to use across a fork, and a thread of the parent may have held the lock.
+        A store cannot be used across a fork, and a thread of the parent may have held the lock.
         """
         self._store, self._opening = None, threading.RLock()
 
     def refresh(self) -> _core.Store | None:
-        """Return what :meth:`store` does, having learnt what others stored, or that the directory is gone.
+        """Read the commits of others, or notice that the directory is gone; return :meth:`store`.
 
         Raises:
-            CacheNotFoundError: it is gone, and ``mode="r"``.
+            CacheNotFoundError: the directory is gone, and ``mode="r"``.
         """
         store = self.store()
         if store is None:
@@ -185,12 +185,12 @@ class Handle:
         return store
 
     def create(self, dim: int, dtype: str, output: Output) -> _core.Store:
-        """Return the open store, made for vectors of this dimension and dtype if there is none.
+        """Return the open store, which is created for this dimension and dtype if necessary.
 
         Raises:
             LockTimeoutError: another writer held the lock for longer than ``lock_timeout``.
         """
-        # Without the lock of those that open: whoever waits for it could not give up after `lock_timeout`.
+        # `_opening` is not held here: threads that wait for it could not time out after `lock_timeout`.
         while (store := self.store()) is None:
             path = self.path
             try:
@@ -207,13 +207,13 @@ class Handle:
                     allow_network=self._allow_network,
                 )
             except VectorsError:
-                # Another process may have made a cache of other vectors a moment ago; opening it tells.
+                # Another process may have just created another cache. Opening it gives the right error.
                 if self.store() is None and self.path == path:
                     raise
         return store
 
     def close(self) -> None:
-        """Close the store, if it was not closed before."""
+        """Close the store, if it is open."""
         with self._opening:
             store, self._store, self.is_closed = self._store, None, True
             if store is not None:
@@ -252,7 +252,7 @@ class Handle:
         return self._open()
 
     def _warn_of_open_directory(self) -> None:
-        """Warn if anybody may put vectors of his own into the directory."""
+        """Warn if the directory is world-writable."""
         mode = self.path.stat().st_mode
         if mode & stat.S_IWOTH and not self._warned:
             self._warned = True

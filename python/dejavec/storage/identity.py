@@ -1,4 +1,4 @@
-"""Which model and settings made the vectors, as a JSON object that is stored beside them."""
+"""The identity: a JSON object, stored with the vectors, that says which model and settings made them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from dejavec.support.canonical import canonical_json
 from dejavec.support.paths import with_suffix
 
 MOST_BYTES = 65_536 - 512
-"""Of an identity as JSON with an indent: what ``meta.json`` may hold, less its other entries."""
+"""The most bytes of an identity as indented JSON: the limit of ``meta.json``, less its other entries."""
 
 MOST_LEVELS = 100
-"""Of dicts and lists in each other: parsers of JSON stop at some depth, the core's at 128."""
+"""The most levels of nested dicts and lists. JSON parsers have a limit; the core's is 128."""
 
 _BARE_ENTRY = "bare-backend"
 BARE: dict[str, Any] = {_BARE_ENTRY: True}
-"""The identity of a cache whose owner named no model."""
+"""The identity of a cache without a model name."""
 
 _NAMELESS = "vectors of no named model"
 
 
 def compared(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of an identity counts: beside the state of a model, its name and revision do not.
+    """Return the part of an identity that is compared. If it has a state, name and revision do not count.
 
     Example:
         >>> compared({"model": {"name": "n", "revision": "r", "state": "5b10"}, "role": "query"})
@@ -39,12 +39,12 @@ def compared(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether two identities are those of the same vectors."""
+    """Return whether two identities are equal, in the parts that count."""
     return canonical_json(compared(one)) == canonical_json(compared(other))
 
 
 def digest(identity: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the canonical JSON of what counts of an identity, as 64 hex digits.
+    """Return the SHA-256 of an identity as 64 hex digits, over the canonical JSON of :func:`compared`.
 
     Raises:
         TypeError: see :func:`canonical_json`.
@@ -60,7 +60,7 @@ def parse_model(model: str) -> dict[str, str | None]:
     """Split ``"name@revision"`` at its last ``@``.
 
     Returns:
-        ``{"name": …, "revision": …}``; the revision is None if none is given.
+        ``{"name": …, "revision": …}``; the revision is None if it is missing.
 
     Raises:
         ValueError: the name is empty.
@@ -84,7 +84,7 @@ def describe(
     prompt: str | None = None,
     role: str | None = None,
 ) -> dict[str, Any]:
-    """Make one identity of what the caller gave; :data:`BARE` if that is nothing.
+    """Make one identity from the caller's arguments; :data:`BARE` if there are none.
 
     Raises:
         ValueError: the model, prompt or role is given twice.
@@ -110,10 +110,10 @@ def describe(
 
 
 def check_form(identity: Mapping[str, Any]) -> None:
-    """Check that an identity can be stored: it is JSON in Unicode, neither too large nor too deep.
+    """Check that an identity can be stored: it is JSON in Unicode, and neither too large nor too deep.
 
     Raises:
-        TypeError: it cannot.
+        TypeError: it cannot be stored.
     """
     depth = _depth(identity)
     if depth > MOST_LEVELS:
@@ -135,7 +135,7 @@ def check_form(identity: Mapping[str, Any]) -> None:
 
 
 def _depth(value: object) -> int:
-    """Return how many dicts and lists lie in each other; of endless ones, more than are allowed."""
+    """Return how many levels of dicts and lists are nested. For cycles, return more than are allowed."""
     depth, level = 0, [value]
     while level and depth <= MOST_LEVELS:
         parts = [part for part in level if isinstance(part, Mapping | list | tuple)]
@@ -147,7 +147,7 @@ def _depth(value: object) -> int:
 
 
 def model_text(identity: Mapping[str, Any]) -> str | None:
-    """Return the model of an identity as ``"name@revision"``; None if it is not described by these two.
+    """Return the model of an identity as ``"name@revision"``; None if it has no name.
 
     Example:
         >>> model_text({"model": {"name": "m", "revision": "1"}})
@@ -161,7 +161,7 @@ def model_text(identity: Mapping[str, Any]) -> str | None:
 
 
 def mismatch(expected: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return whose vectors a cache should hold, whose it holds, and what to do about it, each in words."""
+    """Return the parts of a message about an identity mismatch: expected, found and remedy."""
     held = model_text(found)
     if _BARE_ENTRY in expected and held is not None:
         others = sorted(set(found) - {"model", "container"})
@@ -172,7 +172,7 @@ def mismatch(expected: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str
 
 
 def difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the entries in which two identities differ: of the expected one, and of the one found.
+    """Return the differing entries of two identities as text: the expected ones, and the found ones.
 
     Example:
         >>> difference({"model": "a", "role": "query"}, {"model": "b"})
@@ -199,7 +199,7 @@ def _clause(identity: Mapping[str, Any], name: str) -> str:
 
 
 def sibling(path: str | Path, identity: Mapping[str, Any]) -> Path:
-    """Return where a cache of this identity lies if ``path`` holds another's: ``<path>@<12 hex digits>``.
+    """Return the sibling for an identity if ``path`` has another identity: ``<path>@<12 hex digits>``.
 
     Example:
         >>> sibling("cache", {"model": {"name": "n", "revision": "r"}}).name

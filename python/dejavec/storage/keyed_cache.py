@@ -1,4 +1,4 @@
-"""One directory of vectors, by key: what callers that have keys work with."""
+"""One directory of vectors by key, for callers that have keys."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ _STATS = ("rows", "keys", "synced", "epoch", "row_bytes", "bytes_on_disk", "snap
 
 
 class KeyedCache(Closing):
-    """A directory of vectors, each under its key.
+    """A directory of vectors by key.
 
     Args:
-        path: the directory, created by the first :meth:`append` or :meth:`put`.
-        identity: which model and settings make the vectors, a JSON object; None if none is named, for reading
-            any.
-        container: the file that has to hold the rows; None takes what is there, and makes ``vectors.npy``.
+        path: the directory. The first :meth:`append` or :meth:`put` creates it.
+        identity: a JSON object that says which model and settings make the vectors. None: no model is named;
+            with ``mode="r"``, any identity is accepted.
+        container: the container that the cache must have; None accepts any, and creates ``vectors.npy``.
         mode: ``"a"`` reads and appends, ``"r"`` only reads.
-        verify: whether each row's checksum is verified when it is read.
+        verify: whether to verify each row's checksum when it is read.
         durability: ``"commit"`` syncs each append, ``"close"`` only :meth:`sync` and :meth:`close`.
-        on_mismatch: whether a directory of another identity raises, or the cache goes to one beside it.
+        on_mismatch: whether to raise if the directory has another identity, or use a sibling.
         lock_timeout: seconds to wait for another process that is writing.
-        shared: whether a new directory and its files are for its group, too.
+        shared: whether a new directory and its files are group-shared.
         allow_network: whether to write on a network file system.
 
     Raises:
@@ -111,18 +111,18 @@ class KeyedCache(Closing):
         return True
 
     def __len__(self) -> int:
-        """Return how many different keys are stored, by anybody."""
+        """Return how many different keys are stored, including those of other processes."""
         store = self._handle.store()
         return 0 if store is None else len(store)
 
     @property
     def path(self) -> Path:
-        """The directory: beside the one asked for if ``on_mismatch="sibling"`` applied."""
+        """The directory. With ``on_mismatch="sibling"`` it may be a sibling of the requested one."""
         return self._handle.path
 
     @property
     def on_mismatch(self) -> OnMismatch:
-        """What applies to that directory: ``"raise"`` once it lies beside the one asked for."""
+        """The policy for that directory: ``"raise"`` once it is a sibling."""
         return self._handle.on_mismatch
 
     @property
@@ -139,18 +139,18 @@ class KeyedCache(Closing):
 
     @property
     def output(self) -> Output | None:
-        """The kind of array that the model returned; None before the first vector."""
+        """The array kind; None before the first vector."""
         store = self._handle.store()
         return None if store is None else Output.from_json(store.output)
 
     @property
     def container(self) -> Container:
-        """The file that holds the rows, or will."""
+        """The container of the rows, even before there are any."""
         return self._handle.container
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Which model and settings make the vectors, as a JSON object; empty if none is named."""
+        """The identity; empty if no model is named."""
         found = self._handle.identity()
         return {} if found in (None, BARE) else found or {}
 
@@ -161,13 +161,13 @@ class KeyedCache(Closing):
 
     @property
     def uuid(self) -> str | None:
-        """What tells the cache from any other, 32 hex digits; None before the first vector."""
+        """A unique identifier of the cache, 32 hex digits; None before the first vector."""
         store = self._handle.store()
         return None if store is None else store.uuid
 
     @property
     def vectors(self) -> NDArray[Any]:
-        """All committed rows (rows, dim), replaced ones too: read-only, not copied, of the stored dtype."""
+        """All committed rows (rows, dim), replaced ones too: read-only, not copied, in the stored dtype."""
         store = self._handle.store()
         if store is None:
             return np.empty((0, 0), np.float32)
@@ -175,17 +175,17 @@ class KeyedCache(Closing):
 
     @property
     def closed(self) -> bool:
-        """Whether the cache was closed."""
+        """Whether the cache is closed."""
         return self._handle.is_closed
 
     @property
     def in_flight(self) -> InFlight:
-        """What callers of this process are encoding for the same directory and identity just now."""
+        """The items that callers of this process are encoding for the same directory and identity."""
         return self._handle.in_flight
 
     @property
     def proofs(self) -> Proofs:
-        """Where it is noted which models make the vectors."""
+        """The proven descriptions of the cache."""
         return self._handle.proofs
 
     def stats(self) -> dict[str, int]:
@@ -201,33 +201,33 @@ class KeyedCache(Closing):
         return _core.verify(str(self.path))
 
     def refresh(self) -> int:
-        """Learn what other processes have stored; return the number of rows.
+        """Read the commits of other processes; return the number of rows.
 
         Raises:
             CacheNotFoundError: the directory is gone, and ``mode="r"``.
             StorageError: the files cannot be read.
-            CorruptCacheError: they do not hold what was committed.
+            CorruptCacheError: committed rows are missing in the files.
         """
         store = self._handle.refresh()
         return 0 if store is None else store.rows
 
     def sync(self) -> None:
-        """Make all that is stored survive a power loss."""
+        """Make all stored rows durable, so that they survive a power loss."""
         store = self._handle.store()
         if store is not None:
             store.sync()
 
     def close(self) -> None:
-        """Sync and release everything; later calls raise ``ClosedCacheError``. Closing twice is fine."""
+        """Sync, and close all files. Later calls raise ``ClosedCacheError``. Closing twice is allowed."""
         self._handle.close()
 
     def keys(self) -> Keys:
-        """Return each committed row's key (rows, 32), zeros for a dead row; of equal keys the last counts."""
+        """Return each committed row's key (rows, 32), zeros for a dead row. The last of equal keys counts."""
         store = self._handle.store()
         return self.keys_of(np.arange(0 if store is None else store.rows))
 
     def keys_of(self, rows: NDArray[np.int64]) -> Keys:
-        """Return the keys of rows (n, 32), zeros where a row is dead or there is none."""
+        """Return the keys of rows (n, 32), zeros for dead or missing rows."""
         keys = np.zeros((len(rows), 32), np.uint8)
         store = self._handle.store()
         if store is not None:
@@ -235,7 +235,7 @@ class KeyedCache(Closing):
         return keys
 
     def newest(self) -> tuple[int, int, bytes]:
-        """Tell which rows are the newest of their key: see ``_core.Store.newest``."""
+        """Return which rows are the newest of their key: see ``_core.Store.newest``."""
         store = self._handle.store()
         return (0, 0, b"") if store is None else store.newest()
 
@@ -243,7 +243,7 @@ class KeyedCache(Closing):
         """Copy rows from ``first`` on, without mapping them.
 
         Returns:
-            The vectors (count, dim), and the positions of those that are dead or damaged.
+            The vectors (count, dim), and the positions of dead or damaged rows.
         """
         store = self._handle.store()
         if store is None:
@@ -255,8 +255,8 @@ class KeyedCache(Closing):
         """Look up keys and collapse duplicates.
 
         Returns:
-            Each key's row (n,), -1 for a miss; and the position of the first equal key for a miss, its own
-            position for a hit (n,).
+            Each key's row number (n,), -1 for a miss. And for each miss the position of the first equal key,
+            for each hit the position itself (n,).
         """
         store = self._handle.store()
         if store is None:
@@ -266,7 +266,7 @@ class KeyedCache(Closing):
         return rows, first
 
     def lookup(self, keys: Keys) -> NDArray[np.int64]:
-        """Return each key's newest row (n,), -1 for none."""
+        """Return each key's newest row number (n,), -1 for none."""
         rows = np.full(len(keys), -1, np.int64)
         store = self._handle.store()
         if store is not None:
@@ -281,18 +281,18 @@ class KeyedCache(Closing):
         *,
         as_returned: bool = False,
     ) -> tuple[Rows, list[int]]:
-        """Read the rows that :meth:`lookup` gave for keys.
+        """Read the rows of keys, at row numbers from :meth:`lookup`.
 
         Args:
-            keys: (n, 32).
+            keys: the keys (n, 32).
             rows: row numbers (n,); -1 reads as zeros.
-            out: where to put the vectors: C-contiguous, (n, dim), of the stored dtype.
-            as_returned: whether the vectors may be float16 already where the model returned that, and the
-                container holds float32. Else they are of the stored dtype.
+            out: an array for the vectors: C-contiguous, (n, dim), of the stored dtype.
+            as_returned: whether vectors may be float16 if the model returned float16 and the container holds
+                float32. Otherwise they have the stored dtype.
 
         Returns:
-            The vectors (n, dim), ``out`` or the caller's own, not copied if they are many and lie in one run;
-            and the positions whose row is not the key's or whose checksum does not match.
+            The vectors (n, dim), and the positions of damaged rows: another key, or a checksum mismatch.
+            The vectors are ``out``, a new array, or for a long run of rows a copy-on-write mapping.
 
         Raises:
             VectorsError: ``out`` does not fit.
@@ -323,24 +323,24 @@ class KeyedCache(Closing):
         """Append rows for different keys, and commit them; create the cache if there is none.
 
         Args:
-            keys: (n, 32).
-            rows: (n, dim), as :func:`dejavec.vectors.arrays.to_rows` returns them.
-            output: the kind of array that they came as.
-            seen: each key's row as it was looked up (n,), None if no key had any; a key that has another by
-                now is left out.
+            keys: the keys (n, 32).
+            rows: the rows (n, dim), from :func:`dejavec.vectors.arrays.to_rows`.
+            output: the array kind of the vectors.
+            seen: each key's row number from the look-up (n,); None if no key had one. A key is left out if it
+                has another row by now.
 
         Returns:
-            How many were appended.
+            How many rows were appended.
 
         Raises:
-            VectorsError: dimension or dtype is not the cache's.
-            IdentityMismatchError: another process has put another cache there.
+            VectorsError: dimension or dtype do not fit the cache.
+            IdentityMismatchError: another process replaced the cache by another one.
         """
         store, rows = self._writable(rows, output)
         try:
             return store.append(keys, rows, seen)
         except VectorsError as error:
-            # These rows fit the cache that was opened, so another one lies there now.
+            # These rows fit the opened cache, so another one is there now.
             raise IdentityMismatchError(
                 self.path,
                 expected="the cache that was opened",
@@ -352,20 +352,20 @@ class KeyedCache(Closing):
         """Return the stored vectors of keys.
 
         Args:
-            keys: (n, 32).
-            out: where to put the vectors: C-contiguous, (n, dim), of the stored dtype.
+            keys: the keys (n, 32).
+            out: an array for the vectors: C-contiguous, (n, dim), of the stored dtype.
 
         Returns:
-            Which keys have a sound vector (n,), and the vectors (n, dim), zeros for the others: NumPy's, as
-            :func:`dejavec.vectors.arrays.from_rows` takes them.
+            Which keys have a sound vector (n,), and the vectors (n, dim) as a NumPy array, zeros for the
+            others. :func:`dejavec.vectors.arrays.from_rows` converts it to the array kind.
 
         Raises:
             VectorsError: ``out`` does not fit.
-            CacheNotFoundError: of more than one key: the directory is gone, and ``mode="r"``.
-            CorruptCacheError: the files do not hold what was committed.
+            CacheNotFoundError: the directory is gone, with ``mode="r"`` and more than one key.
+            CorruptCacheError: committed rows are missing in the files.
         """
         if len(keys) > 1:
-            self.refresh()  # One key sees what others stored too, but not that the directory was replaced.
+            self.refresh()  # A look-up reads others' commits, but does not notice a replaced directory.
         rows = self.lookup(keys)
         vectors, damaged = self.gather(keys, rows, out, as_returned=True)
         found = rows >= 0
@@ -374,20 +374,20 @@ class KeyedCache(Closing):
         return found, vectors
 
     def get_text(self, text: str) -> NDArray[Any] | None:
-        """Return the vector (dim,) of one text as :attr:`output` has it, but NumPy's; None if there is none.
+        """Return the vector (dim,) of one text as a NumPy array in the dtype of :attr:`output`, or None.
 
-        What other processes stored meanwhile counts, unless the directory was replaced, which :meth:`refresh`
-        notices. bfloat16, which NumPy lacks, is float32.
+        New rows of other processes count. Only :meth:`refresh` notices a replaced directory. NumPy lacks
+        bfloat16, so that becomes float32.
 
         Raises:
-            CorruptCacheError: the files do not hold what was committed.
+            CorruptCacheError: committed rows are missing in the files.
         """
         store = self._handle.store()
         if store is None:
             return None
         read_one = self._read_one
         if read_one is None or read_one[0] is not store:
-            # What a store holds does not change, and to ask it takes longer than to read a vector.
+            # These properties of a store do not change, and to get them takes longer than to read a vector.
             output, dtype = Output.from_json(store.output), np.dtype(store.dtype)
             kept = output.dtype == dtype.name
             other = None if kept else replace(output, library="numpy")
@@ -406,21 +406,21 @@ class KeyedCache(Closing):
         dtype: Literal["float32"] | None = None,
         on_nonfinite: OnProblem = "warn",
     ) -> int:
-        """Store the vectors of keys; where another vector is stored, replace it.
+        """Store the vectors of keys, and replace other vectors of these keys.
 
         Args:
-            keys: (n, 32); of equal ones the last counts.
-            vectors: (n, dim): an array or tensor, lists, or a column of pandas, polars or Arrow.
+            keys: the keys (n, 32). The last of equal keys counts.
+            vectors: the vectors (n, dim): an array or tensor, lists, or a column of pandas, polars or Arrow.
             dtype: ``"float32"`` rounds the vectors to it.
             on_nonfinite: whether vectors with NaN or infinity, which are never stored, warn or raise.
 
         Returns:
-            How many rows were appended: vectors that are stored already are not.
+            How many rows were appended. Equal vectors that are stored already are not appended.
 
         Raises:
             VectorsError: the vectors do not fit; nothing was written.
             NonFiniteVectorsError: see ``on_nonfinite``.
-            StorageError: they could not be written.
+            StorageError: the vectors could not be written.
         """
         where = f"the vectors of {len(keys)} items for {self.path}"
         rows, output = fitting_rows(vectors, len(keys), where, dim=self.dim, stored=self.output, dtype=dtype)
@@ -435,18 +435,18 @@ class KeyedCache(Closing):
                 raise NonFiniteVectorsError(self.path, **parts)
             warn(self.path, **parts)
             keys, rows = np.delete(keys, bad, axis=0), np.delete(rows, bad, axis=0)
-        self.refresh()  # The directory may be gone, or hold another cache by now.
+        self.refresh()  # The directory may be gone or replaced by now.
         store, rows = self._writable(rows, output)
         return store.put(keys, rows) if len(rows) else 0
 
     def warn_once(self, message: str) -> None:
-        """Warn, unless this cache did before."""
+        """Warn, unless this cache has warned before."""
         if not self._warned:
             self._warned = True
             warn(f"{self.path}: {message}")
 
     def _writable(self, rows: Rows, output: Output) -> tuple[_core.Store, Rows]:
-        """Return the store, created if need be, and the rows in its dtype, having checked that they fit."""
+        """Check that rows fit; return the store, which is created if necessary, and the rows in its dtype."""
         where = f"the vectors for {self.path}"
         dtype = stored_dtype(rows, output, self._handle.container, where)
         store = self._handle.create(rows.shape[1], dtype.str, output)

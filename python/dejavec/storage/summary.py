@@ -1,4 +1,4 @@
-"""What a cache says of itself, in one line and as a table."""
+"""A summary of a cache, in one line and as a table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dejavec.storage.keyed_cache import KeyedCache
 
 
 def line_of(name: str, cache: KeyedCache, mode: Mode) -> str:
-    """Return what ``repr`` shows of a cache; it never raises for one that is damaged or gone.
+    """Return the ``repr`` of a cache. It does not raise if the cache is damaged or gone.
 
     Args:
         name: the name of its class.
@@ -37,7 +37,7 @@ def line_of(name: str, cache: KeyedCache, mode: Mode) -> str:
 
 
 def table_of(name: str, cache: KeyedCache) -> str:
-    """Return an HTML table of a cache that is open, for notebooks."""
+    """Return an HTML table of an open cache, for notebooks."""
     stats, output = cache.stats(), cache.output
     rows = {
         "directory": str(cache.path),
@@ -54,7 +54,7 @@ def table_of(name: str, cache: KeyedCache) -> str:
 
 
 def size_text(count: int) -> str:
-    """Return a number of bytes as people write it.
+    """Return a number of bytes with a unit.
 
     Example:
         >>> size_text(999), size_text(1_600_000)

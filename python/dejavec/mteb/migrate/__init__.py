@@ -1,1 +1,1 @@
-"""From the caches that mteb wrote to ours, and back."""
+"""Import of mteb's caches, and export to them."""

@@ -1,7 +1,7 @@
-"""Whether the vectors in a cache of mteb's own are certainly those of the texts under whose keys they lie.
+"""Check whether the vectors in a cache of mteb certainly belong to their keys.
 
-mteb's wrapper prepares the texts of a call twice. The model then reads a title or an instruction twice, while
-the key is that of the text with it once. Texts that are neither queries nor documents are left as they are.
+mteb's wrapper prepares the texts of a call twice. So the model reads a title or an instruction twice, but the
+key is the digest of a text that contains it once. mteb does not change other texts.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _EXPERIMENTS = "experiments"
 
 @dataclass(frozen=True)
 class Place:
-    """What the path of a cache says: ``<task>[/experiments/<name>][/<query or document>]``."""
+    """The parts of the path of a cache: ``<task>[/experiments/<name>][/<query or document>]``."""
 
     task: str
     experiment: str | None
     role: str | None
 
     def path(self, task: str, role: str | None) -> Path:
-        """Return the path with this directory for the task, and this role."""
+        """Return the path for another name of the task, and another role."""
         path = Path(task)
         if self.experiment is not None:
             path = path / _EXPERIMENTS / self.experiment
@@ -49,7 +49,7 @@ class Place:
 
 
 def place_of(parts: tuple[str, ...]) -> Place | None:
-    """Read the last parts of a path; None if nothing could be a task's name.
+    """Parse the last parts of a path; None if there is no name of a task.
 
     Example:
         >>> place_of(("old", "STSBenchmark", "experiments", "layer_3", "query"))
@@ -64,11 +64,11 @@ def place_of(parts: tuple[str, ...]) -> Place | None:
 
 
 def registered(name: str) -> Any | None:
-    """Return mteb's task of just this name, without its data; None if there is none."""
+    """Return mteb's task of exactly this name, without its data; None if there is none."""
     import mteb
 
     with suppress(KeyError), warnings.catch_warnings():
-        # mteb warns of a task's old name, where nothing looks for vectors any more.
+        # mteb warns of an old name of a task. Vectors are not looked up under old names.
         warnings.simplefilter("ignore")
         task = mteb.get_task(name)
         return task if task.metadata.name == name else None
@@ -76,11 +76,11 @@ def registered(name: str) -> Any | None:
 
 
 def doubt(task: Any, role: str | None) -> str | None:
-    """Say why the vectors of a task's cache may not be those of the texts; None if they certainly are.
+    """Return why the vectors of a task's cache may not belong to their keys; None if they certainly do.
 
     Args:
-        task: one of mteb's.
-        role: ``"query"``, ``"document"`` or None, as the path says.
+        task: a task of mteb.
+        role: ``"query"``, ``"document"`` or None, from the path.
     """
     from mteb.abstasks.retrieval import AbsTaskRetrieval
 
@@ -92,7 +92,7 @@ def doubt(task: Any, role: str | None) -> str | None:
 
 
 def doubt_of_path(directory: Path) -> str | None:
-    """Say, of a cache by itself, what :func:`doubt` says of one whose task is known."""
+    """Return :func:`doubt` for a single cache, with the task and role from its path."""
     place = place_of(directory.resolve().parts)
     try:
         task = None if place is None else registered(place.task)
@@ -104,7 +104,7 @@ def doubt_of_path(directory: Path) -> str | None:
 
 
 def has_roles(task: Any) -> bool:
-    """Return whether the task says of its texts that they are queries or documents."""
+    """Return whether the task separates queries and documents."""
     from mteb.abstasks.retrieval import AbsTaskRetrieval
 
     roles = (getattr(task, f"input{number}_prompt_type", None) for number in (1, 2))
@@ -117,7 +117,7 @@ def only_text(task: Any, role: str | None) -> bool:
 
 
 def prompt_type(role: str | None) -> Any:
-    """Return mteb's own name of a role."""
+    """Return mteb's value for a role."""
     from mteb.types import PromptType
 
     return None if role is None else PromptType(role)

@@ -1,4 +1,4 @@
-"""Export of caches in the form that mteb's own cache loads."""
+"""Export of caches in the format of mteb's own cache."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _REMEDY = "choose another"
 
 @dataclass(frozen=True)
 class Exported:
-    """What became of one cache.
+    """The result of exporting one cache.
 
     Attributes:
-        source: its directory.
-        target: where it was written; None if it was left out.
+        source: the directory of the cache.
+        target: the new directory; None if the cache was left out.
         written: how many vectors were written.
-        replaced: how many rows were left out because a later one has their key.
-        dead: how many were left out because they were given up.
-        damaged: how many were left out because their checksum does not hold.
-        dtype: of the stored vectors; mteb has float32.
+        replaced: how many rows were left out because a later row has their key.
+        dead: how many rows were left out because they are dead.
+        damaged: how many rows were left out because of a checksum mismatch.
+        dtype: the dtype of the cache; mteb's files are float32.
     """
 
     source: Path
@@ -52,21 +52,21 @@ class Exported:
 
 
 def export(source: Path, target: Path, *, progress: bool | None = None) -> list[Exported]:
-    """Write one cache, or all below a directory, as mteb's ``NumpyCache`` and ``TextVectorMap`` load them.
+    """Write one cache, or all below a directory, for mteb's ``NumpyCache`` and ``TextVectorMap``.
 
-    The whole export gets its name when it is complete. The newest vector of each key is written, as float32.
-    Keys of items with more than text are written too, since nothing tells them from others; mteb never asks
-    for them. A cache beside another, ``<name>@<12 digits>``, has no place with mteb and is left out.
+    The export gets its final name when it is complete. The newest vector of each key is written, as float32.
+    Keys of items with more than text are written too, since they look like other keys; mteb never looks them
+    up. mteb has no siblings, ``<name>@<12 digits>``, so these are left out.
 
     Args:
         source: a cache, or the ``cache_path`` of a wrapper.
-        target: a directory that is empty or not there.
+        target: a directory that is empty or does not exist.
         progress: whether to show a bar; None: on a terminal.
 
     Raises:
         CacheNotFoundError: there is no cache.
         ForeignDirectoryError: ``target`` is not empty, or lies in ``source``.
-        VectorsError: float32 would not hold the numbers exactly; nothing was written.
+        VectorsError: float32 would round the numbers; nothing was written.
         StorageError: the files could not be written.
     """
     single = (source / _META).is_file()
@@ -110,7 +110,7 @@ def export(source: Path, target: Path, *, progress: bool | None = None) -> list[
 
 
 def export_command(source: Path, target: Path) -> int:
-    """Export, and print what became of each cache.
+    """Export, and print the result for each cache.
 
     Returns:
         The exit status, 0.

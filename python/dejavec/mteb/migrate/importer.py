@@ -1,8 +1,8 @@
-"""Import of the caches that mteb wrote itself.
+"""Import of the caches of mteb's own wrapper.
 
-Their files tell neither model nor prompt. So import writes into the cache that a reader would have written:
-that of a named model, for ``EmbeddingCache``; or, for a whole tree, those that our wrapper of a model opens
-for its calls. The user answers for that model, with its prompts and arguments, having made the vectors.
+Their files record neither model nor prompt. A single cache becomes an ``EmbeddingCache`` of a named model. A
+whole tree goes into the caches that our wrapper of a model opens for its calls. The user answers for it that
+this model made the vectors, with these prompts and arguments.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ OTHER_SETTINGS = "of other experiment settings than this model's"
 
 @dataclass
 class Imported:
-    """What became of one old cache.
+    """The result of importing one old cache.
 
     Attributes:
         source: the old directory.
-        targets: the new ones: two if nothing told queries from documents.
-        prompts: what the identity of each says of the prompt, in a tree.
-        taken: how many vectors the targets were given.
-        held: how many they had already, which stay as they are.
-        left: how many were left out, for each reason.
-        doubt: why they may be wrong and are not taken without ``trust``; None if they certainly are not.
-        refused: why nothing was taken: the cache is damaged, or this model cannot have made it.
+        targets: the new directories: two if queries and documents were not separate.
+        prompts: the prompt in the identity of each target, for a tree.
+        taken: how many vectors were stored in the targets.
+        held: how many vectors the targets had already; these do not change.
+        left: how many vectors were left out, by reason.
+        doubt: why vectors may be wrong, so that they need ``trust``; None if they are certainly right.
+        refused: why nothing was imported: the cache is damaged, or this model cannot have made it.
     """
 
     source: Path
@@ -76,7 +76,7 @@ class Imported:
     refused: str | None = None
 
     def leave(self, reason: str, count: int) -> None:
-        """Note that entries are left out."""
+        """Record that entries are left out."""
         if count:
             self.left[reason] = self.left.get(reason, 0) + count
 
@@ -86,14 +86,13 @@ def import_cache(
 ) -> Imported:
     """Import one cache, for ``EmbeddingCache(new, model=model)`` and ``TextVectorMap(new)``.
 
-    Vectors that ``new`` holds already are not replaced. Nothing is written before the whole of ``old`` was
-    read and checked.
+    Vectors in ``new`` are not replaced. Nothing is written before all of ``old`` was read and checked.
 
     Args:
         old: a directory with ``index.json``; it is only read.
         new: the directory of the new cache.
-        model: which model made all these vectors, as ``"name@revision"``.
-        trust: whether to take vectors that may be wrong, too.
+        model: the model that made all these vectors, as ``"name@revision"``.
+        trust: whether to import vectors that may be wrong, too.
         progress: whether to show a bar; None: on a terminal.
 
     Raises:
@@ -120,26 +119,26 @@ def import_tree(
     trust: bool = False,
     progress: bool | None = None,
 ) -> list[Imported]:
-    """Import all caches of mteb's wrapper for ours: below its ``cache_path``, as those of its calls.
+    """Import all caches of mteb's wrapper, into the caches of our wrapper.
 
-    The model encodes one text, which tells of what kind and dtype its vectors are.
+    The model encodes one text, to find the array kind of its vectors.
 
     Args:
         old: the ``cache_path`` of mteb's wrapper; it is only read.
         wrapper: dejavec's wrapper of the model that made the vectors.
         tasks: tasks that mteb's registry lacks.
-        arguments: what ``encode`` was given besides mteb's own arguments.
-        trust: whether to take vectors that may be wrong, too.
+        arguments: arguments of ``encode`` besides mteb's own.
+        trust: whether to import vectors that may be wrong, too.
         progress: whether to show bars; None: on a terminal.
 
     Returns:
-        What became of each cache. One that is refused does not keep others from being taken.
+        The result for each cache. If one is refused, the others are still imported.
 
     Raises:
-        CacheNotFoundError: there is no cache of mteb's.
+        CacheNotFoundError: there is no cache of mteb.
         ForeignDirectoryError: one directory lies in the other.
-        VectorsError: mteb's cache does not keep vectors such as this model's.
-        IdentityMismatchError: this model's vectors depend on what the old directories do not tell.
+        VectorsError: mteb's cache cannot hold this model's vectors exactly.
+        IdentityMismatchError: this model's vectors depend on values that the old directories do not record.
     """
     from dejavec.mteb.wrapper import engine_of
 
@@ -159,7 +158,7 @@ def import_tree(
 
 
 def import_command(old: Path, new: Path, model: str, *, trust: bool) -> int:
-    """Import one cache or, if ``old`` is none, all below it, and print what became of each.
+    """Import one cache, or all caches below a directory, and print the results.
 
     A tree is imported for our wrapper of the model as mteb loads it.
 
@@ -179,7 +178,7 @@ def import_command(old: Path, new: Path, model: str, *, trust: bool) -> int:
             claim = f"{model} made them"
         else:
             _refuse_overlap(old, new)
-            find_old_caches(old)  # The model is not worth loading for none.
+            find_old_caches(old)  # Raises before the model is loaded, if there are none.
             reports = import_tree(old, stack.enter_context(_wrapper_of(model, new)), trust=trust)
             claim = f"{model} made them as mteb loads it now, with these prompts and no further arguments"
     for report in reports:
@@ -232,7 +231,7 @@ def _import_branch(
 
 
 def _select(cache: OldCache, report: Imported, doubt: str | None, *, trust: bool) -> NDArray[np.bool_]:
-    """Return which entries are to be taken (n,), and note why others are not."""
+    """Return which entries to import (n,), and record why others are left out."""
     report.leave(MEDIA, cache.media)
     report.leave(MIXED_ROWS, cache.mixed)
     report.doubt = SHARED if cache.shared.any() else UNCOUNTED if cache.uncounted else doubt
@@ -252,7 +251,7 @@ def _copy(
     *,
     progress: bool | None,
 ) -> None:
-    """Check the selected vectors, all of them, and then append those that are sound."""
+    """Check all selected vectors, and then append the sound ones."""
     from tqdm import tqdm
 
     if not selected.any():
@@ -272,7 +271,7 @@ def _copy(
                 chosen = selected[block]
                 if chosen.any():
                     rows = _as_returned(vectors[chosen], output, cache.directory)
-                    # No row is said to have been seen, so a key that has one is left as it is.
+                    # Without `seen`, a key that has a row already is not replaced.
                     taken = target.append(np.ascontiguousarray(cache.keys[block][chosen]), rows, output)
                     report.taken += taken
                     report.held += len(rows) - taken
@@ -281,7 +280,7 @@ def _copy(
 
 
 def _drop_unsound(vectors: NDArray[np.float32], selected: NDArray[np.bool_], report: Imported) -> None:
-    """Take from a block's selection what is all zeros or not finite."""
+    """Remove vectors from a block's selection that are all zeros or not finite."""
     zero = selected & ~vectors.any(axis=1)
     infinite = np.zeros_like(selected)
     infinite[nonfinite(vectors)] = True
@@ -292,10 +291,10 @@ def _drop_unsound(vectors: NDArray[np.float32], selected: NDArray[np.bool_], rep
 
 
 def _as_returned(vectors: NDArray[np.float32], output: Output, directory: Path) -> Rows:
-    """Return float32 rows as they are stored for a model of this output.
+    """Return float32 rows in the stored form for a model of this array kind.
 
     Raises:
-        CorruptCacheError: such a model cannot have made them.
+        CorruptCacheError: such a model cannot have made these rows.
     """
     rows: Rows = vectors
     if output.dtype == "float16":
@@ -329,7 +328,7 @@ def _wrapper_of(model: str, new: Path) -> CachedEmbeddingWrapper:
     """Return the wrapper of a model as mteb loads it.
 
     Raises:
-        DejavecError: mteb does not load it.
+        DejavecError: mteb cannot load it.
     """
     name = parse_model(model)
     try:
@@ -349,7 +348,7 @@ def _wrapper_of(model: str, new: Path) -> CachedEmbeddingWrapper:
 
 
 def _lines(report: Imported, *, trust: bool) -> list[str]:
-    """Describe one report, one fact a line."""
+    """Return the lines of one report."""
     if report.refused is not None:
         return [f"{report.source}: nothing imported: {report.refused}"]
     where = f" to {' and '.join(map(str, report.targets))}" if report.taken else ""

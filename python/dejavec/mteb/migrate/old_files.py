@@ -1,8 +1,8 @@
-"""The files of the caches that mteb writes itself: read with suspicion, never changed.
+"""The files of mteb's own caches. They are checked strictly, and never changed.
 
-``index.json`` is an object of key to row, in the order in which the keys came. Of a ``NumpyCache``,
-``vectors.npy`` has float32 numbers without a header, longer than the rows in use, and ``dimension`` their
-number in a row. Of a ``FaissCache``, ``vectors.faiss`` is a flat index as FAISS writes it.
+``index.json`` maps keys to row numbers, in the order of insertion. A ``NumpyCache`` has ``dimension``, the
+numbers in a row, and ``vectors.npy``: float32 numbers without a header, longer than the rows in use. A
+``FaissCache`` has ``vectors.faiss``, a flat index of FAISS.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from dejavec.storage.find import directories_below
 from dejavec.support.mteb_files import DIMENSION, FAISS, INDEX, VECTORS, is_old_cache
 
 REMEDY = "leave this cache out, or restore it from a copy"
-"""What to do about files that mteb did not write so."""
+"""The remedy for files that mteb cannot have written."""
 
 BLOCK_BYTES = 16 << 20
-"""Vectors that are read at a time."""
+"""Vectors are read in blocks of this size."""
 
 _FLOAT = np.dtype("<f4")
 _INDEX_BLOCK_BYTES = 1 << 20
 _LONGEST_ENTRY = 1024
 _LARGEST_DIM = 65_536
 _FLAT_HEADER = struct.Struct("<4s i q 16x ? i q")
-"""Kind, dimension, rows, whether it is trained, metric, numbers."""
+"""Kind, dimension, rows, whether the index is trained, metric, numbers."""
 
 _FLAT_KINDS = (b"IxF2", b"IxFI")
 _NUMPY_MAGIC = b"\x93NUMPY"
@@ -52,8 +52,8 @@ class Vectors:
     """A file of vectors.
 
     Attributes:
-        name: of the file.
-        start: where the first row begins, in bytes.
+        name: the name of the file.
+        start: the offset of the first row, in bytes.
         dim: numbers in a row; 0 if there is none.
         count: how many rows the file holds.
     """
@@ -66,17 +66,17 @@ class Vectors:
 
 @dataclass(frozen=True)
 class OldCache:
-    """One cache of mteb's, whose index was checked against its other files.
+    """One cache of mteb. Its index was checked against its other files.
 
     Attributes:
-        directory: where it lies.
+        directory: the directory of the cache.
         vectors: the file of the vectors.
         keys: the keys of n entries that may be plain text, in the order of their rows (n, 32).
-        rows: their rows (n,), ascending.
-        shared: whether another entry names the same row (n,).
-        media: how many more entries have keys that hold an image, audio or video.
-        mixed: how many more entries of a ``FaissCache`` name another row than that of their vector.
-        uncounted: whether a ``FaissCache`` has not as many rows as keys.
+        rows: their row numbers (n,), ascending.
+        shared: whether another entry has the same row number (n,).
+        media: how many more entries have keys of images, audio or video.
+        mixed: how many more entries of a ``FaissCache`` have a wrong row number.
+        uncounted: whether the numbers of rows and keys of a ``FaissCache`` differ.
     """
 
     directory: Path
@@ -97,7 +97,7 @@ class OldCache:
         return len(self.keys)
 
     def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Yield the vectors (k, dim) of a few entries at a time, and which these are.
+        """Yield slices of entries, and their vectors (k, dim).
 
         Raises:
             CorruptCacheError: the file has become shorter.
@@ -128,7 +128,7 @@ class OldCache:
 
 
 def find_old_caches(directory: Path) -> list[Path]:
-    """Return all directories at and below this one in which mteb wrote a cache.
+    """Return all directories with a cache of mteb, at and below this one.
 
     Raises:
         CacheNotFoundError, StorageError: see :func:`dejavec.storage.find.directories_below`.
@@ -140,7 +140,7 @@ def open_old_cache(directory: Path) -> OldCache:
     """Read and check the index of a cache.
 
     Raises:
-        CorruptCacheError: a file is missing or does not hold what mteb writes.
+        CorruptCacheError: a file is missing, or mteb cannot have written it.
     """
     keys, rows, places, media_rows = _read_index(directory / INDEX)
     entries = len(rows) + len(media_rows)
@@ -149,8 +149,8 @@ def open_old_cache(directory: Path) -> OldCache:
         return OldCache(directory, Vectors(VECTORS, 0, 0, 0), keys, rows, none, 0)
     vectors = _find_vectors(directory)
     if vectors.name == FAISS:
-        # Its rows are appended in the order of the keys, but counted with the duplicates that it skips: the
-        # row of an entry is its place in the index, whatever is named there.
+        # FAISS rows are in the order of the entries. mteb's row numbers also count skipped duplicates, so an
+        # entry is sound only if its number equals its position in the index.
         sound = (rows == places) & (rows < vectors.count)
         mixed = len(rows) - int(sound.sum())
         keys, rows = keys[sound], rows[sound]
@@ -180,7 +180,7 @@ def open_old_cache(directory: Path) -> OldCache:
 
 
 def _find_vectors(directory: Path) -> Vectors:
-    """Read how the vectors of a cache lie, in one file or the other."""
+    """Find the file of the vectors, and read its layout."""
     has_numpy, has_faiss = (os.path.lexists(directory / name) for name in (VECTORS, FAISS))
     if has_numpy and has_faiss:
         found = f"both, and nothing tells of which {INDEX} is"
@@ -216,7 +216,7 @@ def _read_flat_header(path: Path) -> Vectors:
 def _open(path: Path) -> BinaryIO:
     """Open a regular file for reading."""
     try:
-        # A pipe would keep the reader waiting for ever.
+        # Opening a pipe would block for ever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         raise CorruptCacheError(
@@ -264,11 +264,11 @@ def _count_rows(path: Path, dim: int) -> int:
 
 
 def _read_index(path: Path) -> tuple[Keys, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Read entry by entry, so that a hostile file costs no more memory than an honest one of its size.
+    """Read entry by entry, so that a hostile file needs no more memory than a valid one of its size.
 
     Returns:
-        Keys (n, 32), rows (n,) and places in the file (n,) of the entries with one digest; the rows of the
-        others.
+        Keys (n, 32), row numbers (n,) and positions (n,) of the entries with one digest; the row numbers of
+        the other entries.
     """
     keys, rows, places, media_rows = bytearray(), array("q"), array("q"), array("q")
     with _open(path) as file:
@@ -316,7 +316,7 @@ def _read_index(path: Path) -> tuple[Keys, NDArray[np.int64], NDArray[np.int64],
 
 
 def _not_an_entry(path: Path, text: bytes, offset: int) -> CorruptCacheError:
-    """Say what is wrong with the entry that ``text`` begins with."""
+    """Return the error for the invalid entry at the beginning of ``text``."""
     entry = _ANY_ENTRY.match(text[:_LONGEST_ENTRY])
     if entry is None:
         found = "the end of the file" if len(text) < _LONGEST_ENTRY and b"}" not in text else _shown(text)

@@ -26,9 +26,9 @@ class EngineCalls:
     """The calls of a model whose vectors an old tree may hold.
 
     Args:
-        engine: what is behind our wrapper of the model.
+        engine: the engine of our wrapper of the model.
         tasks: tasks that mteb's registry lacks, by name.
-        arguments: what ``encode`` is given besides mteb's own arguments.
+        arguments: arguments of ``encode`` besides mteb's own.
     """
 
     def __init__(self, engine: Engine, tasks: Mapping[str, Any], arguments: dict[str, Any]) -> None:
@@ -61,22 +61,22 @@ class EngineCalls:
         self._vectors: tuple[int, Output] | None = None
 
     def task(self, name: str) -> Any | None:
-        """Return the task of this name; None if it is not known."""
+        """Return the task of this name; None if it is unknown."""
         return self._tasks.get(name) or registered(name)
 
     def cache(
         self, place: Place, task: Any, role: str | None, stack: ExitStack
     ) -> tuple[KeyedCache, Any] | None:
-        """Return the cache of the calls of a task and role, and what its identity says of the prompt.
+        """Return the cache for the calls of a task and role, and the prompt in its identity.
 
         Args:
-            place: what the path of the old cache says.
-            task: its task.
-            role: its role.
+            place: the parts of the path of the old cache.
+            task: the task.
+            role: the role.
             stack: keeps the cache open.
 
         Returns:
-            None if the experiment settings of the place are not those of the calls.
+            None if the calls have other experiment settings than the path.
         """
         call = self._call(task, role)
         try:
@@ -91,10 +91,10 @@ class EngineCalls:
         return cache, json.loads(found.identity)["prompt"]
 
     def vectors(self, task: Any, role: str | None) -> tuple[int, Output]:
-        """Return dimension and kind of the model's vectors; it encodes one text to tell.
+        """Return dimension and array kind of the model's vectors. It encodes one text for that.
 
         Raises:
-            VectorsError: mteb's cache does not keep such vectors.
+            VectorsError: mteb's cache cannot hold such vectors exactly.
         """
         if self._vectors is None:
             from datasets import Dataset

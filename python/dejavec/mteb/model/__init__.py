@@ -1,1 +1,1 @@
-"""What is known of an mteb model, built or not."""
+"""Properties of an mteb model, whether it is built or not."""

@@ -1,4 +1,4 @@
-"""Which models can be wrapped, and for which the vectors of one task may serve another."""
+"""Checks of models: which can be wrapped, and which may share vectors between tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from dejavec.mteb.model.identity import Kind, layers
 
 INTEGER_PRECISIONS = frozenset({"int8", "uint8", "int4", "uint4"})
-"""Quantised with bounds that are taken over the whole call."""
+"""Precisions that scale by the whole call."""
 
 _BARE = ("SentenceTransformer", "SparseEncoder", "MultiVectorEncoder", "CrossEncoder")
 
@@ -42,10 +42,10 @@ def searches(model: Any) -> bool:
 
 
 def refuse_sharing(kind: Kind, *, text_only: bool) -> None:
-    """Refuse that tasks share vectors, unless only the text and a known prompt make them.
+    """Refuse to share vectors between tasks, unless they depend only on the text and a known prompt.
 
     Raises:
-        ValueError: there may be more to them.
+        ValueError: they may depend on something else.
     """
     if kind != "other" and text_only:
         return

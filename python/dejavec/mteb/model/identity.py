@@ -1,4 +1,4 @@
-"""Which model and settings make the vectors of one mteb call, as far as the model tells."""
+"""The identity of the vectors of one mteb call: model, prompt and settings, as far as they are readable."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from dejavec.support.canonical import canonical_json
 from dejavec.support.secret_names import without_secrets
 
 Kind = Literal["sentence-transformers", "instruct", "other"]
-"""How much is known of ``encode``: one of mteb's two, whose prompts and batches can be told, or another."""
+"""The ``encode`` of a model. For mteb's two sentence-transformers wrappers, prompts and batches are known."""
 
 NEUTRAL_ARGUMENTS = frozenset({"batch_size", "show_progress_bar", "device", "prompt_type"})
-"""Encode arguments that do not change vectors, or that the identity holds elsewhere."""
+"""Arguments of ``encode`` that do not change vectors, or that are elsewhere in the identity."""
 
 _PLACEHOLDER_NAMES = (None, "", "no_model_name/available")
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -41,11 +41,11 @@ _PROMPT_SETTINGS = (
 )
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _RESOLVED = frozenset(_PROMPT_SETTINGS)
-"""What the identity has as the text of the prompt, where that can be known."""
+"""Settings that only make the prompt. Where the text of the prompt is known, the identity holds that."""
 
 
 def layers(model: Any) -> Iterator[Any]:
-    """Yield a model and what it wraps, from the outside in, down to the first torch module."""
+    """Yield a model and the models that it wraps, from the outside in, down to the first torch module."""
     seen: set[int] = set()
     while model is not None and id(model) not in seen:
         seen.add(id(model))
@@ -60,9 +60,9 @@ def layers(model: Any) -> Iterator[Any]:
 
 
 def encoder_kind(model: Any) -> Kind:
-    """Return which of mteb's two sentence-transformers ``encode`` methods a model has, over an unchanged model.
+    """Return which known ``encode`` of mteb a model has; ``"other"`` for any other, or a changed inner model.
 
-    A decorator that names what it wraps does not count.
+    A decorator with ``__wrapped__`` does not count.
     """
     inner = getattr(model, "__dict__", {}).get("model")
     library = sys.modules.get("sentence_transformers")
@@ -86,16 +86,16 @@ def encoder_kind(model: Any) -> Kind:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a model tells of itself that its vectors depend on, apart from metadata and state.
+    """Properties of a model that change its vectors, apart from metadata and state.
 
     Attributes:
         kind: see :func:`encoder_kind`.
-        prompter: the model, or what has its prompt settings in its place.
-        prompt_settings: a digest of these, where the prompt itself cannot be known; None if there is none.
-        encoder: what may be assigned to a sentence-transformer after it was loaded.
-        media: how it samples images, audio and video.
-        reads: which of ``hf_subset`` and ``hf_split`` its ``encode`` may look at.
-        call_dependent: whether its vectors depend on what else is in the call.
+        prompter: the model, or an object with the same prompt settings.
+        prompt_settings: a digest of the prompt settings, if the prompt itself is unknown; None otherwise.
+        encoder: settings of a sentence-transformer that can be assigned after it was loaded.
+        media: settings for sampling images, audio and video.
+        reads: which of ``hf_subset`` and ``hf_split`` its ``encode`` may read.
+        call_dependent: whether a vector depends on the other items of the call.
     """
 
     kind: Kind
@@ -108,41 +108,41 @@ class Profile:
 
 
 class Source(ModelSource, Protocol):
-    """A model, whether it is built or not, and what is known of it."""
+    """A model that is built, or may be built later, and its properties."""
 
     mteb_model_meta: Any
-    """The model's metadata, None without any."""
+    """The metadata of the model; None without any."""
 
     @property
     def origin(self) -> tuple[Any, Any]:
-        """What the wrapper was given, to make another: the model, or what builds it; and ``model_meta``."""
+        """The arguments of the wrapper: the model, or the recipe that builds it; and ``model_meta``."""
 
     def ready(self) -> Any:
-        """Return the model, built by now, for a call that was prepared by what this object has told.
+        """Build the model if necessary, and return it.
 
         Raises:
-            ModelChangedError: that is not what the model tells, so the call has to be prepared again.
+            ModelChangedError: it differs from the recorded model, so the call must be prepared again.
         """
 
     def similarity(self, name: str, embeddings1: Any, embeddings2: Any) -> Any:
-        """Return what the model's method ``name`` returns, ``similarity`` or ``similarity_pairwise``."""
+        """Return the result of the model's method ``name``: ``similarity`` or ``similarity_pairwise``."""
 
     def encoding(self, look: Look) -> AbstractContextManager[None]:
-        """Return a context for an ``encode``, in which it is learnt what that changes in the model."""
+        """Return a context for an ``encode``, which records the values that it changes in the model."""
 
     def profile(self) -> Profile:
-        """Return what the model tells of itself.
+        """Return the profile of the model.
 
         Raises:
             TypeError: a setting has no stable form.
         """
 
     def look(self) -> Look:
-        """Return the state of the model, and the description of all else."""
+        """Return a look at the model."""
 
 
 class BuiltModel:
-    """A model that is there. It is asked at each call: settings may be assigned in between, weights too."""
+    """A model that is built. It is read again at each call, since settings and weights may have changed."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -154,7 +154,7 @@ class BuiltModel:
 
     @property
     def is_built(self) -> bool:
-        """Whether the model is there: it is."""
+        """Whether the model is built: always."""
         return True
 
     @property
@@ -167,12 +167,12 @@ class BuiltModel:
         return self.model
 
     def similarity(self, name: str, embeddings1: Any, embeddings2: Any) -> Any:
-        """Return what the model's method ``name`` returns."""
+        """Return the result of the model's method ``name``."""
         return getattr(self.model, name)(embeddings1, embeddings2)
 
     @property
     def mteb_model_meta(self) -> Any:
-        """The model's metadata, None without any."""
+        """The metadata of the model; None without any."""
         return getattr(self.model, "mteb_model_meta", None)
 
     @mteb_model_meta.setter
@@ -180,7 +180,7 @@ class BuiltModel:
         self.model.mteb_model_meta = meta
 
     def profile(self) -> Profile:
-        """Return what the model tells of itself.
+        """Return the profile of the model.
 
         Raises:
             TypeError: a setting has no stable form.
@@ -200,14 +200,14 @@ class BuiltModel:
         )
 
     def look(self) -> Look:
-        """Return the state of the model, and the description of all else."""
+        """Return a look at the model."""
         kind = encoder_kind(self.model)
         seen = observe(self.model, _RESOLVED if kind != "other" else frozenset())
         look = seen.look(self.model, loader_settings(self.mteb_model_meta, kind))
         return look if kind != "other" else replace(look, visible=False)
 
     def encoding(self, look: Look) -> AbstractContextManager[None]:
-        """Return a context for an ``encode``, in which it is learnt what that changes in the model."""
+        """Return a context for an ``encode``, which records the values that it changes in the model."""
         kind = encoder_kind(self.model)
         return observe(self.model, _RESOLVED if kind != "other" else frozenset()).encoding(self.model, look)
 
@@ -216,7 +216,7 @@ class ModelIdentity:
     """The identities of the calls of one model.
 
     Args:
-        source: who tells about the model.
+        source: the model.
         name: ``"name@revision"`` from the user, who then answers for the state of the model.
     """
 
@@ -226,7 +226,7 @@ class ModelIdentity:
 
     @property
     def model_name(self) -> str:
-        """The model's name as a directory of its vectors may have it."""
+        """The name of the model, for the name of a directory."""
         name = (self._name or {}).get("name") or getattr(self._source.mteb_model_meta, "name", None)
         return str(name or _PLACEHOLDER_NAMES[-1])
 
@@ -244,7 +244,7 @@ class ModelIdentity:
 
         Args:
             kind: see :func:`encoder_kind`.
-            state: the digest of the model's tensors, None if none can be seen.
+            state: the state of the model; None if no tensor can be read.
             task_metadata: mteb's description of the task.
             hf_split: the split that is encoded.
             hf_subset: the subset that is encoded.
@@ -265,7 +265,7 @@ class ModelIdentity:
             "prompt": prompt(profile, task_metadata, prompt_type),
         }
         if self._name is not None and profile.kind == "other":
-            # Nobody looks at the model or asks it, so what its prompts are made from has to be the same.
+            # The model is neither examined nor asked, so its prompt settings must be equal.
             if profile.prompt_settings is None:
                 raise TypeError("a setting of its prompts has no stable form")
             identity["prompt"]["settings"] = profile.prompt_settings
@@ -285,7 +285,7 @@ class ModelIdentity:
 
 
 def is_identified(meta: Any) -> bool:
-    """Return whether name and commit of a published model say which weights it is built from."""
+    """Return whether a published model has a name and a commit, which identify its weights."""
     name, revision = getattr(meta, "name", None), getattr(meta, "revision", None)
     named = name not in _PLACEHOLDER_NAMES and not is_local(name)
     return named and _COMMIT.fullmatch(str(revision)) is not None and _is_published(meta)
@@ -298,7 +298,7 @@ def experiment_settings(meta: Any) -> dict[str, Any]:
 
 
 def _model_part(meta: Any, state: str | None) -> dict[str, Any]:
-    """Return the state, with name and revision for people; without a state, these alone."""
+    """Return the state, and name and revision for readers. Without a state, return only the latter."""
     name, revision = getattr(meta, "name", None), getattr(meta, "revision", None)
     named = name not in _PLACEHOLDER_NAMES and not is_local(name)
     part: dict[str, Any] = {"name": name, "revision": revision} if named else {}
@@ -306,7 +306,7 @@ def _model_part(meta: Any, state: str | None) -> dict[str, Any]:
 
 
 def prompt(profile: Profile, task_metadata: Any, prompt_type: Any) -> dict[str, Any]:
-    """Return the prompt of a call: its text where that can be known, else everything it may be made from.
+    """Return the prompt of a call: its text if that is known, otherwise all inputs that may make it.
 
     Raises:
         TypeError: a prompt setting has no stable form.
@@ -329,7 +329,7 @@ def prompt(profile: Profile, task_metadata: Any, prompt_type: Any) -> dict[str, 
 
 
 def reads_argument(model: Any, name: str) -> bool:
-    """Return whether ``model.encode`` may look at its argument ``name``: unless it names and never uses it.
+    """Return whether ``model.encode`` may read its argument ``name``: unless it declares and never loads it.
 
     Example:
         >>> class Model:
@@ -344,13 +344,13 @@ def reads_argument(model: Any, name: str) -> bool:
         return True
     if {"locals", "vars", "eval", "exec"} & set(code.co_names):
         return True
-    # Several names may share one instruction, which then has a tuple of them.
+    # One instruction may load several names, as a tuple.
     loads = (step for step in dis.get_instructions(code) if "LOAD" in step.opname)
     return any(name in (step.argval if isinstance(step.argval, tuple) else (step.argval,)) for step in loads)
 
 
 def _prompt_settings(parts: list[Any]) -> str | None:
-    """Return a digest of all settings that a prompt may be made from, None if one has no stable form."""
+    """Return a digest of all prompt settings; None if one has no stable form."""
     try:
         return sha256_of([{name: getattr(part, name, None) for name in _PROMPT_SETTINGS} for part in parts])
     except TypeError:
@@ -358,13 +358,13 @@ def _prompt_settings(parts: list[Any]) -> str | None:
 
 
 def _first_setting(parts: list[Any], name: str) -> Any:
-    """Return the first value that a model, or what it wraps, has for a setting; None if there is none."""
+    """Return the first value of a setting in a model or the models that it wraps; None if there is none."""
     found = (getattr(part, name, None) for part in parts if not is_module(part))
     return next((value for value in found if value is not None), None)
 
 
 def _modalities(meta: Any, kind: Kind) -> dict[str, Any]:
-    """Describe which columns mteb's sentence-transformers read, where that is more or less than the text."""
+    """Describe which columns mteb's sentence-transformers read, unless it is only the text."""
     modalities = getattr(meta, "modalities", None)
     if kind == "other" or modalities in (None, ["text"]):
         return {}
@@ -372,7 +372,7 @@ def _modalities(meta: Any, kind: Kind) -> dict[str, Any]:
 
 
 def _default_prompt(inner: Any, role: str | None) -> str | None:
-    """Return the prompt that sentence-transformers takes if it is given none."""
+    """Return the default prompt of sentence-transformers."""
     candidates = {"query": ("query",), "document": _DOCUMENT_PROMPTS}.get(role or "", ())
     name = next((name for name in candidates if name in inner.prompts), inner.default_prompt_name)
     text: str | None = None if name is None else inner.prompts.get(name)
@@ -380,7 +380,7 @@ def _default_prompt(inner: Any, role: str | None) -> str | None:
 
 
 def _encoder_settings(inner: Any) -> dict[str, Any]:
-    """Describe what may be assigned to a sentence-transformer after it was loaded."""
+    """Describe settings of a sentence-transformer that can be assigned after it was loaded."""
     weight = next(inner.parameters(), None)
     return {
         "max_seq_length": describe(inner.max_seq_length),
@@ -404,13 +404,13 @@ def loader_settings(meta: Any, kind: Kind) -> dict[str, str]:
 
 
 def is_local(name: str) -> bool:
-    """Return whether a model's name is a path on this machine, which says nothing of the weights there."""
+    """Return whether a model's name is a local path. A path does not identify weights."""
     return name.startswith((".", "~", "/")) or "\\" in name or Path(name).exists()
 
 
 def _is_published(meta: Any) -> bool:
-    """Tell a registry's or hub's entry from a description made out of an object in memory.
+    """Return whether metadata come from mteb's registry or a hub, not from an object in memory.
 
-    The latter has name and commit of the model that the object began as, whatever it was trained to since.
+    Metadata of an object in memory have the name and commit of the model before any training.
     """
     return getattr(meta, "release_date", None) is not None or getattr(meta, "open_weights", None) is not None

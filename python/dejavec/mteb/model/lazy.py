@@ -1,4 +1,4 @@
-"""A model that is built at the first miss: until then what it told of itself once stands in."""
+"""A model that is built at the first miss. Until then, the record of an earlier build replaces it."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from dejavec.support.warn import warn
 
 MODELS_FILE = "models.json"
 _SEEN = frozenset({"description", "visible"})
-"""Entries of a record that say how the model looked."""
+"""Entries of a record that come from the look at the model."""
 
 
 class ModelChangedError(Exception):
-    """The model that was built is another than was recorded. Never leaves the wrapper."""
+    """The built model differs from the recorded one. Never leaves the wrapper."""
 
 
 class Recipe:
-    """How a model is built, and what is said of it before.
+    """How a model is built, and its metadata.
 
     Args:
         model: a registered name, a ``ModelMeta``, or a function without arguments.
-        meta: the metadata of what the function makes.
+        meta: the metadata of the model that the function makes.
 
     Attributes:
         origin: ``model`` and ``meta``, as given.
-        meta: the metadata of what is built.
+        meta: the metadata of the model.
         loader: the function that makes the model.
         build: makes the model, without arguments.
         made_by_mteb: whether mteb loads it.
 
     Raises:
-        ValueError: it makes no encoder, or only one of a function and its metadata is given.
+        ValueError: the recipe makes no encoder, or only one of a function and its metadata is given.
         KeyError: mteb knows no model of this name.
     """
 
@@ -74,15 +74,15 @@ class Recipe:
 
     @property
     def searches(self) -> bool:
-        """Whether it builds a model that does its own search, as far as that can be told."""
+        """Whether the model is known to do its own search. Only classes are examined."""
         maker = _maker(self.loader)
         return isinstance(maker, type) and hasattr(maker, "index") and hasattr(maker, "search")
 
     def key(self) -> str:
-        """Return a digest of loader, name, revision and arguments, but for secrets.
+        """Return a digest of loader, name, revision and arguments, without secrets.
 
         Raises:
-            TypeError: they have no stable form.
+            TypeError: one of these has no stable form.
         """
         import mteb
 
@@ -100,9 +100,9 @@ class Recipe:
         )
 
     def files(self) -> dict[str, str]:
-        """Return the SHA-256 of each file of a model that lies on this machine, by its path.
+        """Return the SHA-256 of each local file of the model, by path.
 
-        That is what lies where the name leads, and the arguments that lead to a file or a model's directory.
+        The name may be a path, and arguments may be paths of files or of a model's directory.
 
         Raises:
             OSError: a file cannot be read.
@@ -119,8 +119,8 @@ class LazyModel:
     """A model that is built when it is first needed.
 
     Args:
-        recipe: how it is built.
-        directory: where ``models.json`` lies.
+        recipe: how the model is built.
+        directory: the directory of ``models.json``.
         named: whether the user answers for the weights.
     """
 
@@ -139,24 +139,24 @@ class LazyModel:
 
     @property
     def is_built(self) -> bool:
-        """Whether the model is there."""
+        """Whether the model is built."""
         return self._built is not None
 
     @property
     def origin(self) -> tuple[Any, Any]:
-        """What the recipe was made of."""
+        """The arguments of the recipe."""
         return self._recipe.origin
 
     @property
     def model(self) -> Any:
-        """The model, built by now."""
+        """The model, which is built if necessary."""
         return self._build().model
 
     def ready(self) -> Any:
-        """Return the model, built by now, for a call that was prepared by what this object has told.
+        """Build the model if necessary, and return it.
 
         Raises:
-            ModelChangedError: that is not what the model tells, so the call has to be prepared again.
+            ModelChangedError: it differs from the recorded model, so the call must be prepared again.
         """
         if self._built is not None:
             return self._built.model
@@ -167,7 +167,7 @@ class LazyModel:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """The metadata; assigning replaces them in the model too, once it is built."""
+        """The metadata. Assigning replaces them in the model too, once it is built."""
         if self._built is not None and self._recipe.made_by_mteb:
             return self._built.mteb_model_meta
         return self._meta
@@ -179,7 +179,7 @@ class LazyModel:
             self._built.mteb_model_meta = meta
 
     def profile(self) -> Profile:
-        """Return what the model tells of itself, now or when it was last built.
+        """Return the profile of the model, which is read from the record before the model is built.
 
         Raises:
             TypeError: a setting has no stable form.
@@ -189,10 +189,10 @@ class LazyModel:
         return self._build().profile()
 
     def look(self) -> Look:
-        """Return the state of the model and the description of all else, now or when it was last built.
+        """Return a look at the model, or the recorded look before the model is built.
 
-        What was seen at an earlier build holds only as long as it is known what was built: by the files, by
-        name and commit, or because the user answers for it.
+        The record counts only if the weights are known to be the same: by files, by name and commit, or
+        because the user answers for them. A model without tensors has no weights, so the record counts too.
 
         Raises:
             ModelChangedError: see :meth:`ready`.
@@ -206,19 +206,19 @@ class LazyModel:
         return self._build().look()
 
     def encoding(self, look: Look) -> AbstractContextManager[None]:
-        """Return a context for an ``encode``, in which it is learnt what that changes in the model."""
+        """Return a context for an ``encode``, which records the values that it changes in the model."""
         if self._built is None:
             return nullcontext()
         first = self._look_when_built
         return self._built.encoding(first if look.found is None and first is not None else look)
 
     def similarity(self, name: str, embeddings1: Any, embeddings2: Any) -> Any:
-        """Return similarities, without the model if it is known which function it uses.
+        """Return similarities. If the model's function is known, this needs no model.
 
         Args:
             name: ``similarity`` or ``similarity_pairwise``.
-            embeddings1: (n, dim).
-            embeddings2: (m, dim).
+            embeddings1: vectors (n, dim).
+            embeddings2: vectors (m, dim).
         """
         record = self._recall() if self._built is None else None
         function = getattr(self._meta, "similarity_fn_name", None)
@@ -228,7 +228,7 @@ class LazyModel:
         return getattr(self.model, name)(embeddings1, embeddings2)
 
     def _recall(self) -> dict[str, Any] | None:
-        """Return what an earlier build has recorded, unless the model's files have changed since."""
+        """Return the record of an earlier build, unless the model's files have changed."""
         if not self._recalled:
             self._recalled = True
             try:
@@ -238,11 +238,11 @@ class LazyModel:
                     self._look = look_from(record)
                     self._record = record
             except (OSError, TypeError, ValueError, LookupError):
-                pass  # What cannot be told from another has to be built.
+                pass  # Without a usable record, the model must be built.
         return self._record
 
     def _build(self) -> BuiltModel:
-        """Build the model, if it is not built yet, and record what it tells."""
+        """Build the model if it is not built yet, and record it."""
         if self._built is not None:
             return self._built
         try:
@@ -256,7 +256,7 @@ class LazyModel:
             model.mteb_model_meta = self._recipe.meta
         built = BuiltModel(model)
         self._look_when_built = built.look()
-        with suppress(TypeError):  # Nothing can stand in for this one.
+        with suppress(TypeError):  # This model cannot be recorded.
             self._told = record_of(built, self._look_when_built)
         if self._meta is not self._recipe.meta:
             model.mteb_model_meta = self._meta
@@ -266,11 +266,11 @@ class LazyModel:
         return built
 
     def _remember(self, key: str, record: dict[str, Any]) -> None:
-        """Record what the model tells, and say if an earlier build told something else."""
+        """Record the model, and warn if the record of an earlier build differs."""
         stored = (read_record(self._path) or {}).get(key)
         if stored == record:
             return
-        # How it looks may differ for many a reason, and is asked about.
+        # The look may differ for harmless reasons, and then the model is asked. So this is no reason to warn.
         counts = set(_told(record)) - _SEEN
         before = record if stored is None else stored
         names = [name for name in record if name in counts and record[name] != before.get(name)]
@@ -288,22 +288,22 @@ class LazyModel:
 
 
 def is_recipe(model: Any) -> bool:
-    """Return whether this is no model but says how one is built."""
+    """Return whether this is no model but a recipe for one."""
     meta = getattr(sys.modules.get("mteb.models.model_meta"), "ModelMeta", None)
     made = isinstance(model, str | type | functools.partial) or inspect.isroutine(model)
     return made or (meta is not None and isinstance(model, meta))
 
 
 def _told(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record without the files, of which not all make the model."""
+    """Return a record without the files, since some of them may not change the model."""
     return {name: value for name, value in record.items() if name != "files"}
 
 
 def _as_loaded(meta: Any) -> Any:
-    """Return metadata as ``ModelMeta.load_model`` leaves it in the model."""
+    """Return metadata as ``ModelMeta.load_model`` stores it in the model."""
     from mteb.models import model_meta
 
-    # Before 2.23, empty settings were left in.
+    # mteb before 2.23 keeps empty settings.
     counts = getattr(model_meta, "_has_meaningful_value", None)
     settings = dict(meta.experiment_kwargs or {})
     kept = {name: value for name, value in settings.items() if counts is None or counts(value)}
@@ -317,14 +317,14 @@ def _maker(loader: Any) -> Any:
 
 
 def _is_model(place: Path) -> bool:
-    """Tell a file, or a directory with a configuration, from others, such as that of all downloads."""
+    """Return whether a path is a file, or a directory with a configuration; a download cache is neither."""
     with suppress(OSError):  # The text is too long to be a path.
         return place.is_file() or any(place.glob("*.json"))
     return False
 
 
 def _files_below(place: Path) -> Iterator[Path]:
-    """Yield the files of a directory, or the one; none if there is neither. Loaders read no hidden ones."""
+    """Yield a file, or the files below a directory, except hidden ones, which loaders do not read."""
     with suppress(OSError):  # As above.
         if place.is_file():
             yield place

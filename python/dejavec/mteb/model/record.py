@@ -1,4 +1,4 @@
-"""What a built model has told of itself, as JSON, and what stands in for the model later."""
+"""The JSON record of a built model, and its use in place of the model later."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _SIMILARITIES = ("similarity", "similarity_pairwise")
 
 
 def record_of(built: BuiltModel, look: Look) -> dict[str, Any]:
-    """Return all that stands in for a model.
+    """Return the record of a model.
 
     Args:
         built: the model.
-        look: what was seen of it before its first ``encode``.
+        look: the look at it before its first ``encode``.
 
     Raises:
-        TypeError: nothing can: a setting is no JSON, or only the model itself can tell its prompts.
+        TypeError: a setting has no JSON form, or a function of the model makes its prompts.
     """
     profile, meta = built.profile(), built.mteb_model_meta
     similarities = {name: similarity_of(built.model, name) for name in _SIMILARITIES}
@@ -57,7 +57,7 @@ def profile_from(record: Mapping[str, Any], arguments: Mapping[str, Any]) -> Pro
     """Return the profile in a record.
 
     Raises:
-        TypeError: the prompts are made by a function that is not at hand.
+        TypeError: a function makes the prompts, and it is missing or changed.
     """
     return Profile(
         kind=record["kind"],
@@ -71,19 +71,19 @@ def profile_from(record: Mapping[str, Any], arguments: Mapping[str, Any]) -> Pro
 
 
 def look_from(record: Mapping[str, Any]) -> Look:
-    """Return what was seen of the model when it was built.
+    """Return the recorded look at the model.
 
     Raises:
-        LookupError, TypeError, ValueError: the record is of another form.
+        LookupError, TypeError, ValueError: the record has another form.
     """
     return Look(record["state"], Description.from_json(record["description"]), bool(record["visible"]))
 
 
 def _prompts_of(profile: Profile) -> dict[str, Any]:
-    """Return the settings from which the prompts of a model of sentence-transformers are made.
+    """Return the prompt settings of a sentence-transformers model.
 
     Raises:
-        TypeError: they are more than settings.
+        TypeError: the model has a method of its own that makes prompts.
     """
     model = profile.prompter
     if profile.kind == "other":
@@ -107,10 +107,10 @@ def _prompts_of(profile: Profile) -> dict[str, Any]:
 
 
 def _prompter(record: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
-    """Return what has a model's prompt settings in its place.
+    """Return an object with the recorded prompt settings, in place of the model.
 
     Raises:
-        TypeError: see :func:`_profile_from`.
+        TypeError: see :func:`profile_from`.
     """
     settings = dict(record["prompts"])
     if record["kind"] == "other":
@@ -127,7 +127,7 @@ def _prompter(record: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
         settings["instruction_template"] = arguments.get("instruction_template")
         if describe(settings["instruction_template"]) != template:
             raise TypeError("the function that makes prompts is not at hand")
-    # Its methods make the prompts of these settings; the constructor would load the weights.
+    # The class's methods make the prompts. Its constructor is not called, since it would load the weights.
     prompter = object.__new__(InstructSentenceTransformerModel)
     vars(prompter).update(settings, model=inner)
     return prompter

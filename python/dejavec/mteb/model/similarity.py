@@ -1,4 +1,4 @@
-"""Which function a model compares vectors with, where that is known well enough to do without the model."""
+"""The similarity function of a model, if it can be called without the model."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any, Literal, NamedTuple
 
 
 class Similarity(NamedTuple):
-    """A function of a library that compares vectors.
+    """A similarity function of a library.
 
     Attributes:
-        library: whose.
-        function: its name there.
+        library: the library.
+        function: the name of the function in it.
     """
 
     library: Literal["mteb", "sentence-transformers"]
     function: str
 
     def __call__(self, name: str, embeddings1: Any, embeddings2: Any) -> Any:
-        """Return what a model's method ``name``, ``similarity`` or ``similarity_pairwise``, returns."""
+        """Return the result of a model's method ``name``: ``similarity`` or ``similarity_pairwise``."""
         from mteb import similarity_functions as functions
 
         pairwise = name == "similarity_pairwise"
@@ -35,7 +35,7 @@ class Similarity(NamedTuple):
 
 
 def similarity_of(model: Any, name: str) -> Similarity | None:
-    """Return the function behind a model's method ``name``; None if only the model knows."""
+    """Return the function behind a model's method ``name``; None if it is unknown."""
     from mteb.models import SentenceTransformerEncoderWrapper
     from mteb.models.abs_encoder import AbsEncoder
 
