@@ -99,8 +99,8 @@ def field_keys(columns: Mapping[str, object]) -> Keys:
 
     Null fields and empty titles and instructions count as absent. Redundant fields are left out, so that
     plain text keeps its plain key: a body that equals the text of an item without title, or a query that
-    equals the text of an item without instruction. The order of media and text counts, since a model may read them in
-    this order.
+    equals the text of an item without instruction. The order of media and text counts, since a model may read
+    them in this order.
 
     Args:
         columns: field name (see :data:`FIELDS`) to column, all of one length. Texts are as for
