@@ -34,50 +34,50 @@ from dejavec.support.paths import local_directory
 from dejavec.vectors.arrays import Container, Kind, Output, from_rows
 
 _PLACE = ("self", "path", "on_mismatch")
-"""Arguments of ``EmbeddingCache`` that say where it lies; a pickled one lies where it was found to lie."""
+"""Arguments of ``EmbeddingCache`` about its directory. Pickling replaces them by the directory in use."""
 
 
 class EmbeddingCache(Closing):
-    """A directory of vectors, each under the digest of the text it was made from.
+    """A directory of vectors by text: the key of a vector is the digest of its text.
 
-    The directory is created when the first vectors arrive; their dimension and dtype become the cache's. Many
+    The directory is created when the first vectors are stored, which decide its dimension and dtype. Many
     processes and threads may use one directory at a time.
 
     Args:
         path: the directory.
         model: which model makes the vectors, as ``"name@revision"``: the user answers for it.
-        identity: more of what changes a vector (settings), as a JSON object.
-        prompt: the text that the model reads before each text; vectors of another prompt are others.
-        role: what the texts are, such as ``"query"`` or ``"document"``, where the model asks.
-        confirm: how many cached texts each function is asked for, once, before their vectors are served; four
-            times as many for one that is not known to have made them. None is 4, or 0 with ``model``: nothing
-            is asked.
-        confirm_tolerance: how far a number may be from the cached one then, as a part of the largest number
-            in its vector; None is 1e-4, or what half precision and other versions of libraries need.
-        on_unconfirmed: whether cached vectors warn or raise if a function that is known to have made them
-            fails when it is asked, or answers differently each time.
-        container: the file of the rows: ``"npy"`` is ``vectors.npy``; ``"faiss-l2"`` and ``"faiss-ip"`` are
-            ``vectors.faiss``, an index that FAISS reads, of float32 and what float32 holds exactly. None is
-            what the directory has, ``"npy"`` if it has none.
-        mode: ``"a"`` reads and appends; ``"r"`` only reads, and takes any model's cache if none is named.
-        miss: what ``encode`` does with texts that are not stored: have them encoded, or raise before any is.
+        identity: other settings that change a vector, as a JSON object.
+        prompt: the text that the model reads before each text. Another prompt makes another identity.
+        role: the role of the texts, such as ``"query"`` or ``"document"``, if the model needs it.
+        confirm: how many cached texts each function is asked for, once, before vectors are served; four times
+            as many if the function is not known to have made them. None is 4, or 0 with ``model``: nothing is
+            asked.
+        confirm_tolerance: how far a number may then be off, as a part of the largest number in its cached
+            vector; None is 1e-4, or more for half precision and other versions of libraries.
+        on_unconfirmed: whether to warn or raise if a function that is known to have made the vectors fails
+            when it is asked, or answers differently each time.
+        container: the format of the rows: ``"npy"`` is ``vectors.npy``; ``"faiss-l2"`` and ``"faiss-ip"`` are
+            ``vectors.faiss``, an index that FAISS reads. The latter stores float32, and dtypes that float32
+            holds exactly. None is the container of the directory, or ``"npy"`` for a new one.
+        mode: ``"a"`` reads and appends; ``"r"`` only reads, and accepts any model's cache if none is named.
+        miss: whether ``encode`` has texts encoded that are not cached, or raises before any is encoded.
         refresh: whether ``encode`` encodes every text again and replaces the stored vectors.
-        verify: whether each row's checksum is verified when it is read.
+        verify: whether to verify each row's checksum when it is read.
         durability: ``"commit"`` syncs to disk after each chunk, ``"close"`` only in ``sync`` and ``close``.
-        chunk_rows: how many texts are encoded and committed at a time at most.
-        chunk_seconds: after how long what was encoded is committed; None: only ``chunk_rows`` counts.
-        dtype: ``"float32"`` rounds all vectors, on the first run too; None stores them as they are.
-        output: the kind of array that is returned, ``"numpy"``, ``"torch"`` or ``"list"``; None is the kind
-            that was stored first. Lists of Python floats are stored as float64.
-        on_write_error: whether ``encode`` completes with a warning if vectors cannot be written, or raises.
+        chunk_rows: the most texts in a chunk.
+        chunk_seconds: how long a chunk should take before it is committed; None: no limit.
+        dtype: ``"float32"`` rounds all vectors, on the first run too; None: no rounding.
+        output: the library of returned arrays, ``"numpy"``, ``"torch"`` or ``"list"``; None is the one that
+            was stored first. Lists of Python floats are stored as float64.
+        on_write_error: whether ``encode`` warns and completes if vectors cannot be written, or raises.
         on_nonfinite: whether vectors with NaN or infinity, which are never stored, warn or raise.
-        on_mismatch: whether a directory of another model's vectors raises, or the cache goes to a directory
-            beside it, named after the identity.
+        on_mismatch: whether to raise if the directory has another model's vectors, or use a sibling: a
+            directory beside it, named after the identity.
         lock_timeout: seconds to wait for another process that is writing.
-        shared: whether a new directory and its files are for its group to read and write, not for the owner
-            alone. A directory of mode 2770 that is there before is shared in any case.
-        allow_network: whether to write on a network file system (NFS, SMB, Lustre …), whose locks may not
-            keep writers on two machines apart. Reading is always allowed.
+        shared: whether the group may read and write a new directory and its files, not only the owner. An
+            existing directory of mode 2770 is always shared.
+        allow_network: whether to write on a network file system (NFS, SMB, Lustre …). Its locks may not
+            exclude writers on other machines. Reading is always allowed.
         progress: whether ``encode`` shows a bar of the texts to encode; None: on a terminal.
 
     Raises:
@@ -161,7 +161,7 @@ class EmbeddingCache(Closing):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return path and settings; whoever is given them opens the cache there."""
+        """Return path and settings. The unpickled object opens the same cache."""
         place = {"path": str(self.path), "on_mismatch": self._store.on_mismatch}
         return {**place, **self._given, "closed": self.closed}
 
@@ -176,17 +176,17 @@ class EmbeddingCache(Closing):
         return line_of(type(self).__name__, self._store, self._mode)
 
     def _repr_html_(self) -> str:
-        """Return the same as a table, for notebooks."""
+        """Return a table of the same facts, for notebooks."""
         if self.closed:
             return f"<code>{html.escape(repr(self))}</code>"
         return table_of(type(self).__name__, self._store)
 
     def __bool__(self) -> bool:
-        """Whether there is a cache object, empty or not: ``if cache:`` asks for no length."""
+        """Return True even for an empty cache: ``if cache:`` does not depend on the length."""
         return True
 
     def __len__(self) -> int:
-        """Return how many different texts have a vector, by anybody."""
+        """Return how many different texts are stored, including those of other processes."""
         return len(self._store)
 
     def __contains__(self, text: object) -> bool:
@@ -194,7 +194,7 @@ class EmbeddingCache(Closing):
 
     @property
     def path(self) -> Path:
-        """The directory: beside the one asked for if ``on_mismatch="sibling"`` applied."""
+        """The directory. With ``on_mismatch="sibling"`` it may be a sibling of the requested one."""
         return self._store.path
 
     @property
@@ -204,7 +204,7 @@ class EmbeddingCache(Closing):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Which model and settings make the vectors, as a JSON object; empty if none is named."""
+        """The identity, a JSON object; empty if no model or setting is named."""
         return self._store.identity
 
     @property
@@ -219,63 +219,62 @@ class EmbeddingCache(Closing):
 
     @property
     def container(self) -> Container:
-        """The file that holds the rows, or will: see the constructor."""
+        """The container of the rows, even before there are any: see the constructor."""
         return self._store.container
 
     @property
     def closed(self) -> bool:
-        """Whether the cache was closed."""
+        """Whether the cache is closed."""
         return self._store.closed
 
     @property
     def vectors(self) -> NDArray[Any]:
-        """All committed rows (rows, dim), replaced ones too: read-only, not copied, of the stored dtype."""
+        """All committed rows (rows, dim), replaced ones too: read-only, not copied, in the stored dtype."""
         return self._store.vectors
 
     def keys(self) -> Keys:
         """Return the key of each row of :attr:`vectors`.
 
         Returns:
-            uint8 (rows, 32): of a text, the SHA-256 of its UTF-8 bytes
-            (:func:`dejavec.keys.items.text_keys`). Of equal keys the last row counts; zeros stand for a row
-            that was given up.
+            uint8 (rows, 32): the SHA-256 of the text's UTF-8 bytes (:func:`dejavec.keys.items.text_keys`).
+            The last of equal keys counts. A dead row has zeros.
         """
         return self._store.keys()
 
     def encode(
         self, texts: object, encode_fn: Callable[[list[str]], Any], *, batch_size: int | None = None
     ) -> Any:
-        """Return the vectors of texts; ``encode_fn`` makes those that are not stored.
+        """Return the vectors of texts; ``encode_fn`` makes those that are not cached.
 
-        What ``encode_fn`` has made is committed every ``chunk_seconds``, and at once if it fails: it is asked
-        for 32 texts first, and then for as many as it makes in that time. Threads of one process that miss
-        the same text encode it once.
+        Vectors are committed every ``chunk_seconds``, and at once if ``encode_fn`` fails. The first chunk has
+        32 texts; the size of the next ones follows from the measured time. If several threads of a process
+        miss the same text, it is encoded once.
 
         A model that pads its batches, such as a ``SentenceTransformer``, returns other last bits in another
-        batch, so its vectors may differ in these from those of one call for all texts. ``chunk_seconds=None``
-        makes one call for each ``chunk_rows``; the wrapper for mteb knows the batches and keeps every bit.
+        batch. So these bits may differ from those of one call for all texts. ``chunk_seconds=None`` makes one
+        call for each ``chunk_rows``. The wrapper for mteb knows the batches, and keeps every bit.
 
         Args:
-            texts: n texts, in any form that :func:`dejavec.keys.items.text_keys` takes.
+            texts: n texts, in any form of :func:`dejavec.keys.items.text_keys`.
             encode_fn: returns the vectors (k, dim) of k different texts, at most ``chunk_rows`` at a time. It
-                may also yield them, in order: blocks (j, dim), each committed as it comes, or single vectors
-                (dim,), committed every ``chunk_seconds``. What it returns for a text must not depend on the
-                other texts: no ``precision="int8"`` of sentence-transformers, with bounds taken over a call.
+                may also yield them, in order: blocks (j, dim), each committed at once, or single vectors
+                (dim,), committed every ``chunk_seconds``. The vector of a text must not depend on the other
+                texts, as it does with ``precision="int8"`` of sentence-transformers.
             batch_size: how many texts ``encode_fn`` gets at a time, if it does not batch by itself.
 
         Returns:
-            The vectors (n, dim) in the order of the texts, of the dtype that ``encode_fn`` returns, and of
-            the kind stored first, if ``output`` names no other: an array, a tensor or a list of lists. Lists
-            that a cache of a smaller dtype does not hold exactly are returned, not stored, with a warning.
+            The vectors (n, dim) in the order of the texts, with the dtype that ``encode_fn`` returns. They
+            are an array, a tensor or a list of lists, as ``output`` says, or as was stored first. Lists that
+            the stored dtype would round are returned, not stored, with a warning.
 
         Raises:
-            ItemError: a text is none.
-            VectorsError: what ``encode_fn`` returned does not fit; nothing of it was written.
+            ItemError: a text is not a string.
+            VectorsError: the vectors of ``encode_fn`` do not fit; none of them was written.
             MissingVectorsError: see ``miss``.
             CorruptCacheError: a row is damaged and cannot be replaced.
-            IdentityMismatchError: the cached vectors are not those of ``encode_fn``: see ``confirm``.
+            IdentityMismatchError: ``encode_fn`` did not make the cached vectors: see ``confirm``.
             UnconfirmedError: see ``on_unconfirmed``.
-            Exception: whatever ``encode_fn`` raises, unchanged; what it made before is kept.
+            Exception: the exception of ``encode_fn``, unchanged; its earlier vectors are kept.
 
         Example:
             >>> import tempfile, numpy as np
@@ -312,11 +311,11 @@ class EmbeddingCache(Closing):
         return from_rows(filled.vectors, self._shown(filled.output))
 
     def get(self, texts: object, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Any]:
-        """Return the stored vectors of texts, without a model. What other processes stored meanwhile counts.
+        """Return the stored vectors of texts, without a model. New rows of other processes count.
 
         Args:
             texts: n texts.
-            out: where to put the vectors instead: C-contiguous, (n, dim), of the stored dtype.
+            out: an array for the vectors: C-contiguous, (n, dim), of the stored dtype.
 
         Returns:
             Which texts are stored (n,), and the vectors (n, dim), zeros for the others: ``out``, or an array
