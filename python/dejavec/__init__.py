@@ -1,6 +1,6 @@
 """dejavec: embed once, never again.
 
-Every error is a :class:`DejavecError`; :mod:`dejavec.errors` has them all.
+Every error is a :class:`DejavecError`; :mod:`dejavec.errors` lists all of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The decorator that gives a function of texts a cache."""
+"""The decorator that caches a function of texts."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class CachedFunction(Generic[P, R]):
     Args:
         function: returns vectors (k, dim), or yields them, or is a coroutine function that returns them.
         path: the directory.
-        settings: of the cache.
+        settings: the settings of the cache.
 
     Raises:
         TypeError: ``function`` is no function of texts.
@@ -132,7 +132,7 @@ class CachedFunction(Generic[P, R]):
         """The cache of a call without further arguments.
 
         Raises:
-            AttributeError: there is no such call: arguments without defaults are needed.
+            AttributeError: a call needs further arguments, so there is one cache for each call.
         """
         try:
             self._signature.bind([])
@@ -150,7 +150,7 @@ class CachedFunction(Generic[P, R]):
         for part in name.split("."):
             found = getattr(found, part, None)
         if found is self:
-            # The function's name is taken by this object, as below a decorator: it is found through it.
+            # With decorator syntax, the function's name refers to this object, which leads to the function.
             function.__qualname__ = f"{name}.__wrapped__"
         return CachedFunction, (function, str(self._path), dict(self._settings))
 
@@ -159,7 +159,7 @@ class CachedFunction(Generic[P, R]):
         return str(getattr(self._function, "__qualname__", self._function)).removesuffix(".__wrapped__")
 
     def _call(self, args: tuple[Any, ...], keywords: Mapping[str, Any], *, has_owner: bool) -> Any:
-        """Call the function for the texts that are missing; of a method, the first argument is the object."""
+        """Call the function for texts that are not cached. The first argument of a method is its object."""
         bound, texts, form = self._bind(args, keywords, has_owner=has_owner)
         cache = self._cache_for(form)
 
@@ -170,13 +170,13 @@ class CachedFunction(Generic[P, R]):
 
         if not self._is_async:
             return cache.encode(texts, encode)
-        # In a thread, which has the coroutines of the function run by the loop of the caller.
+        # A thread does the blocking work; the caller's loop runs the coroutines of the function.
         return call_in_thread(lambda loop: cache.encode(texts, lambda some: wait_for(loop, encode(some))))
 
     def _bind(
         self, args: tuple[Any, ...], keywords: Mapping[str, Any], *, has_owner: bool
     ) -> tuple[inspect.BoundArguments, Any, dict[str, Any]]:
-        """Return a call's arguments, its texts, and the stable form of what is not texts.
+        """Return a call's arguments, its texts, and the stable form of the other arguments.
 
         Raises:
             TypeError: the arguments do not fit the function, or one has no stable form.
@@ -222,12 +222,13 @@ class _Decorator(Protocol):
 
 
 def cached(path: str | os.PathLike[str], **settings: Unpack[CacheSettings]) -> _Decorator:
-    """Cache what the decorated function returns: for a list of texts, their vectors (n, dim).
+    """Cache the vectors (n, dim) that the decorated function returns for a list of texts.
 
-    A coroutine function stays one: ``await embed(texts)``. A function may have more arguments, after the
-    texts: strings, numbers, and lists and dicts of these are part of the identity, and each combination has a
-    cache of its own beside ``path``. In a method, so is ``self``: a dataclass by its fields, any other object
-    by its attribute ``cache_identity``, a JSON value that covers all that changes its vectors.
+    A coroutine function stays one: ``await embed(texts)``. A function may have further arguments after the
+    texts: strings, numbers, and lists and dicts of these. They are part of the identity, and each combination
+    has a separate cache beside ``path``. In a method, ``self`` is part of the identity too: a dataclass by
+    its fields, any other object by its attribute ``cache_identity``, a JSON value of everything that changes
+    its vectors.
 
     Args:
         path: the directory.
@@ -237,7 +238,7 @@ def cached(path: str | os.PathLike[str], **settings: Unpack[CacheSettings]) -> _
         A decorator. The decorated function has the cache as its attribute ``cache``.
 
     Raises:
-        TypeError: what is decorated is no function of texts.
+        TypeError: the decorated object is no function of texts.
 
     Example:
         >>> import tempfile, numpy as np
@@ -274,7 +275,7 @@ def _signature(function: Any) -> inspect.Signature:
     """Return the signature of a function of texts.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is no function of texts.
     """
     if isinstance(function, classmethod | staticmethod):
         kind = type(function).__name__
@@ -286,7 +287,7 @@ def _signature(function: Any) -> inspect.Signature:
     except ValueError:
         signature = inspect.Signature(
             [inspect.Parameter("texts", inspect.Parameter.POSITIONAL_ONLY)]
-        )  # A builtin that does not say.
+        )  # A builtin without a signature.
     first = next(iter(signature.parameters.values()), None)
     name = getattr(function, "__qualname__", type(function).__name__)
     if first is None:

@@ -1,4 +1,4 @@
-"""Every error and warning that dejavec raises: one tree, each also the builtin it resembles."""
+"""All errors and warnings of dejavec. Each error is also a subclass of the most similar builtin."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def sentence(
     found: str | None = None,
     remedy: str | None = None,
 ) -> str:
-    """Return the one sentence that errors and warnings are made of.
+    """Return the sentence of an error or a warning.
 
     Args:
-        where: what is at fault, to begin with; or all that there is to say.
-        expected: what that should have been.
+        where: the thing at fault; or the whole message.
+        expected: what the thing should have been.
         found: what the caller gave, or a file holds.
         remedy: what to do about it.
 
@@ -39,15 +39,14 @@ class DejavecError(Exception):
     Its message is the :func:`sentence` of its parts.
 
     Args:
-        where: what is at fault, to begin the message with; or all that there is to say. A path is the
-            attribute ``path``, too.
-        expected: what that should have been.
+        where: the thing at fault; or the whole message. A path also sets the attribute ``path``.
+        expected: what the thing should have been.
         found: what the caller gave, or the file holds.
         remedy: what to do about it.
         path: the file or directory concerned, if ``where`` is not its path.
 
     Attributes:
-        where: what is at fault.
+        where: the thing at fault.
         path: the file or directory concerned, or None.
         expected: what was expected there, or None.
         found: what was found instead, or None.
@@ -83,7 +82,7 @@ class DejavecError(Exception):
         self.remedy = remedy
 
     def within(self, where: str) -> Self:
-        """Return the same error with more of where it happened in front.
+        """Return the same error with more context before ``where``.
 
         Example:
             >>> str(ItemError("item 3", expected="str", found="int").within("field 'title'"))
@@ -103,11 +102,11 @@ class StorageError(DejavecError, OSError):
 
 
 class CorruptCacheError(DejavecError, OSError):
-    """A file of the cache does not hold what its format demands."""
+    """A file of the cache violates its format."""
 
 
 class ForeignDirectoryError(DejavecError, FileExistsError):
-    """The directory holds files that are not dejavec's, so no cache is made there."""
+    """The directory holds files of other programs, so no cache is created there."""
 
 
 class CacheNotFoundError(DejavecError, FileNotFoundError):

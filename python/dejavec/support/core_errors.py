@@ -74,7 +74,7 @@ _KINDS: dict[str, tuple[type[DejavecError], str]] = {
 
 
 def repair_command(cache: Path | str, *, forced: bool = False) -> str:
-    """Return the command that repairs a cache, as a shell takes it."""
+    """Return the shell command that repairs a cache."""
     return shlex.join(["dejavec", "verify", "--repair", *["--force"] * forced, str(cache)])
 
 
@@ -95,7 +95,7 @@ def exception(
         cache = path if kind == "mostly_damaged" else Path(path).parent
         repair, forced = (f"`{repair_command(cache, forced=forced)}`" for forced in (False, True))
         remedy = remedy.replace("{repair}", repair).replace("{forced_repair}", forced)
-    # The message has the expected and the found part already.
+    # The message already contains the expected and the found part.
     made = error(message, remedy=remedy, path=path)
     made.expected, made.found = expected, found
     return made

@@ -1,4 +1,4 @@
-"""What a forked child must make anew: locks that a thread of its parent may have held."""
+"""New locks in a forked child, since a thread of the parent may have held the old ones."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from weakref import WeakSet
 
 
 class HasLocks(Protocol):
-    """An object with locks of its own."""
+    """An object with locks."""
 
     def make_locks(self) -> None:
-        """Make its locks, or new ones in their place."""
+        """Make the locks, or replace them by new ones."""
 
 
 _owners: WeakSet[HasLocks] = WeakSet()

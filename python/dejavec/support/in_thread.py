@@ -1,4 +1,4 @@
-"""Blocking work that an event loop waits for, and coroutines that such work waits for."""
+"""Run blocking work in a thread for an event loop, and run coroutines of that work in the loop."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class _Loop:
 
 
 async def call_in_thread(work: Callable[[_Loop], T]) -> T:
-    """Run ``work`` in a thread of its own, and return what it returns.
+    """Run ``work`` in a new thread, and return its result.
 
-    Not in the loop's executor, whose threads may all wait for a coroutine that needs one of them.
+    The loop's executor is not used: all of its threads may wait for a coroutine that needs one of them.
 
     Args:
-        work: gets what :func:`wait_for` wants. If the caller is cancelled, so is the coroutine it waits for.
+        work: gets an argument for :func:`wait_for`. If the caller is cancelled, so is the coroutine.
     """
     calling = _Loop()
     done: asyncio.Future[T] = calling.loop.create_future()
@@ -52,7 +52,7 @@ async def call_in_thread(work: Callable[[_Loop], T]) -> T:
         except BaseException as raised:
             error = raised
         if isinstance(error, StopIteration):
-            error = RuntimeError(f"the function raised {error!r}")  # No future takes it.
+            error = RuntimeError(f"the function raised {error!r}")  # Futures refuse it.
         if not calling.loop.is_closed():
             calling.loop.call_soon_threadsafe(settle, result, error)
 
@@ -66,11 +66,11 @@ async def call_in_thread(work: Callable[[_Loop], T]) -> T:
 
 
 def wait_for(calling: _Loop, coroutine: Awaitable[T]) -> T:
-    """Return what a coroutine returns that runs in the loop of the caller, waiting in the thread of the call.
+    """Run a coroutine in the loop of the caller, and wait for its result in the thread of the call.
 
     Raises:
         asyncio.CancelledError: the call was cancelled.
-        Exception: whatever the coroutine raises.
+        Exception: the exception of the coroutine.
     """
 
     async def awaited() -> T:
@@ -82,6 +82,6 @@ def wait_for(calling: _Loop, coroutine: Awaitable[T]) -> T:
     try:
         result: T = calling.waited_for.result()
     except concurrent.futures.CancelledError:
-        # Callers in other threads who wait for the same texts are not cancelled by that.
+        # `CancelledError` does not reach callers in other threads that wait for the same texts.
         raise asyncio.CancelledError from None
     return result

@@ -1,4 +1,4 @@
-"""Small JSON files beside the caches: written whole, and read only if they are as they were written."""
+"""Small JSON files beside the caches: replaced as a whole, and read only if their checksum matches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHARED_DIRECTORY, _SHARED_FILE = 0o2770, 0o660
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a file; None if there is none, or if a byte of it has changed since."""
+    """Return the JSON object in a file; None if there is none, or its checksum does not match."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             return None
@@ -35,11 +35,11 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
-    """Put a JSON object in the place of a file, all of it or nothing.
+    """Replace a file by a JSON object atomically.
 
     Raises:
-        OSError: it cannot be written.
-        TypeError: it is not JSON.
+        OSError: the file cannot be written.
+        TypeError: the object is not JSON.
     """
     record = {"version": _VERSION, "sha256": _sha256(content), "content": content}
     _core.make_directories(str(path.parent), shared=False)
@@ -58,10 +58,10 @@ def write_record(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def update_record(path: Path, entry: str, content: Mapping[str, Any]) -> None:
-    """Replace one entry of the JSON object in a file, and keep those that other processes write meanwhile.
+    """Replace one entry of the JSON object in a file, and keep concurrent changes of other entries.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
         TypeError: the entry is not JSON.
     """
     _core.make_directories(str(path.parent), shared=False)
@@ -74,23 +74,23 @@ def _sha256(content: Mapping[str, Any]) -> str:
 
 
 def _private(path: str, flags: int) -> int:
-    # A link is not followed, and a pipe in its place is not waited for.
+    # Do not follow a link, or block on a pipe.
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
 
 
 def _share(path: Path) -> None:
-    """Open a file to its group if its directory is shared."""
+    """Make a file group-shared if its directory is."""
     if path.parent.stat().st_mode & _SHARED_DIRECTORY == _SHARED_DIRECTORY:
         path.chmod(_SHARED_FILE)
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file that other processes respect. The system releases it if this one dies."""
+    """Hold the lock of a file. The system releases it if this process dies."""
     lock = path.with_name(f".{path.name}.lock")
     with open(lock, "ab", opener=_private) as file:
         with suppress(PermissionError):
-            _share(lock)  # Somebody else of the group may have made it.
+            _share(lock)  # Another member of the group may own it.
         if sys.platform == "win32":
             import msvcrt
 

@@ -1,6 +1,6 @@
-"""The names of the files of mteb's own cache, and what is said where a cache of dejavec was expected.
+"""The file names of mteb's own cache, and the error for such a cache in place of ours.
 
-mteb itself is not imported here.
+This module does not import mteb.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ INDEX, VECTORS, DIMENSION, FAISS = "index.json", "vectors.npy", "dimension", "ve
 
 
 def is_old_cache(directory: Path) -> bool:
-    """Return whether mteb wrote a cache here, or began to."""
+    """Return whether mteb wrote a cache here, or a part of one."""
     names = ((INDEX,), (DIMENSION, VECTORS))
     return any(all(os.path.lexists(directory / name) for name in some) for some in names)
 
@@ -24,8 +24,8 @@ def old_cache_error(directory: Path, model: str | None) -> ForeignDirectoryError
     """Return the error for a cache that mteb wrote.
 
     Args:
-        directory: where it lies.
-        model: which one was expected; None if that is not known.
+        directory: the directory of the cache.
+        model: the expected model; None if that is unknown.
     """
     name = model or "name@revision"
     new = Path(f"{directory}-imported")

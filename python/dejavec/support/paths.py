@@ -1,4 +1,4 @@
-"""Where a cache lies: one absolute directory, whatever the current directory becomes."""
+"""Absolute paths of caches, which do not depend on later changes of the current directory."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _LONGEST_NAME = 255
-"""Bytes of a name that file systems allow."""
+"""The most bytes of a name in file systems."""
 
 _KEPT = 160
-"""Bytes that are kept of a name which is too long with what is appended to it."""
+"""Bytes that are kept of a name that would be too long with its suffix."""
 
 
 def local_directory(path: str | os.PathLike[str], name: str = "path") -> Path:
     """Return a directory as an absolute path; ``~`` is the home directory.
 
     Args:
-        path: the directory, there or not.
-        name: what a message calls the argument.
+        path: the directory, which need not exist.
+        name: how messages name the argument.
 
     Raises:
         TypeError: it is no path.
@@ -45,7 +45,7 @@ def local_directory(path: str | os.PathLike[str], name: str = "path") -> Path:
 
 
 def with_suffix(path: Path, suffix: str) -> Path:
-    """Return a path whose name ends with a suffix, which a name at the file system's limit leaves room for.
+    """Return a path with a suffix after its name. A name that would be too long is shortened.
 
     Example:
         >>> with_suffix(Path("cache"), "@c5d9").name

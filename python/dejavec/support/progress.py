@@ -1,4 +1,4 @@
-"""Bars that show how far long work has come."""
+"""Progress bars."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress(shown: bool | None, total: int, unit: str = "item") -> Iterator[Callable[[int], object]]:
-    """Show a bar, and yield what moves it on by a number of items.
+    """Show a bar, and yield a function that advances it by a number of items.
 
     Args:
-        shown: always, never, or (None) on a terminal.
-        total: how many items there are; for none there is no bar.
-        unit: what an item is called.
+        shown: whether to show the bar; None: on a terminal.
+        total: how many items there are; with 0 there is no bar.
+        unit: the name of an item.
     """
     if total == 0 or shown is False:
         yield lambda _: None

@@ -1,4 +1,4 @@
-"""Which settings are secrets: they are never read, written, or a part of what tells two models apart."""
+"""Names of secret settings. Secrets are never read or written, and never part of an identity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SPECIAL_TOKENS = frozenset(
     f"{name}_token"
     for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask", "image", "audio", "video", "special")
 )
-"""Of a vocabulary, not of an account."""
+"""Tokens of a vocabulary, which are no secrets."""
 
 
 def is_secret(name: object) -> bool:

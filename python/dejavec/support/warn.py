@@ -1,4 +1,4 @@
-"""The one way to warn: at the caller's line, not at one of the library."""
+"""The one way to warn: at the line of the caller, not of the library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from dejavec.errors import DejavecWarning, sentence
 
 _LIBRARIES = ("dejavec", "mteb")
-"""Packages whose lines no reader of a warning can change; mteb calls the wrapper for its user."""
+"""Packages that a warning steps out of. mteb is one, since it calls the wrapper for the user."""
 
 _IMPORTING = ("importlib._bootstrap", "importlib._bootstrap_external")
 """Frames that ``warnings`` does not count."""
