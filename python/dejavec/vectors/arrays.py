@@ -1,4 +1,4 @@
-"""What a model returns, as rows to store; stored rows, as the model would have returned them."""
+"""Convert the result of a model to rows, and rows back to the array kind of the model."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ Kind = Literal["numpy", "torch", "list"]
 """NumPy arrays, torch tensors on the CPU, or lists of Python numbers."""
 
 Container = Literal["npy", "faiss-l2", "faiss-ip"]
-"""The file of the rows: ``vectors.npy``, or ``vectors.faiss``, a FAISS flat index of this metric."""
+"""The format of the rows: ``vectors.npy``, or ``vectors.faiss``, a FAISS flat index of this metric."""
 
 Rows = NDArray[Any]
 """Vectors as stored: (n, dim), C-contiguous, little-endian."""
 
 _STORABLE = ("<f2", "<f4", "<f8", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "|b1")
 FLOAT32_HOLDS = ("float32", "float16", "bfloat16", "int8", "uint8", "int16", "uint16", "bool")
-"""Names of dtypes of which float32 holds every value exactly."""
+"""Names of dtypes that float32 holds exactly."""
 
 _LOST = {"float64": "half of its digits"}
-"""What float32 does not keep of a dtype, other than the larger integers."""
+"""The loss if float32 stores a dtype, except for larger integers."""
 
 _REMEDY = "give one 2-D array of numbers with a row for each text"
 
 
 @dataclass(frozen=True)
 class Output:
-    """The kind of array that a model returns.
+    """The array kind that a model returns.
 
     Attributes:
         library: ``"numpy"``, ``"torch"``, or ``"list"`` for lists of Python numbers.
-        dtype: the name of the dtype in that library, of lists NumPy's; ``"bfloat16"`` is stored as float32.
+        dtype: the name of the dtype in that library; NumPy's for lists. ``"bfloat16"`` is stored as float32.
     """
 
     library: Kind
@@ -59,7 +59,7 @@ class Output:
 
 
 def to_rows(vectors: object, count: int | None, where: str) -> tuple[Rows, Output]:
-    """Check what a model returned for ``count`` items and bring it into the stored form.
+    """Check the result of a model for ``count`` items, and convert it to the stored form.
 
     Args:
         vectors: a 2-D NumPy array, torch tensor or other array of numbers; a list, generator, dict values, or
@@ -69,7 +69,7 @@ def to_rows(vectors: object, count: int | None, where: str) -> tuple[Rows, Outpu
         where: who returned the vectors, to begin an error message with.
 
     Returns:
-        The rows (count, dim), C-contiguous and little-endian, without a copy where possible; and their kind.
+        The rows (count, dim), C-contiguous and little-endian, without a copy if possible; and the array kind.
 
     Raises:
         VectorsError: another row count or number of dimensions, rows of different lengths, or a dtype that
@@ -97,18 +97,18 @@ def to_rows(vectors: object, count: int | None, where: str) -> tuple[Rows, Outpu
 
 
 def check_kind(rows: Rows, output: Output, dim: int, dtype: str, where: str) -> None:
-    """Check that rows are of the dimension and dtype of those held already.
+    """Check that rows have the dimension and dtype of the stored ones.
 
     Args:
-        rows: what :func:`to_rows` returned.
-        output: likewise.
-        dim: numbers in a held vector.
-        dtype: the held vectors' :attr:`Output.dtype`; bfloat16 and float32 share their stored dtype, so that
-            would not do.
+        rows: the rows from :func:`to_rows`.
+        output: their array kind.
+        dim: numbers in a stored vector.
+        dtype: the :attr:`Output.dtype` of the stored vectors. The stored dtype is not enough, since bfloat16
+            and float32 share it.
         where: who returned the vectors, to begin an error message with.
 
     Raises:
-        VectorsError: they are not.
+        VectorsError: the rows do not fit.
     """
     if rows.shape[1] != dim:
         raise VectorsError(
@@ -127,14 +127,14 @@ def check_kind(rows: Rows, output: Output, dim: int, dtype: str, where: str) -> 
 
 
 def convert_list(rows: Rows, output: Output) -> tuple[Rows, NDArray[np.bool_]]:
-    """Bring rows of Python numbers into the dtype of those held already.
+    """Convert rows of Python numbers to the dtype of the stored ones.
 
     Args:
         rows: float64, (n, dim).
-        output: the kind of the held vectors.
+        output: the array kind of the stored vectors.
 
     Returns:
-        The rows as they would be stored, and which of them hold the same numbers then (n,).
+        The converted rows, and which of them are exact (n,).
 
     Example:
         >>> rows, exact = convert_list(np.array([[0.5], [0.1]]), Output("numpy", "float32"))
@@ -150,16 +150,16 @@ def convert_list(rows: Rows, output: Output) -> tuple[Rows, NDArray[np.bool_]]:
 
 
 def stored_dtype(rows: Rows, output: Output, container: Container, where: str) -> np.dtype[Any]:
-    """Return the dtype in which a container holds rows: their own in ``vectors.npy``, else float32.
+    """Return the dtype in which a container stores rows: unchanged in ``vectors.npy``, otherwise float32.
 
     Args:
-        rows: what :func:`to_rows` returned.
-        output: likewise.
-        container: the kind of file.
+        rows: the rows from :func:`to_rows`.
+        output: their array kind.
+        container: the container.
         where: who returned the vectors, to begin an error message with.
 
     Raises:
-        VectorsError: the file holds float32, which does not hold every value of these rows' dtype.
+        VectorsError: the file is float32, which does not hold the dtype of the rows exactly.
     """
     if container == "npy":
         return rows.dtype
@@ -175,15 +175,15 @@ def stored_dtype(rows: Rows, output: Output, container: Container, where: str) -
 
 
 def from_rows(rows: Rows, output: Output) -> Any:
-    """Return stored rows as the kind of array that the model returns.
+    """Return stored rows in the array kind of the model.
 
     Args:
-        rows: (n, dim) or (dim,), writable, of a dtype that holds every value of the output's.
-        output: the kind.
+        rows: the rows (n, dim) or (dim,), writable, of a dtype that holds the output's exactly.
+        output: the array kind.
 
     Returns:
-        A NumPy array, or a torch tensor on the CPU, that shares the memory of ``rows`` if that has its dtype;
-        or a list. Without torch, a NumPy array in the place of a tensor, with one warning.
+        A NumPy array, or a torch tensor on the CPU, which shares the memory of ``rows`` if the dtype is the
+        same; or a list. Without torch, a NumPy array in place of a tensor, with one warning.
     """
     if output.dtype != "bfloat16":
         rows = rows.astype(output.dtype, copy=False)
@@ -212,7 +212,7 @@ def _warn_of_torch() -> None:
 
 
 def found_type(vectors: object) -> str:
-    """Say what somebody returned in the place of vectors."""
+    """Return a text about a result that is no array of vectors."""
     if isinstance(vectors, Mapping):
         return f"a {type(vectors).__name__} with the keys {', '.join(map(str, list(vectors)[:5]))}"
     if isinstance(vectors, Coroutine):

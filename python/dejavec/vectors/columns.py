@@ -1,4 +1,4 @@
-"""Vectors as people have them: columns of data frames, lists of arrays, generators."""
+"""Other forms of vectors: columns of data frames, lists of arrays, generators."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def is_list_of_lists(vectors: object) -> bool:
 
 
 def first_bad_row(vectors: object, count: int, dim: int | None) -> tuple[list[int], int, str] | None:
-    """Find what is no vector among rows.
+    """Find the first row that is no vector.
 
     Args:
         vectors: rows.
@@ -56,8 +56,8 @@ def first_bad_row(vectors: object, count: int, dim: int | None) -> tuple[list[in
         dim: numbers in a vector; None if it is not known, so that most rows decide.
 
     Returns:
-        Which rows are vectors of one dimension; the first that is none, and what it is. None if all rows are
-        bad, or if they are not as many as there should be.
+        Which rows are vectors of one dimension; the first other row, and a text about it. None if all rows
+        are bad, or their number is wrong.
     """
     rows = as_array_or_rows(vectors)
     if not isinstance(rows, Sequence) or isinstance(rows, str | bytes) or len(rows) != count:

@@ -1,4 +1,4 @@
-"""Arrays that a caller gives for one cache: vectors to store, and the array to put found ones into."""
+"""Checks of arrays that a caller passes to a cache: vectors to store, and ``out`` arrays."""
 
 from __future__ import annotations
 
