@@ -18,7 +18,7 @@ HOST         = $(shell rustc -vV | sed -n 's/^host: //p')
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
 
 # Two processes run the tests, each a whole file. PyTorch takes one core in each, or they wait for each other.
-IN_TWO := --numprocesses 2 --dist loadfile
+IN_TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 TEST_THREADS := OMP_NUM_THREADS=1
 
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)

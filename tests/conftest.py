@@ -12,6 +12,21 @@ for _variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE
     os.environ.setdefault(_variable, "1")
 
 
+LONGEST = (
+    "test_tasks.py",
+    "test_cranfield.py",
+    "test_model_changes.py",
+    "test_search.py",
+    "test_real_faults.py",
+)
+"""Files that take minutes: first, so that no process is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture
 def model() -> ToyModel:
     return ToyModel()
