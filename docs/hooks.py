@@ -10,7 +10,7 @@ from mkdocs.structure.files import File, Files
 
 _ROOT = Path(__file__).parents[1]
 _RESULTS = "benches/results"
-_OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?!\w)?[^)]*\)")
+_OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]*\)")
 
 
 def on_files(files: Files, *, config: Any) -> Files:

@@ -223,7 +223,7 @@ class Store:
         """Write the newest row of each key, or -1, into ``rows`` (n,). What others have committed counts."""
 
     def read_text(self, text: str, out: NDArray[Any], verify: bool) -> bool:
-        """Copy the vector of one text into ``out`` (dim,); tell whether a sound one is held.
+        """Copy the vector of one text into ``out`` (dim,); return whether a sound one is stored.
 
         What others have committed counts.
         """

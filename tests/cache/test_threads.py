@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mteb_models import FieldsModel, encode, loader, same_bits
+from comparing import bits_equal
+from mteb_models import FieldsModel, encode, loader
 from processes import run
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning, EmbeddingCache, NumpyCache
@@ -101,7 +102,7 @@ def test_calls_with_other_batch_sizes_do_not_change_the_chunks_of_a_call_under_w
 
     found = in_threads(first, lambda: other(0), lambda: other(1))
     for vectors, expected in zip(found, [texts, *others], strict=True):
-        assert same_bits(vectors, encode(FieldsModel(), expected))
+        assert bits_equal(vectors, encode(FieldsModel(), expected))
     assert wrapper.totals.items == wrapper.totals.misses == 70
 
 
@@ -138,7 +139,7 @@ class TestOneOfManyEncodes:
             return caches[at % 2].encode(["new"], model)
 
         found = in_threads(*(lambda at=at: ask(at) for at in range(self.COUNT)))  # type: ignore[misc]
-        assert all(same_bits(vectors, numbered(["new"])) for vectors in found)
+        assert all(bits_equal(vectors, numbered(["new"])) for vectors in found)
         assert calls == [["new"]]
 
     def waiting_for(
@@ -194,7 +195,7 @@ class TestOneOfManyEncodes:
 
         found, calls = self.waiting_for(tmp_path, model)
         assert isinstance(found[0], KeyboardInterrupt)
-        assert all(same_bits(vectors, numbered(["new"])) for vectors in found[1:])
+        assert all(bits_equal(vectors, numbered(["new"])) for vectors in found[1:])
         assert len(calls) == 2
 
     def test_a_vector_that_is_not_stored_is_handed_on(self, tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ class TestOneOfManyEncodes:
         EmbeddingCache(tmp_path / "cache", model="m@1").encode(["old"], numbered)
         with pytest.warns(DejavecWarning, match="could not be written"):
             found, calls = self.waiting_for(tmp_path, numbered, mode="r")
-        assert all(same_bits(vectors, numbered(["new"])) for vectors in found)
+        assert all(bits_equal(vectors, numbered(["new"])) for vectors in found)
         assert calls == [["new"]]
 
     def test_refresh_encodes_again_in_each_call(self, tmp_path: Path) -> None:
@@ -241,7 +242,7 @@ class TestOneOfManyEncodes:
             return mine, cache.encode(mine, model)
 
         for mine, vectors in in_threads(*(lambda at=at: ask(at) for at in range(4))):  # type: ignore[misc]
-            assert same_bits(vectors, numbered(mine))
+            assert bits_equal(vectors, numbered(mine))
         assert sorted(encoded) == sorted(texts)
 
     def test_a_model_that_asks_its_own_cache_does_not_wait_for_itself(self, tmp_path: Path) -> None:
@@ -250,7 +251,7 @@ class TestOneOfManyEncodes:
         def model(texts: list[str]) -> Any:
             return cache.encode(texts, numbered)
 
-        assert same_bits(cache.encode(["a", "b"], model), numbered(["a", "b"]))
+        assert bits_equal(cache.encode(["a", "b"], model), numbered(["a", "b"]))
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
     def test_a_forked_child_does_not_wait_for_a_thread_of_its_parent(self, tmp_path: Path) -> None:
@@ -298,5 +299,5 @@ class TestOneOfManyEncodes:
 
         with pytest.warns(DejavecWarning, match="no dense 2-D array"):
             found = in_threads(lambda: encode(wrapper, ["a", "shared", "c"]), second)
-        assert same_bits(found[0], encode(Deep(), ["a", "shared", "c"]))
-        assert same_bits(found[1], encode(Deep(), ["b", "shared"]))
+        assert bits_equal(found[0], encode(Deep(), ["a", "shared", "c"]))
+        assert bits_equal(found[1], encode(Deep(), ["b", "shared"]))

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from changing_models import CHANGES, HARMLESS, MAKERS, TEXTS, LowRank, make_tiny_model, trained
-from mteb_models import encode, meta, minilm, same_bits
+from comparing import bits_equal
+from mteb_models import encode, meta, minilm
 
 from dejavec import CachedEmbeddingWrapper
 
@@ -163,9 +164,9 @@ def test_minilm_that_is_trained_at_a_small_rate_is_never_served_what_it_made_bef
     before = encode(wrapper, TEXTS)
     trained(rate=1e-6, **training)(model)
     expected = encode(model, TEXTS)
-    assert same_bits(encode(wrapper, TEXTS), expected)
+    assert bits_equal(encode(wrapper, TEXTS), expected)
     # Half precision has no numbers for so small a step, but of the largest gradients.
-    assert wrapper.totals.misses == (6 if same_bits(expected, before) else 12)
+    assert wrapper.totals.misses == (6 if bits_equal(expected, before) else 12)
 
 
 def test_lora_of_peft_that_is_added_switched_off_and_on_again_is_noticed(tiny: Path, tmp_path: Path) -> None:

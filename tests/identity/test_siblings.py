@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from comparing import bits_equal
 from mteb.models.cache_wrappers.cache_backends import NumpyCache as MtebNumpyCache
-from mteb_models import TASK, FieldsModel, bare_minilm, encode, meta, minilm, same_bits
+from mteb_models import TASK, FieldsModel, bare_minilm, encode, meta, minilm
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning, NumpyCache
 from dejavec.errors import IdentityMismatchError
@@ -81,7 +82,7 @@ class TestOneQuestion:
         with CachedEmbeddingWrapper(model, tmp_path, backend) as wrapper:
             encode(wrapper, NEW)
             assert (wrapper.totals.misses, wrapper.totals.confirmed) == (2, 0)
-            assert same_bits(encode(wrapper, OLD), first)
+            assert bits_equal(encode(wrapper, OLD), first)
             assert (wrapper.totals.misses, wrapper.totals.confirmed) == (2, 3)
             encode(wrapper, [*NEW, *OLD])
             assert (wrapper.totals.misses, wrapper.totals.confirmed) == (2, 3)
@@ -151,7 +152,7 @@ class TestServers:
         for factor in (1.0, 2.0, 1.0, 2.0):
             server(factor=factor)
             with CachedEmbeddingWrapper(Api(), tmp_path) as wrapper:
-                assert same_bits(encode(wrapper, OLD), encode(Api(), OLD))
+                assert bits_equal(encode(wrapper, OLD), encode(Api(), OLD))
         assert wrapper.totals.misses == 0
 
     def test_a_changed_server_is_not_asked_about_what_it_has_just_made_itself(
@@ -162,7 +163,7 @@ class TestServers:
         server(factor=2.0)
         with CachedEmbeddingWrapper(Api(), tmp_path) as wrapper:
             for texts in (NEW, NEW, OLD, [*OLD, *NEW]):
-                assert same_bits(encode(wrapper, texts), encode(Api(), texts))
+                assert bits_equal(encode(wrapper, texts), encode(Api(), texts))
 
     def test_a_server_that_is_down_serves_what_is_proven_with_one_warning(
         self, server: Callable[..., None], tmp_path: Path
@@ -172,10 +173,10 @@ class TestServers:
         server(down=1)
         with CachedEmbeddingWrapper(Api(), tmp_path) as wrapper:
             with pytest.warns(DejavecWarning, match="ConnectionError: the server is down"):
-                assert same_bits(encode(wrapper, OLD), vectors)
+                assert bits_equal(encode(wrapper, OLD), vectors)
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                assert same_bits(encode(wrapper, OLD), vectors)
+                assert bits_equal(encode(wrapper, OLD), vectors)
         with (
             CachedEmbeddingWrapper(Api(), tmp_path, on_unconfirmed="raise") as wrapper,
             pytest.raises(RuntimeError, match="the server is down"),
@@ -208,7 +209,7 @@ class TestServers:
                 CachedEmbeddingWrapper(Api(), tmp_path) as wrapper,
                 pytest.warns(DejavecWarning, match="differently each time"),
             ):
-                assert same_bits(encode(wrapper, OLD), vectors)
+                assert bits_equal(encode(wrapper, OLD), vectors)
             assert wrapper.totals.misses == 0
 
 
@@ -246,10 +247,10 @@ class TestNeverTwoModelsInOne:
                 thread.join()
             for at, factor in enumerate((1.0, 2.0)):
                 plain = encode(FieldsModel(), OLD) * np.float32(factor)
-                assert same_bits(found[at], plain)
+                assert bits_equal(found[at], plain)
                 quiet = Scaled(factor, threading.Barrier(1))
                 with CachedEmbeddingWrapper(quiet, tmp_path / str(attempt), backend) as wrapper:
-                    assert same_bits(encode(wrapper, OLD), plain)
+                    assert bits_equal(encode(wrapper, OLD), plain)
                     assert wrapper.totals.misses == 0
 
     def test_a_model_whose_texts_are_not_there_goes_beside(self, tmp_path: Path) -> None:
@@ -302,7 +303,7 @@ class TestDirectoriesOfOlderReleases:
             old.put(text_keys(OLD), vectors)
         for run in range(2):
             with CachedEmbeddingWrapper(published(), tmp_path / "new") as wrapper:
-                assert same_bits(encode(wrapper, OLD), vectors)
+                assert bits_equal(encode(wrapper, OLD), vectors)
                 assert wrapper.totals.misses == 0
                 assert wrapper.totals.confirmed == (3 if run == 0 else 0)
         with CachedEmbeddingWrapper(published(), tmp_path / "new") as wrapper:
@@ -317,7 +318,7 @@ class TestDirectoriesOfOlderReleases:
             old.put(text_keys(OLD), bare_minilm().encode(OLD))
         model = published(1.5)
         with CachedEmbeddingWrapper(model, tmp_path / "new") as wrapper:
-            assert same_bits(encode(wrapper, OLD), encode(model, OLD))
+            assert bits_equal(encode(wrapper, OLD), encode(model, OLD))
             assert wrapper.totals.misses == 3
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from comparing import bits_equal
 from mteb_models import (
     FieldsModel,
     bare_minilm,
@@ -20,7 +21,6 @@ from mteb_models import (
     instruct_minilm,
     loader,
     minilm,
-    same_bits,
 )
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning, NumpyCache
@@ -83,11 +83,11 @@ class TestSentenceTransformers:
         wrapper = CachedEmbeddingWrapper(model, tmp_path, chunk_seconds=chunk_seconds)
         sizes = count_batches(model)
         for _ in range(2):
-            assert same_bits(encode(wrapper, loader(TEXTS), batch_size=BATCH), uncached)
+            assert bits_equal(encode(wrapper, loader(TEXTS), batch_size=BATCH), uncached)
         assert sizes == [BATCH] * 7 + [4]
 
     @pytest.mark.parametrize("batches", [1, 3, 7])
-    def test_an_interrupted_call_keeps_its_batches_and_goes_on_to_the_same_bits(
+    def test_an_interrupted_call_keeps_its_batches_and_goes_on_to_the_bits_equal(
         self, make_model: Any, uncached: Any, batches: int, tmp_path: Path
     ) -> None:
         wrapper = CachedEmbeddingWrapper(
@@ -99,7 +99,7 @@ class TestSentenceTransformers:
         model = make_model()
         sizes = count_batches(model)
         with CachedEmbeddingWrapper(model, tmp_path, model_name="m@1") as wrapper:
-            assert same_bits(encode(wrapper, loader(TEXTS), batch_size=BATCH), uncached)
+            assert bits_equal(encode(wrapper, loader(TEXTS), batch_size=BATCH), uncached)
             assert wrapper.totals.hits == batches * BATCH
         assert sum(sizes) == len(TEXTS) - batches * BATCH
 
@@ -108,7 +108,7 @@ class TestSentenceTransformers:
         expected = encode(model, loader(TEXTS, batch_size=5))
         sizes = count_batches(model)
         with CachedEmbeddingWrapper(model, tmp_path, chunk_seconds=1e-9) as wrapper:
-            assert same_bits(encode(wrapper, loader(TEXTS, batch_size=5)), expected)
+            assert bits_equal(encode(wrapper, loader(TEXTS, batch_size=5)), expected)
         assert sizes == [32, 28]
 
     def test_where_attention_needs_no_padding_the_batches_are_interleaved_as_in_one_call(
@@ -141,7 +141,7 @@ class TestSentenceTransformers:
         assert seen == [len(TEXTS)]
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-    def test_a_signal_leaves_whole_batches_and_the_rest_has_the_same_bits(
+    def test_a_signal_leaves_whole_batches_and_the_rest_has_the_bits_equal(
         self, number: signal.Signals, tmp_path: Path
     ) -> None:
         script = f"""
@@ -172,7 +172,7 @@ class TestSentenceTransformers:
         with CachedEmbeddingWrapper(model, tmp_path, model_name="m@1") as wrapper:
             found = encode(wrapper, loader(TEXTS), batch_size=BATCH)
             assert wrapper.totals.hits == 3 * BATCH
-        assert same_bits(found, encode(minilm(), loader(TEXTS), batch_size=BATCH))
+        assert bits_equal(found, encode(minilm(), loader(TEXTS), batch_size=BATCH))
 
 
 class Clock:
@@ -272,7 +272,7 @@ class TestOtherModels:
 
         expected = encode(Timed(Clock()), loader(TEXTS, BATCH))
         model = Watched(Clock())
-        assert same_bits(encode(wrapped(model, tmp_path), loader(TEXTS, BATCH)), expected)
+        assert bits_equal(encode(wrapped(model, tmp_path), loader(TEXTS, BATCH)), expected)
         assert kept == [0, 0, 0, 0, 32, 32, 32, 32]
         assert [len(batch) for batch in model.batches] == [BATCH] * 7 + [4]
 
@@ -287,7 +287,7 @@ class TestOtherModels:
             encode(wrapped(Failing(Clock()), tmp_path), loader(TEXTS, BATCH))
         model = Timed(Clock())
         found = encode(wrapped(model, tmp_path), loader(TEXTS, BATCH))
-        assert same_bits(found, encode(Timed(Clock()), loader(TEXTS, BATCH)))
+        assert bits_equal(found, encode(Timed(Clock()), loader(TEXTS, BATCH)))
         assert sum(map(len, model.batches)) == len(TEXTS) - 32
 
     def test_one_that_reads_all_first_gets_one_call_and_one_notice(self, tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ class TestOtherModels:
         encode(wrapper, loader([f"{text}!" for text in TEXTS], BATCH))  # Another warning would be an error.
         assert Path(warned[0].filename).name == "mteb_models.py"
         assert len(model.calls) == 2
-        assert same_bits(found, encode(ReadsAll(Clock()), loader(TEXTS, BATCH)))
+        assert bits_equal(found, encode(ReadsAll(Clock()), loader(TEXTS, BATCH)))
 
     def test_without_chunk_seconds_there_is_no_notice(self, tmp_path: Path) -> None:
         encode(wrapped(ReadsAll(Clock()), tmp_path, chunk_seconds=None), loader(TEXTS, BATCH))
@@ -311,7 +311,7 @@ class TestOtherModels:
         model = kind(Clock())
         with pytest.warns(DejavecWarning, match="reads all of its input"):
             found = encode(wrapped(model, tmp_path), loader(TEXTS, BATCH))
-        assert same_bits(found, encode(kind(Clock()), loader(TEXTS, BATCH)))
+        assert bits_equal(found, encode(kind(Clock()), loader(TEXTS, BATCH)))
         assert len(model.calls) == 2
 
     def test_a_slow_loader_is_no_slow_model(self, tmp_path: Path) -> None:
@@ -348,11 +348,11 @@ class TestOtherModels:
 
         with pytest.warns(DejavecWarning):
             found = encode(wrapped(Deep(Clock()), tmp_path), loader(TEXTS, BATCH))
-        assert same_bits(found, encode(Deep(Clock()), loader(TEXTS, BATCH)))
+        assert bits_equal(found, encode(Deep(Clock()), loader(TEXTS, BATCH)))
 
 
 def test_a_bare_model_is_cached_by_time_too(tmp_path: Path) -> None:
     model = bare_minilm()
     with CachedEmbeddingWrapper(model, tmp_path, chunk_seconds=1e-9) as wrapper:
         found = encode(wrapper, loader(TEXTS), batch_size=BATCH)
-    assert same_bits(found, encode(minilm(), loader(TEXTS), batch_size=BATCH))
+    assert bits_equal(found, encode(minilm(), loader(TEXTS), batch_size=BATCH))

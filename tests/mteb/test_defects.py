@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comparing import flip_bit
+from comparing import bits_equal, flip_bit
 from datasets import Dataset
 from media_samples import image, stored
 from mteb._create_dataloaders import create_dataloader
 from mteb._evaluators.image.imagetext_pairclassification_evaluator import _build_image_dataset
 from mteb.models.cache_wrappers.cache_backends import FaissCache
-from mteb_models import DIM, DOCUMENT, QUERY, TASK, FieldsModel, dataset, encode, loader, meta, same_bits
+from mteb_models import DIM, DOCUMENT, QUERY, TASK, FieldsModel, dataset, encode, loader, meta
 from torch.utils.data import DataLoader
 
 import dejavec
@@ -36,7 +36,7 @@ needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="a fork of this 
 def found(wrapper: CachedEmbeddingWrapper, rows: Any, **arguments: Any) -> Any:
     """The vectors of a call, which are those of the model."""
     vectors = encode(wrapper, rows, **arguments)
-    assert same_bits(vectors, encode(FieldsModel(), rows, **arguments))
+    assert bits_equal(vectors, encode(FieldsModel(), rows, **arguments))
     return vectors
 
 
@@ -66,7 +66,7 @@ def test_prepared_data_are_never_prepared_again(columns: Any, prompt_type: Any, 
     for name, first in (("full", prepared()), ("half", half)):
         wrapper = CachedEmbeddingWrapper(FieldsModel(), tmp_path / name)
         encode(wrapper, first, prompt_type=prompt_type)
-        assert same_bits(encode(wrapper, prepared(), prompt_type=prompt_type), uncached)
+        assert bits_equal(encode(wrapper, prepared(), prompt_type=prompt_type), uncached)
 
 
 # 2. It fails where a data set cannot select rows, or loses a column when it is prepared again.
@@ -82,7 +82,7 @@ def test_a_data_set_that_cannot_select_rows_is_cached(tmp_path: Path) -> None:
     wrapper = CachedEmbeddingWrapper(model, tmp_path)
     encode(wrapper, inputs((1,)))
     for _ in range(2):
-        assert same_bits(encode(wrapper, inputs((0, 1, 2))), encode(FieldsModel(), inputs((0, 1, 2))))
+        assert bits_equal(encode(wrapper, inputs((0, 1, 2))), encode(FieldsModel(), inputs((0, 1, 2))))
     assert [len(call) for call in model.calls] == [1, 2]
 
 
@@ -102,7 +102,7 @@ def test_no_column_is_lost_between_the_task_and_the_model(tmp_path: Path) -> Non
     encode(wrapper, inputs(rows[:1]), **arguments)
     for _ in range(2):
         expected = encode(FieldsModel(), inputs(rows), **arguments)
-        assert same_bits(encode(wrapper, inputs(rows), **arguments), expected)
+        assert bits_equal(encode(wrapper, inputs(rows), **arguments), expected)
 
 
 # 3. Its FaissCache returns another row after a duplicate.
@@ -158,10 +158,10 @@ def test_array_kind_and_dtype_are_the_models(library: str, dtype: str, tmp_path:
     uncached = encode(FieldsModel(library=library, dtype=dtype), TEXTS)
     model = FieldsModel(library=library, dtype=dtype)
     for _ in range(2):
-        assert same_bits(encode(CachedEmbeddingWrapper(model, tmp_path), TEXTS), uncached)
+        assert bits_equal(encode(CachedEmbeddingWrapper(model, tmp_path), TEXTS), uncached)
     encode(CachedEmbeddingWrapper(model, tmp_path), ["z"])
     vectors = encode(CachedEmbeddingWrapper(model, tmp_path), ["y", *TEXTS])
-    assert same_bits(vectors[1:], uncached)
+    assert bits_equal(vectors[1:], uncached)
     assert model.calls == [TEXTS, ["z"], ["y"]]
 
 
@@ -195,7 +195,7 @@ def test_whatever_changes_vectors_has_vectors_of_its_own(
     for _ in range(2):
         with CachedEmbeddingWrapper(other, tmp_path) as wrapper, warnings.catch_warnings():
             warnings.simplefilter("ignore", DejavecWarning)
-            assert same_bits(encode(wrapper, TEXTS, **arguments), expected)
+            assert bits_equal(encode(wrapper, TEXTS, **arguments), expected)
     assert other.calls == [TEXTS]
 
 
@@ -284,7 +284,7 @@ def test_a_truncated_index_costs_nothing_but_time(large_cache: Path, tmp_path: P
         opened.truncate(index.stat().st_size // 2)
     model = NumberedModel()
     with CachedEmbeddingWrapper(model, tmp_path / "cache") as wrapper:
-        assert same_bits(encode(wrapper, numbered(ROWS)), vectors_of(range(ROWS)))
+        assert bits_equal(encode(wrapper, numbered(ROWS)), vectors_of(range(ROWS)))
     assert model.encoded == 0
 
 
@@ -392,7 +392,7 @@ def test_an_end_in_the_middle_of_rows_loses_only_that_call(
     end_in_a_write((file.stat().st_size if held else 0) + over, tmp_path, make_model, [texts])
     model = make_model()
     with CachedEmbeddingWrapper(model, tmp_path) as wrapper:
-        assert same_bits(encode(wrapper, texts), encode(make_model(), texts))
+        assert bits_equal(encode(wrapper, texts), encode(make_model(), texts))
     assert model.calls == [texts[held:]]
 
 
@@ -406,7 +406,7 @@ def test_an_end_in_the_middle_of_a_commit_loses_only_that_call(written: int, tmp
     end_in_a_write(4_096 + written, tmp_path, NarrowModel, [texts[10:11], texts[11:]])
     model = NarrowModel()
     with CachedEmbeddingWrapper(model, tmp_path) as wrapper:
-        assert same_bits(encode(wrapper, texts), encode(NarrowModel(), texts))
+        assert bits_equal(encode(wrapper, texts), encode(NarrowModel(), texts))
     assert model.calls in ([texts[10:]], [texts[11:]])
 
 

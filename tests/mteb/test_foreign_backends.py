@@ -9,11 +9,11 @@ from typing import Any
 import mteb
 import numpy as np
 import pytest
-from comparing import files_below
+from comparing import bits_equal, files_below
 from mteb.mocks import mock_tasks
 from mteb.models.cache_wrappers.cache_backends import FaissCache
 from mteb.models.cache_wrappers.cache_backends import NumpyCache as MtebNumpyCache
-from mteb_models import DOCUMENT, QUERY, TASK, FieldsModel, dataset, encode, evaluate, minilm, same_bits
+from mteb_models import DOCUMENT, QUERY, TASK, FieldsModel, dataset, encode, evaluate, minilm
 from per_item_backend import FileBackend
 
 import dejavec
@@ -62,7 +62,7 @@ class TestSameResults:
         model = FieldsModel()
         for texts in (TEXTS[:2], ["x", *TEXTS, "x", *TEXTS, "y"], TEXTS[::-1]):
             with CachedEmbeddingWrapper(model, tmp_path, kind, chunk_rows=8) as wrapper:
-                assert same_bits(encode(wrapper, texts), encode(FieldsModel(), texts))
+                assert bits_equal(encode(wrapper, texts), encode(FieldsModel(), texts))
         assert sorted(text for call in model.calls for text in call) == sorted([*TEXTS, "x", "y"])
 
     @each_backend
@@ -76,7 +76,7 @@ class TestSameResults:
         model = FieldsModel(library=library, dtype=dtype)
         for _ in range(2):
             with CachedEmbeddingWrapper(model, tmp_path, kind) as wrapper:
-                assert same_bits(
+                assert bits_equal(
                     encode(wrapper, TEXTS), encode(FieldsModel(library=library, dtype=dtype), TEXTS)
                 )
         assert len(model.calls) == 1
@@ -86,7 +86,7 @@ class TestSameResults:
         wrapper = CachedEmbeddingWrapper(model, tmp_path, backend)
         with pytest.warns(DejavecWarning, match="keeps float32, which does not hold float64"):
             found = encode(wrapper, TEXTS)
-        assert same_bits(found, encode(FieldsModel(dtype="float64"), TEXTS))
+        assert bits_equal(found, encode(FieldsModel(dtype="float64"), TEXTS))
         assert len(model.calls) == 1
         assert backend.given == []
 
@@ -97,7 +97,7 @@ class TestSameResults:
             wrapper = CachedEmbeddingWrapper(model, tmp_path, backend)
             for precision in ("float32", "int8", "binary", "ubinary"):
                 expected = encode(model, TEXTS, precision=precision)
-                assert same_bits(encode(wrapper, TEXTS, precision=precision), expected)
+                assert bits_equal(encode(wrapper, TEXTS, precision=precision), expected)
         assert sorted(backend.given) == sorted(TEXTS)
 
     def test_vectors_that_are_not_finite_are_not_given_to_it(
@@ -109,7 +109,7 @@ class TestSameResults:
 
         with pytest.warns(DejavecWarning, match="item 1 of"):
             found = encode(CachedEmbeddingWrapper(Broken(), tmp_path, backend), TEXTS)
-        assert same_bits(found, encode(Broken(), TEXTS))
+        assert bits_equal(found, encode(Broken(), TEXTS))
         assert "d" not in backend.given
 
 
@@ -131,7 +131,7 @@ class TestItems:
         wrapper = CachedEmbeddingWrapper(model, tmp_path, backend)
         encode(wrapper, dataset(["b"], title=["t"]))
         (forged,) = backend.given
-        assert same_bits(encode(wrapper, [forged]), encode(FieldsModel(), [forged]))
+        assert bits_equal(encode(wrapper, [forged]), encode(FieldsModel(), [forged]))
 
     @each_backend
     def test_any_text_is_an_item(self, kind: Any, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ class TestItems:
         model = FieldsModel()
         for _ in range(2):
             with CachedEmbeddingWrapper(model, tmp_path, kind) as wrapper:
-                assert same_bits(encode(wrapper, rows), encode(FieldsModel(), rows))
+                assert bits_equal(encode(wrapper, rows), encode(FieldsModel(), rows))
         assert len(model.calls) == 1
 
 
@@ -159,7 +159,7 @@ class TestNeverAnotherModelsVectors:
         model = FieldsModel()
         for kind in (FaissCache, MtebNumpyCache, NumpyCache, FaissCache):
             with CachedEmbeddingWrapper(model, tmp_path, kind) as wrapper:
-                assert same_bits(encode(wrapper, TEXTS), encode(FieldsModel(), TEXTS))
+                assert bits_equal(encode(wrapper, TEXTS), encode(FieldsModel(), TEXTS))
         assert len(model.calls) == 3
 
     def test_what_mtebs_wrapper_wrote_is_left_alone(self, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ class TestNeverAnotherModelsVectors:
         before = files_below(tmp_path)
         model = FieldsModel(dtype="float16")
         with CachedEmbeddingWrapper(model, tmp_path, MtebNumpyCache) as wrapper:
-            assert same_bits(encode(wrapper, TEXTS), encode(FieldsModel(dtype="float16"), TEXTS))
+            assert bits_equal(encode(wrapper, TEXTS), encode(FieldsModel(dtype="float16"), TEXTS))
         assert before.items() <= files_below(tmp_path).items()
         assert len(model.calls) == 1
 
@@ -212,7 +212,7 @@ class TestNeverAnotherModelsVectors:
         before = files_below(tmp_path)
         for _ in range(2):
             found = encode(CachedEmbeddingWrapper(model, tmp_path, backend), TEXTS)
-            assert same_bits(found, encode(FieldsModel(dtype="float16"), TEXTS))
+            assert bits_equal(found, encode(FieldsModel(dtype="float16"), TEXTS))
         # Nothing says whose the vectors are, so they are left alone, and the model's go beside.
         assert len(model.calls) == 2
         assert before.items() <= files_below(tmp_path).items()
@@ -226,7 +226,7 @@ class TestUnreliable:
         lost.unlink()
         damaged.write_text("[1.0, 2.0]")
         found = encode(CachedEmbeddingWrapper(model, tmp_path, backend), TEXTS)
-        assert same_bits(found, encode(FieldsModel(), TEXTS))
+        assert bits_equal(found, encode(FieldsModel(), TEXTS))
         assert len(model.calls[1]) == 2
 
     def test_a_backend_that_returns_other_vectors_is_not_used(
@@ -241,7 +241,7 @@ class TestUnreliable:
         for run in range(2):
             with pytest.warns(DejavecWarning, match="to return the vectors that it was given"):
                 found = encode(CachedEmbeddingWrapper(model, tmp_path, Rounding), TEXTS)
-            assert same_bits(found, encode(FieldsModel(), TEXTS))
+            assert bits_equal(found, encode(FieldsModel(), TEXTS))
             assert len(model.calls) == run + 1
 
     def test_an_evaluation_completes_if_writing_fails(
@@ -250,7 +250,7 @@ class TestUnreliable:
         backend.fails = True
         with pytest.warns(DejavecWarning, match="no space left"):
             found = encode(CachedEmbeddingWrapper(FieldsModel(), tmp_path, backend), TEXTS)
-        assert same_bits(found, encode(FieldsModel(), TEXTS))
+        assert bits_equal(found, encode(FieldsModel(), TEXTS))
         strict = CachedEmbeddingWrapper(FieldsModel(), tmp_path, backend, on_write_error="raise")
         with pytest.raises(dejavec.errors.StorageError, match="no space left"):
             encode(strict, TEXTS)

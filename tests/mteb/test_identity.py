@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from comparing import bits_equal
 from mteb.models import CompressionWrapper, SentenceTransformerEncoderWrapper
 from mteb.types import OutputDType
 from mteb_models import (
@@ -24,7 +25,6 @@ from mteb_models import (
     loader,
     meta,
     minilm,
-    same_bits,
 )
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning
@@ -53,7 +53,7 @@ def encoded(model: Any, path: Path, **arguments: Any) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DejavecWarning)
         found = encode(wrapper, TEXTS, **arguments)
-    assert same_bits(found, expected)
+    assert bits_equal(found, expected)
     return wrapper.totals.misses > 0
 
 
@@ -191,7 +191,7 @@ class TestUnidentified:
             model.layer.weight.add_(1)
         with pytest.warns(DejavecWarning, match="expected model"):
             found = encode(wrapper, TEXTS)
-        assert same_bits(found, encode(model, TEXTS))
+        assert bits_equal(found, encode(model, TEXTS))
 
     def test_where_a_model_runs_and_what_encoding_counts_do_not_separate(self, tmp_path: Path) -> None:
         class Counting(self.Torch):  # type: ignore[name-defined]
@@ -223,7 +223,7 @@ class TestUnidentified:
     def test_model_name_overrides_name_weights_and_loading(self, tmp_path: Path) -> None:
         assert encoded(self.Torch(1, revision="main"), tmp_path, model_name="mine@7")
         wrapper = CachedEmbeddingWrapper(self.Torch(2, name="tests/b"), tmp_path, model_name="mine@7")
-        assert same_bits(encode(wrapper, TEXTS), encode(self.Torch(1), TEXTS))
+        assert bits_equal(encode(wrapper, TEXTS), encode(self.Torch(1), TEXTS))
         assert identity_of(tmp_path)["model"] == {"name": "mine", "revision": "7"}
 
     def test_weights_are_seen_through_other_wrappers(self, tmp_path: Path) -> None:

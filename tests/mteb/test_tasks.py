@@ -12,8 +12,9 @@ from typing import Any
 import mteb
 import numpy as np
 import pytest
+from comparing import bits_equal
 from mteb.mocks import mock_tasks
-from mteb_models import FieldsModel, evaluate, loader, loads_ffmpeg, minilm, same_bits
+from mteb_models import FieldsModel, evaluate, loader, loads_ffmpeg, minilm
 from per_item_backend import FileBackend
 from threadpoolctl import threadpool_limits
 
@@ -230,7 +231,7 @@ def test_a_model_that_pads_is_equal_to_the_bit_cold_and_warm(
             assert padding.search(log) == padding.scores
             assert wrapper.totals.hits == (wrapper.totals.items if run == "warm" else 0)
         assert len(log.vectors) == len(padding.uncached.vectors) == 2
-        assert all(map(same_bits, log.vectors, padding.uncached.vectors))
+        assert all(map(bits_equal, log.vectors, padding.uncached.vectors))
 
 
 def test_a_model_that_pads_is_equal_within_its_rounding_half_warm(

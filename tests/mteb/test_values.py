@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from comparing import bits_equal
 from mteb_models import (
     DOCUMENT,
     QUERY,
@@ -16,7 +17,6 @@ from mteb_models import (
     encode,
     instruct_minilm,
     minilm,
-    same_bits,
 )
 from sentence_transformers import quantize_embeddings
 
@@ -37,7 +37,7 @@ def test_column_major_vectors_come_back_row_major_on_both_runs(tmp_path: Path) -
     for _ in range(2):
         found = encode(CachedEmbeddingWrapper(model, tmp_path), TEXTS)
         assert found.flags.c_contiguous
-        assert same_bits(found, np.ascontiguousarray(encode(ColumnMajor(), TEXTS)))
+        assert bits_equal(found, np.ascontiguousarray(encode(ColumnMajor(), TEXTS)))
 
 
 def test_vectors_that_are_not_finite_come_back_and_are_never_stored(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_vectors_that_are_not_finite_come_back_and_are_never_stored(tmp_path: Pa
     for _ in range(2):
         with pytest.warns(DejavecWarning, match="item 1 of MockRetrievalTask"):
             found = encode(CachedEmbeddingWrapper(model, tmp_path), TEXTS)
-        assert same_bits(found, encode(Overflowing(), TEXTS))
+        assert bits_equal(found, encode(Overflowing(), TEXTS))
     assert model.calls == [TEXTS, ["d"]]
     with pytest.raises(NonFiniteVectorsError, match="item 1 of MockRetrievalTask"):
         encode(CachedEmbeddingWrapper(model, tmp_path / "strict", on_nonfinite="raise"), TEXTS)
@@ -63,7 +63,7 @@ def test_a_model_with_nan_for_every_text_is_evaluated_all_the_same(tmp_path: Pat
 
     with pytest.warns(DejavecWarning, match="not stored"):
         found = encode(CachedEmbeddingWrapper(Broken(), tmp_path), TEXTS)
-    assert same_bits(found, encode(Broken(), TEXTS))
+    assert bits_equal(found, encode(Broken(), TEXTS))
 
 
 MODELS = {"sentence-transformers": minilm, "instruct": instruct_minilm}
@@ -85,11 +85,11 @@ class TestPrecision:
                 found = encode(wrapper, TEXTS, precision=precision, **options)
                 part = encode(wrapper, TEXTS[1:4], precision=precision, **options)
                 assert not batches
-                assert same_bits(found, encode(model, TEXTS, precision=precision, **options))
+                assert bits_equal(found, encode(model, TEXTS, precision=precision, **options))
                 expected = quantize_embeddings(floats[1:4], precision=precision)
                 np.testing.assert_array_equal(np.asarray(part), expected)
                 batches.clear()
-            assert same_bits(encode(wrapper, TEXTS, precision="float32", **options), floats)
+            assert bits_equal(encode(wrapper, TEXTS, precision="float32", **options), floats)
         assert not list(tmp_path.rglob("output_dtypes*"))
 
     def test_one_row_of_int8_raises_as_without_a_cache(self, make_model: Any, tmp_path: Path) -> None:
@@ -156,11 +156,11 @@ def test_a_real_model_is_equal_uncached_cold_and_warm(
             batches.clear()
             with CachedEmbeddingWrapper(model, tmp_path) as wrapper:
                 vectors = encode(wrapper, TEXTS, prompt_type=role, **arguments)
-            assert same_bits(vectors, uncached), run
+            assert bits_equal(vectors, uncached), run
             assert sum(batches) == (len(TEXTS) if run == "cold" else 0)
         assert type(uncached) is (np.ndarray if library == "numpy" else torch.Tensor)
         found.append(uncached)
-    assert not same_bits(*found)
+    assert not bits_equal(*found)
 
 
 def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -175,5 +175,5 @@ def test_two_wrappers_on_one_path_see_each_others_vectors(tmp_path: Path) -> Non
     models = [FieldsModel(), FieldsModel()]
     wrappers = [CachedEmbeddingWrapper(model, tmp_path) for model in models]
     for at, texts in enumerate([TEXTS[:2], TEXTS[1:4], TEXTS[::-1], TEXTS]):
-        assert same_bits(encode(wrappers[at % 2], texts), encode(FieldsModel(), texts))
+        assert bits_equal(encode(wrappers[at % 2], texts), encode(FieldsModel(), texts))
     assert [models[0].calls, models[1].calls] == [[TEXTS[:2], TEXTS[4:]], [TEXTS[2:4]]]

@@ -11,9 +11,10 @@ import mteb
 import numpy as np
 import pytest
 import torch
+from comparing import bits_equal
 from mteb.models.model_implementations.cde_models import CDEWrapper
 from mteb.models.models_protocols import CrossEncoderProtocol, EncoderProtocol, SearchProtocol
-from mteb_models import DOCUMENT, TASK, FieldsModel, bare_minilm, encode, loader, meta, minilm, same_bits
+from mteb_models import DOCUMENT, TASK, FieldsModel, bare_minilm, encode, loader, meta, minilm
 from sentence_transformers import SentenceTransformer
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning
@@ -101,8 +102,8 @@ class TestModelSurface:
         model = FieldsModel()
         wrapper = CachedEmbeddingWrapper(model, tmp_path)
         vectors = encode(wrapper, ["a", "b"])
-        assert same_bits(wrapper.similarity(vectors, vectors), model.similarity(vectors, vectors))
-        assert same_bits(
+        assert bits_equal(wrapper.similarity(vectors, vectors), model.similarity(vectors, vectors))
+        assert bits_equal(
             wrapper.similarity_pairwise(vectors, vectors), model.similarity_pairwise(vectors, vectors)
         )
 
@@ -111,7 +112,7 @@ class TestModelSurface:
         bare = bare_minilm()
         wrapper = CachedEmbeddingWrapper(bare, tmp_path)
         assert isinstance(bare, SentenceTransformer)
-        assert same_bits(encode(wrapper, ["a b", "c"]), encode(minilm(), ["a b", "c"]))
+        assert bits_equal(encode(wrapper, ["a b", "c"]), encode(minilm(), ["a b", "c"]))
         assert wrapper.mteb_model_meta.name == "no_model_name/available"
 
     @pytest.mark.parametrize("model", [object(), "mteb/baseline-random-cross-encoder"])
@@ -126,7 +127,7 @@ class TestModelSurface:
         uncached = mteb.models.CompressionWrapper(FieldsModel())
         outside = mteb.models.CompressionWrapper(CachedEmbeddingWrapper(FieldsModel(), tmp_path))
         for _ in range(2):
-            assert same_bits(encode(outside, ["a", "b"]), encode(uncached, ["a", "b"]))
+            assert bits_equal(encode(outside, ["a", "b"]), encode(uncached, ["a", "b"]))
 
     @pytest.mark.parametrize("kind", ["float16", "binary"])
     def test_another_compression_is_cached(self, kind: str, tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ class TestModelSurface:
         model = FieldsModel()
         wrapper = CachedEmbeddingWrapper(mteb.models.CompressionWrapper(model, level), tmp_path)
         for _ in range(2):
-            assert same_bits(encode(wrapper, ["a", "b"]), uncached)
+            assert bits_equal(encode(wrapper, ["a", "b"]), uncached)
         assert len(model.calls) == 1
 
     def test_the_wrapper_of_the_package_is_the_wrapper_of_the_module(self) -> None:
@@ -172,7 +173,7 @@ class TestPassThrough:
 
         wrapper = CachedEmbeddingWrapper(Centred(), tmp_path, call_dependent=True)
         found = passed_through(wrapper, ["a", "b"], "depend on the rest of the call")
-        assert same_bits(found, encode(Centred(), ["a", "b"]))
+        assert bits_equal(found, encode(Centred(), ["a", "b"]))
 
     def test_the_models_of_which_mteb_knows_that(self, tmp_path: Path) -> None:
         class Contextual(FieldsModel, CDEWrapper):
@@ -254,5 +255,5 @@ class TestReport:
         wrapper = CachedEmbeddingWrapper(model, tmp_path)
         with wrapper:
             first = encode(wrapper, ["a"])
-        assert same_bits(encode(wrapper, ["a"]), first)
+        assert bits_equal(encode(wrapper, ["a"]), first)
         assert len(model.calls) == 1

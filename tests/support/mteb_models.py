@@ -194,13 +194,3 @@ def count_batches(model: Any) -> list[int]:
 
     module.forward = counting
     return sizes
-
-
-def same_bits(left: Any, right: Any) -> bool:
-    """Tell whether two results are the same kind of array, of the same dtype, shape and bytes."""
-    if type(left) is not type(right) or left.dtype != right.dtype or left.shape != right.shape:
-        return False
-    if isinstance(left, torch.Tensor):
-        raw = torch.uint8
-        return torch.equal(left.contiguous().view(raw), right.contiguous().view(raw))
-    return bool(left.tobytes() == right.tobytes())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
 from dejavec.errors import VectorsError
 from dejavec.fill.vector_store import Positions
-from dejavec.vectors.arrays import Output, Rows, check_kind, to_rows
+from dejavec.vectors.arrays import Output, Rows, check_kind, rounded, to_rows
 from dejavec.vectors.columns import as_array_or_rows, first_bad_row
 
 
@@ -89,8 +88,7 @@ class FormCheck:
     def _fit(self, rows: Rows, output: Output, where: str) -> Rows:
         """Return rows that fit the earlier rows. Lists may stay float64."""
         if self._dtype is not None:
-            with np.errstate(over="ignore"):
-                rows, output = rows.astype(np.float32, copy=False), replace(output, dtype="float32")
+            rows, output = rounded(rows, output)
         if self.dim is None:
             self.dim, self.output = rows.shape[1], output
             return rows

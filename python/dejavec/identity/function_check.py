@@ -99,7 +99,7 @@ class FunctionCheck:
         rows = cache.refresh()
         if rows == 0 and not proofs.read():
             return self._judge.claiming(cache.path, cache, proofs, description)
-        own: VectorStore = StoreOfModel(cache, description)
+        own = StoreOfModel(cache, description)
         # If another function may have made some of the vectors, the function is asked in each call.
         if self._judge.agreed(cache.path, description) and not proofs.is_mixed():
             return own
@@ -111,8 +111,7 @@ class FunctionCheck:
             raise self._mismatch(verdict.refused)
         # There is nothing to compare, so this function's vectors may differ from the stored ones.
         self._judge.note_own(cache.path, description, np.delete(subject.keys, verdict.hits, axis=0))
-        mixing: VectorStore = StoreOfModel(cache, description, proofs.mix)
-        return mixing
+        return StoreOfModel(cache, description, proofs.mix)
 
     def _mismatch(self, found: str) -> IdentityMismatchError:
         return IdentityMismatchError(

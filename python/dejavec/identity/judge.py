@@ -102,12 +102,12 @@ class Judge:
         """
         description, confirming = subject.look.description, self._confirming
         hits = among[store.lookup(subject.keys[among]) >= 0]
-        key = (place, description)
-        if key in self._answers and not proofs.is_mixed():
+        key, mixed = (place, description), proofs.is_mixed()
+        if key in self._answers and not mixed:
             return Verdict(self._answers[key], hits)
         known = proofs.read()
         proven = description in known
-        if proven and not proofs.is_mixed() and (subject.look.visible or not confirming.items):
+        if proven and not mixed and (subject.look.visible or not confirming.items):
             self._answers[key] = None
             return Verdict(None, hits)
         if proven and not subject.is_built:
@@ -157,8 +157,7 @@ class Judge:
                 raise ClaimLostError
             self._answers[place, description] = None
 
-        claimed: VectorStore = StoreOfModel(store, description, claim)
-        return claimed
+        return StoreOfModel(store, description, claim)
 
     def _of_others(self, key: tuple[Hashable, Description], keys: Keys, hits: Positions) -> Positions:
         """Return the hits, without the keys that this model stored before it was asked."""

@@ -34,6 +34,16 @@ def is_library(module: object) -> bool:
     return _is_library_name(module, getattr(sys.modules.get(module), "__file__", None))
 
 
+def top_level(module: object) -> str:
+    """Return the name of the top-level module that a module belongs to.
+
+    Example:
+        >>> top_level("sentence_transformers.models")
+        'sentence_transformers'
+    """
+    return str(module).partition(".")[0]
+
+
 def is_library_function(function: types.FunctionType) -> bool:
     """Return whether a function was written in a library.
 
@@ -60,6 +70,6 @@ def holds_custom(function: types.FunctionType) -> bool:
 def _is_library_name(name: str, file: str | None) -> bool:
     if name == "__main__":
         return False
-    if name.partition(".")[0] in sys.stdlib_module_names or name.partition(".")[0] == "dejavec":
+    if top_level(name) in sys.stdlib_module_names or top_level(name) == "dejavec":
         return True
     return file is not None and str(Path(file).resolve()).startswith(_ROOTS)

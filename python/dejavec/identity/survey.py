@@ -21,7 +21,7 @@ import numpy as np
 
 from dejavec import _core
 from dejavec.identity.fingerprint import code_form, is_module
-from dejavec.identity.libraries import holds_custom, is_library, is_library_function
+from dejavec.identity.libraries import holds_custom, is_library, is_library_function, top_level
 from dejavec.identity.tokenizer_content import tokenizer_content
 from dejavec.identity.wrapped import ModelWrapper
 from dejavec.support.secret_names import is_secret
@@ -268,7 +268,7 @@ class _Walk:
         code = function.__code__
         self.found.notes[path] = _name_of(function) if library else _digest(repr(code_form(code)))
         if library:
-            self.found.libraries.add(str(function.__globals__.get("__name__")).partition(".")[0])
+            self.found.libraries.add(top_level(function.__globals__.get("__name__")))
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
             try:
                 content = cell.cell_contents
@@ -305,7 +305,7 @@ class _Walk:
         # The version of a library identifies its classes and functions.
         if isinstance(value, type | types.FunctionType) and is_library(value.__module__):
             self.found.notes[path] = _name_of(value)
-            self.found.libraries.add(str(value.__module__).partition(".")[0])
+            self.found.libraries.add(top_level(value.__module__))
         else:
             self.visit(path, value, depth + 1)
 
@@ -318,7 +318,7 @@ class _Walk:
             self._seen["class", parent] = path
             library = is_library(parent.__module__)
             if library:
-                self.found.libraries.add(parent.__module__.partition(".")[0])
+                self.found.libraries.add(top_level(parent.__module__))
             else:
                 self.found.custom.append(f"{path}:{_name_of(parent)}")
             for name, member in sorted(vars(parent).items()):
@@ -342,7 +342,7 @@ class _Walk:
         if is_module(value):
             self._visit_module(path, value, depth)
             return
-        if made.__module__.partition(".")[0] in sys.stdlib_module_names and made is not types.SimpleNamespace:
+        if top_level(made.__module__) in sys.stdlib_module_names and made is not types.SimpleNamespace:
             # The content of locks, sockets and the like changes with every call.
             self.found.hidden.append(path)
             return

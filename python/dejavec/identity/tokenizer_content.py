@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dejavec import _core
+from dejavec.identity.libraries import top_level
 
 _SETTINGS = ("model_max_length", "padding_side", "truncation_side", "special_tokens_map")
 
@@ -33,7 +34,7 @@ def tokenizer_content(value: Any) -> TokenizerContent | None:
     made = type(value)
     backend = value.backend_tokenizer if hasattr(made, "backend_tokenizer") else value
     is_hidden = False
-    if type(backend).__module__.partition(".")[0] == "tokenizers" and hasattr(type(backend), "to_str"):
+    if top_level(type(backend).__module__) == "tokenizers" and hasattr(type(backend), "to_str"):
         try:
             # Padding and truncation precede "added_tokens" in this JSON.
             content = backend.to_str().partition('"added_tokens"')[2]

@@ -131,7 +131,7 @@ class Siblings:
         if judge is None or settled is not None:
             with self._places.using(settled or request.first) as cache:
                 store = _store_of(cache, request)
-                yield cache, store if judge is None else _of_model(store, request), 0
+                yield cache, store if judge is None else StoreOfModel(store, request.look.description), 0
             return
         with ExitStack() as stack:
             with self._choosing:
@@ -173,7 +173,7 @@ class Siblings:
             _carry_over(other.store, chosen.store, request.keys)
         if len(existing) == 1 and judge.agreed(chosen.place, description):
             self._settled[request.first, description] = chosen.place
-        return chosen.cache, _of_model(chosen.store, request), asked
+        return chosen.cache, StoreOfModel(chosen.store, description), asked
 
     def _candidate(
         self, place: Place, request: Request, stack: ExitStack, reason: Elsewhere | None = None
@@ -193,11 +193,6 @@ class Siblings:
 
 def _claiming(judge: Judge, candidate: Candidate, description: Description) -> VectorStore:
     return judge.claiming(candidate.place, candidate.store, candidate.proofs, description)
-
-
-def _of_model(store: VectorStore, request: Request) -> VectorStore:
-    of_model: VectorStore = StoreOfModel(store, request.look.description)
-    return of_model
 
 
 def _store_of(cache: Any, request: Request) -> VectorStore:

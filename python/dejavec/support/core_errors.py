@@ -21,6 +21,11 @@ from dejavec.errors import (
     VectorsError,
 )
 
+_RESTORE = (
+    "restore it from a copy, or move the directory away and encode again: it cannot be rebuilt from the "
+    "other files"
+)
+
 _KINDS: dict[str, tuple[type[DejavecError], str]] = {
     "io": (StorageError, "free space or correct the permissions, then run again; what was committed is kept"),
     "out_of_memory": (
@@ -32,16 +37,8 @@ _KINDS: dict[str, tuple[type[DejavecError], str]] = {
         "ask for vectors by their texts, or keep the cache on a file system whose files can be mapped",
     ),
     "corrupt": (CorruptCacheError, "run {repair}; rows that cannot be saved become misses"),
-    "corrupt_meta": (
-        CorruptCacheError,
-        "restore it from a copy, or move the directory away and encode again: it cannot be rebuilt from the "
-        "other files",
-    ),
-    "missing": (
-        CorruptCacheError,
-        "restore it from a copy, or move the directory away and encode again: it cannot be rebuilt from the "
-        "other files",
-    ),
+    "corrupt_meta": (CorruptCacheError, _RESTORE),
+    "missing": (CorruptCacheError, _RESTORE),
     "missing_but_rebuildable": (
         CorruptCacheError,
         "run {repair}, which rebuilds it from the checksums of the rows",

@@ -6,7 +6,7 @@ import functools
 import json
 import sys
 from collections.abc import Awaitable, Coroutine, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -219,6 +219,17 @@ def found_type(vectors: object) -> str:
         vectors.close()
         return "a coroutine (decorate async functions with @cached, and await those)"
     return "None" if vectors is None else f"a {type(vectors).__name__}"
+
+
+def rounded(rows: Rows, output: Output) -> tuple[Rows, Output]:
+    """Return rows in float32, and the array kind with that dtype. Too large numbers become infinite.
+
+    Example:
+        >>> rounded(np.array([[1e300, 2.0]]), Output("list", "float64"))
+        (array([[inf,  2.]], dtype=float32), Output(library='list', dtype='float32'))
+    """
+    with np.errstate(over="ignore"):
+        return rows.astype(np.float32, copy=False), replace(output, dtype="float32")
 
 
 def nonfinite(rows: Rows) -> NDArray[np.intp]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from dejavec import _core
 from dejavec.errors import VectorsError
-from dejavec.vectors.arrays import Output, Rows, convert_list, to_rows
+from dejavec.vectors.arrays import Output, Rows, convert_list, rounded, to_rows
 from dejavec.vectors.columns import first_bad_row
 
 
@@ -54,8 +54,7 @@ def fitting_rows(
             remedy="leave it out; nothing was stored",
         ) from None
     if dtype is not None:
-        with np.errstate(over="ignore"):
-            rows, output = rows.astype(np.float32), replace(output, dtype="float32")
+        rows, output = rounded(rows, output)
     if stored is not None and output.library == "list" and output.dtype != stored.dtype:
         rows, exact = convert_list(rows, stored)
         if not exact.all():
