@@ -147,7 +147,7 @@ impl HeldLock {
             let looks = is_first || wait.is_long();
             if looks && !lock.try_take(path)? {
                 turn.note_held();
-            } else if looks && (is_first || turn.may_pass(Instant::now())) {
+            } else if looks && (is_first || turn.may_pass()) {
                 // If the directory was replaced meanwhile, this lock protects nothing.
                 let held = lock.file.metadata().map_err(Error::io("examine the lock file", path))?.id;
                 if storage.metadata(path).is_ok_and(|metadata| metadata.id == held) {

@@ -133,8 +133,8 @@ pub trait StorageFile: Send + Sync + Debug {
     fn unlock_byte(&self, _at: u64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
-    /// Whether another open file holds the lock of a byte before `end`.
-    fn is_byte_locked_before(&self, _end: u64) -> io::Result<bool> {
+    /// The first byte before `end` whose lock another open file holds.
+    fn first_byte_locked_before(&self, _end: u64) -> io::Result<Option<u64>> {
         Err(io::ErrorKind::Unsupported.into())
     }
     /// The descriptor that a forked child inherits, if any.

@@ -178,14 +178,19 @@ impl StorageFile for File {
     }
 
     #[cfg(target_os = "linux")]
-    fn is_byte_locked_before(&self, end: u64) -> io::Result<bool> {
-        // A length of 0 would mean all bytes.
-        if end == 0 {
-            return Ok(false);
+    fn first_byte_locked_before(&self, mut end: u64) -> io::Result<Option<u64>> {
+        let mut first = None;
+        // The system reports any of the locks in the range. A length of 0 would mean all bytes.
+        while end > 0 {
+            let mut found = bytes(F_WRLCK, 0, end)?;
+            fcntl(self, FcntlArg::F_OFD_GETLK(&mut found))?;
+            if i32::from(found.l_type) == F_UNLCK {
+                break;
+            }
+            end = u64::try_from(found.l_start).map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
+            first = Some(end);
         }
-        let mut found = bytes(F_WRLCK, 0, end)?;
-        fcntl(self, FcntlArg::F_OFD_GETLK(&mut found))?;
-        Ok(i32::from(found.l_type) != F_UNLCK)
+        Ok(first)
     }
 
     fn descriptor(&self) -> Option<RawFd> {

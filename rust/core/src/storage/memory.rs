@@ -221,8 +221,9 @@ impl StorageFile for Handle {
         Ok(())
     }
 
-    fn is_byte_locked_before(&self, end: u64) -> io::Result<bool> {
-        Ok(self.inode.byte_holders().range(..end).any(|(_, holder)| *holder != self.number))
+    fn first_byte_locked_before(&self, end: u64) -> io::Result<Option<u64>> {
+        let holders = self.inode.byte_holders();
+        Ok(holders.range(..end).find(|(_, holder)| **holder != self.number).map(|(byte, _)| *byte))
     }
 
     fn descriptor(&self) -> Option<RawFd> {
