@@ -26,7 +26,7 @@ from dejavec.vectors.arrays import Container, Output, Rows, check_kind, from_row
 from dejavec.vectors.fitting import check_out, fitting_rows
 
 _MAPPED_BYTES = 1 << 20
-_STATS = ("rows", "keys", "synced", "epoch", "row_bytes", "bytes_on_disk", "snapshot_rows", "delta_rows")
+_STATS = ("rows", "keys", "synced", "epoch", "elements", "row_bytes", "bytes_on_disk", "snapshot_rows", "delta_rows")
 
 
 class KeyedCache(Closing):
@@ -171,7 +171,7 @@ class KeyedCache(Closing):
         store = self._handle.store()
         if store is None:
             return np.empty((0, 0), np.float32)
-        return np.frombuffer(memoryview(store.map_all()), np.dtype(store.dtype)).reshape(-1, store.dim)
+        return np.frombuffer(memoryview(store.map_all()[0]), np.dtype(store.dtype)).reshape(-1, store.dim)
 
     @property
     def closed(self) -> bool:
@@ -315,7 +315,7 @@ class KeyedCache(Closing):
         if many and rows[0] >= 0 and (np.diff(rows) == 1).all():
             mapped = store.map_rows(keys, int(rows[0]), verify=self._verify)
             if mapped is not None:
-                return np.frombuffer(memoryview(mapped[0]), dtype).reshape(shape), mapped[1]
+                return np.frombuffer(memoryview(mapped[0]), dtype).reshape(shape), mapped[3]
         vectors = np.empty(shape, dtype)
         return vectors, store.gather(keys, rows, vectors, verify=self._verify)
 

@@ -7,13 +7,17 @@ use serde_json::Value;
 
 use crate::atomic;
 use crate::error::{Error, Result};
+use crate::format::column::Column;
 use crate::format::commit::{FILE_BYTES, fresh_file};
 use crate::format::container::Container;
 use crate::format::dtype::Dtype;
 use crate::format::meta::{MAX_BYTES, Meta};
-use crate::format::{MAX_DIM, keys, name};
+use crate::format::{keys, name};
 use crate::lock::{HeldLock, Patience};
 use crate::storage::{Access, Storage};
+
+/// For names and lengths that are the same for every dtype.
+const ANY_DTYPE: Dtype = Dtype::ALL[0];
 
 /// The description of a new cache.
 #[derive(Debug, Clone)]
@@ -22,7 +26,7 @@ pub struct Spec {
     pub dim: u32,
     /// NumPy's descriptor of the dtype.
     pub dtype: String,
-    /// Which file holds the rows.
+    /// Which files hold the rows.
     pub container: Container,
     /// The identity.
     pub identity: Value,
@@ -51,8 +55,8 @@ pub(crate) fn check_unclaimed(storage: &dyn Storage, directory: &Path) -> Result
             name::LOCK | name::INDEX_LOCK | name::META | name::PROVEN => u64::MAX,
             name::KEYS => keys::HEADER_BYTES as u64,
             name::COMMIT => FILE_BYTES as u64,
-            _ => match Container::ALL.into_iter().find(|container| container.file_name() == plain) {
-                Some(container) => container.header_bytes() as u64,
+            _ => match every_column().find(|column| column.file_name == plain) {
+                Some(column) => column.header_bytes() as u64,
                 None => return Err(foreign(file)),
             },
         };
@@ -67,6 +71,11 @@ pub(crate) fn check_unclaimed(storage: &dyn Storage, directory: &Path) -> Result
         }
     }
     Ok(files)
+}
+
+/// The files of rows of any cache.
+fn every_column() -> impl Iterator<Item = Column> {
+    Container::ALL.into_iter().flat_map(|container| container.columns(ANY_DTYPE, 1))
 }
 
 /// Rejects a directory on a network file system, also one that does not exist yet.
@@ -135,10 +144,11 @@ pub fn create(storage: &dyn Storage, directory: &Path, spec: &Spec, patience: Pa
             found: "one that is nested too deeply".into(),
         });
     }
-    let header = spec.container.header(dtype, spec.dim, 0);
-    create_file(storage, &directory.join(spec.container.file_name()), &header)?;
-    create_file(storage, &directory.join(name::KEYS), &keys::header(&meta.uuid))?;
-    create_file(storage, &directory.join(name::COMMIT), &fresh_file(&meta.uuid))?;
+    for column in meta.columns() {
+        create_file(storage, &directory.join(column.file_name), &column.header(0))?;
+    }
+    create_file(storage, &directory.join(name::KEYS), &keys::header(&meta.uuid, meta.version()))?;
+    create_file(storage, &directory.join(name::COMMIT), &fresh_file(&meta.uuid, meta.version()))?;
     // All other names must be durable before `meta.json` gets its name.
     storage.sync_dir(directory).map_err(Error::io("sync the directory", directory))?;
     atomic::sync_names(storage, directory)?;
@@ -146,9 +156,9 @@ pub fn create(storage: &dyn Storage, directory: &Path, spec: &Spec, patience: Pa
 }
 
 fn check_spec(spec: &Spec) -> Result<Dtype> {
-    if !(1..=MAX_DIM).contains(&spec.dim) {
+    if !spec.container.has_dim(spec.dim) {
         return Err(Error::Argument {
-            expected: format!("a dimension of 1 to {MAX_DIM}"),
+            expected: format!("a dimension of 1 to {}", spec.container.max_dim()),
             found: spec.dim.to_string(),
         });
     }
@@ -157,7 +167,7 @@ fn check_spec(spec: &Spec) -> Result<Dtype> {
         expected: format!(
             "a dtype among {} for {}",
             held.map(|dtype| dtype.descr).collect::<Vec<_>>().join(" "),
-            spec.container.file_name()
+            spec.container.data(ANY_DTYPE, spec.dim).file_name
         ),
         found: spec.dtype.clone(),
     })

@@ -4,13 +4,15 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::format::commit::{EPOCH_OFFSETS, FILE_BYTES, Slot, Slots};
+use crate::format::column::Column;
+use crate::format::commit::{EPOCH_OFFSETS, Extent, FILE_BYTES, Slot, Slots};
 use crate::format::meta::{MAX_BYTES, Meta, Refusal};
-use crate::format::{Defect, VERSION, keys, name};
+use crate::format::{Defect, NEWEST_VERSION, keys, name};
 use crate::key_records::KeyRecords;
 use crate::mmap::LiveMapping;
 use crate::records::RecordsFile;
 use crate::recovery::{self, Recovered};
+use crate::rows::RowFiles;
 use crate::storage::{Access, Metadata, Storage, StorageFile};
 
 /// How often a commit record is read before it is called damaged: a reader may meet a writer in the middle of a write.
@@ -33,7 +35,7 @@ pub fn read_meta(storage: &dyn Storage, directory: &Path) -> Result<Meta> {
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
     file.read_at(&mut bytes, 0).map_err(Error::io("read", &path))?;
     Meta::parse(&bytes).map_err(|refusal| match refusal {
-        Refusal::Newer(found) => Error::Version { path: path.clone(), expected: VERSION.into(), found },
+        Refusal::Newer(found) => Error::Version { path: path.clone(), expected: NEWEST_VERSION.into(), found },
         Refusal::Defect(Defect { expected, found }) => Error::CorruptMeta { path: path.clone(), expected, found },
     })
 }
@@ -46,13 +48,13 @@ pub struct CacheFiles {
     /// `keys.bin`.
     pub keys: RecordsFile,
     /// The rows.
-    pub vectors: RecordsFile,
+    pub rows: RowFiles,
     commit: Box<dyn StorageFile>,
     commit_path: PathBuf,
     /// The commit record, mapped. None where it cannot be mapped.
     commit_words: Option<LiveMapping>,
     /// Device and inode of the files above, and the metadata of `meta.json`.
-    identities: [FileId; 3],
+    identities: Vec<FileId>,
     meta_file: Metadata,
 }
 
@@ -69,22 +71,26 @@ impl CacheFiles {
             RecordsFile::open(storage, directory.join(file), writable, header_bytes, record_bytes)
         };
         let keys = records(name::KEYS, keys::HEADER_BYTES, keys::RECORD_BYTES as u64)?;
-        let container = meta.container;
-        let vectors = records(container.file_name(), container.header_bytes(), meta.row_bytes())?;
+        let rows = RowFiles::open(&meta, |column: Column| {
+            records(column.file_name, column.header_bytes(), column.element_bytes())
+        })?;
         let commit_path = directory.join(name::COMMIT);
         let access = if writable { Access::Write } else { Access::Read };
         let commit = storage.open(&commit_path, access).map_err(Error::opening(&commit_path, true))?;
         let commit_identity = commit.metadata().map_err(Error::io("examine", &commit_path))?.id;
         let is_whole = commit.length().is_ok_and(|len| len >= FILE_BYTES as u64);
         let commit_words = if is_whole { commit.map_live(FILE_BYTES).ok() } else { None };
-        let identities = [keys.identity()?, vectors.identity()?, commit_identity];
-        Ok(CacheFiles { meta, keys, vectors, commit, commit_path, commit_words, identities, meta_file })
+        let mut identities = vec![keys.identity()?, commit_identity];
+        for file in rows.all() {
+            identities.push(file.identity()?);
+        }
+        Ok(CacheFiles { meta, keys, rows, commit, commit_path, commit_words, identities, meta_file })
     }
 
-    /// Device and inode of the key records, the rows and the commit record. They do not change while the files are
+    /// Device and inode of the key records, the commit record and the rows. They do not change while the files are
     /// open.
-    pub fn identities(&self) -> [FileId; 3] {
-        self.identities
+    pub fn identities(&self) -> &[FileId] {
+        &self.identities
     }
 
     /// Whether the directory still has these files. A copied, restored or moved directory has other files with the same
@@ -99,37 +105,53 @@ impl CacheFiles {
             Ok(found) if found != self.meta_file => return Ok(false),
             Ok(_) => {}
         }
-        let paths = [self.keys.path(), self.vectors.path(), self.commit_path.as_path()];
+        let paths = [self.keys.path(), &self.commit_path].into_iter().chain(self.rows.all().map(RecordsFile::path));
         let is_there =
-            |(path, identity): (&&Path, &FileId)| storage.metadata(path).is_ok_and(|metadata| metadata.id == *identity);
-        Ok(paths.iter().zip(&self.identities).all(is_there))
+            |(path, identity): (&Path, &FileId)| storage.metadata(path).is_ok_and(|metadata| metadata.id == *identity);
+        Ok(paths.zip(&self.identities).all(is_there))
     }
 
     /// Opens the files and checks their headers.
     pub fn open(storage: &dyn Storage, directory: &Path, writable: bool) -> Result<CacheFiles> {
         let files = CacheFiles::open_unchecked(storage, directory, writable)?;
         files.check_keys_header().map_err(|defect| defect.at(files.keys.path()))?;
-        let Meta { container, dtype, dim, .. } = files.meta;
-        let header = files.vectors.read_header()?;
-        container.check_but_counts(&header, dtype, dim).map_err(|defect| defect.at(files.vectors.path()))?;
+        for (file, column) in files.row_files() {
+            column.check_but_counts(&file.read_header()?).map_err(|defect| defect.at(file.path()))?;
+        }
         Ok(files)
+    }
+
+    /// The files of the rows, each with its description.
+    pub fn row_files(&self) -> impl Iterator<Item = (&RecordsFile, Column)> {
+        self.rows.all().zip(self.meta.columns())
     }
 
     /// Checks the header of `keys.bin`.
     pub fn check_keys_header(&self) -> std::result::Result<(), Defect> {
         let bytes = self.keys.read_header().map_err(unreadable)?;
-        keys::check(&bytes, &self.meta.uuid)
+        keys::check(&bytes, &self.meta.uuid, self.meta.version())
     }
 
-    /// Checks the header of the rows file against `meta.json`, with its counts.
-    pub fn check_vectors_header(&self) -> std::result::Result<(), Defect> {
-        let bytes = self.vectors.read_header().map_err(unreadable)?;
-        self.meta.container.check(&bytes, self.meta.dtype, self.meta.dim)
+    /// Checks the header of a file of rows against `meta.json`, with its counts.
+    pub fn check_header(&self, file: &RecordsFile, column: Column) -> std::result::Result<(), Defect> {
+        column.check(&file.read_header().map_err(unreadable)?)
     }
 
-    /// Writes the header of the rows file, which shows `rows` durable rows to other programs.
-    pub fn write_vectors_header(&self, rows: u64) -> Result<()> {
-        self.vectors.write_header(&self.meta.container.header(self.meta.dtype, self.meta.dim, rows))
+    /// Whether the headers of all files of rows are whole.
+    pub fn has_whole_headers(&self) -> bool {
+        self.row_files().all(|(file, column)| self.check_header(file, column).is_ok())
+    }
+
+    /// Writes the headers of the files of rows, which show durable rows to other programs.
+    ///
+    /// That of the offsets is the last one: they never show rows whose elements another file does not show.
+    pub fn write_row_headers(&self, synced: Extent) -> Result<()> {
+        for (file, column) in self.row_files() {
+            let is_of_rows = self.rows.indptr().is_some_and(|indptr| std::ptr::eq(indptr, file));
+            let count = if is_of_rows { synced.rows } else { synced.elements };
+            file.write_header(&column.header(count))?;
+        }
+        Ok(())
     }
 
     /// The commit that counts.
@@ -139,13 +161,17 @@ impl CacheFiles {
             match self.read_slots()? {
                 Err(defect) => refused = defect,
                 Ok(slots) => {
-                    let whole_rows = self.whole_rows()?;
-                    if let Some(recovered) = recovery::choose(&slots, whole_rows) {
+                    let whole = self.whole()?;
+                    if let Some(recovered) = recovery::choose(&slots, whole) {
                         return Ok(recovered);
                     }
+                    let amount = |Extent { rows, elements }| match self.meta.container.is_dense() {
+                        true => format!("{rows} whole rows"),
+                        false => format!("{rows} whole rows and {elements} elements"),
+                    };
                     refused = Defect::new(
-                        format!("files that hold the {} rows of the last commit", slots.newest.rows),
-                        format!("{whole_rows} whole rows"),
+                        format!("files that hold the {} of the last commit", amount(slots.newest.committed)),
+                        amount(whole),
                     );
                 }
             }
@@ -167,9 +193,10 @@ impl CacheFiles {
         Ok(recovered)
     }
 
-    /// Whole rows in both files, committed or not.
-    pub fn whole_rows(&self) -> Result<u64> {
-        Ok(self.keys.whole_records()?.min(self.vectors.whole_records()?))
+    /// How much the files hold in full, committed or not.
+    pub fn whole(&self) -> Result<Extent> {
+        let whole = self.rows.whole()?;
+        Ok(self.rows.extent(whole.rows.min(self.keys.whole_records()?), whole.elements))
     }
 
     /// The epochs of the two slots, unchecked. Each commit changes one of them. Takes nanoseconds where the file can be
@@ -206,7 +233,7 @@ impl CacheFiles {
             return Ok(Err(Defect::new(format!("{FILE_BYTES} bytes"), format!("{len} bytes"))));
         }
         self.commit.read_at(&mut bytes, 0).map_err(Error::io("read", &self.commit_path))?;
-        Ok(Slots::parse(&bytes, &self.meta.uuid))
+        Ok(Slots::parse(&bytes, &self.meta.uuid, self.meta.version()))
     }
 
     /// The key records of the first `rows` rows.
@@ -216,7 +243,7 @@ impl CacheFiles {
 
     /// Writes a commit into its slot. The other slot does not change.
     pub fn write_slot(&self, slot: Slot) -> Result<()> {
-        let bytes = slot.to_bytes(&self.meta.uuid);
+        let bytes = slot.to_bytes(&self.meta.uuid, self.meta.version());
         self.commit.write_at(&bytes, slot.offset()).map_err(Error::io("write", &self.commit_path))
     }
 
@@ -234,17 +261,17 @@ impl CacheFiles {
         self.write_slot(slot)
     }
 
-    /// Asks the system to drop the cached pages behind the first `rows` rows.
-    pub fn forget_pages_behind(&self, rows: u64) -> Result<()> {
-        self.vectors.forget_pages_behind(rows)?;
-        self.keys.forget_pages_behind(rows)
+    /// Asks the system to drop the cached pages behind the rows of an extent.
+    pub fn forget_pages_behind(&self, extent: Extent) -> Result<()> {
+        self.rows.forget_pages_behind(extent)?;
+        self.keys.forget_pages_behind(extent.rows)
     }
 
-    /// Makes later writes from row `rows` on durable at the next sync, even if earlier writes failed. All rows there
+    /// Makes later writes behind an extent durable at the next sync, even if earlier writes failed. All rows there
     /// must be written again afterwards.
-    pub fn renew_unwritten(&self, rows: u64) -> Result<()> {
-        self.vectors.renew_unwritten(rows)?;
-        self.keys.renew_unwritten(rows)
+    pub fn renew_unwritten(&self, extent: Extent) -> Result<()> {
+        self.rows.renew_unwritten(extent)?;
+        self.keys.renew_unwritten(extent.rows)
     }
 
     /// Makes the commit record durable.
@@ -252,7 +279,7 @@ impl CacheFiles {
         self.commit.sync().map_err(Error::io("sync", &self.commit_path))
     }
 
-    /// Makes all three files durable.
+    /// Makes all files durable.
     pub fn sync(&self) -> Result<()> {
         self.sync_rows()?;
         self.sync_commit()
@@ -260,7 +287,7 @@ impl CacheFiles {
 
     /// Makes the rows durable.
     pub fn sync_rows(&self) -> Result<()> {
-        self.vectors.sync()?;
+        self.rows.sync()?;
         self.keys.sync()
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! `docs/format.md` draws each structure. Parsers are total: any bytes give a value or a [`Defect`], never a panic.
 
+pub mod column;
 pub mod commit;
 pub mod container;
 pub mod dtype;
@@ -15,11 +16,17 @@ use std::path::Path;
 
 use crate::error::Error;
 
-/// The format version that this build writes, and the newest that it reads.
-pub const VERSION: u32 = 1;
+/// The newest format version that this build reads. Which one it writes depends on the container.
+pub const NEWEST_VERSION: u32 = 2;
 
-/// Largest dimension of a vector.
+/// Largest dimension of a dense vector.
 pub const MAX_DIM: u32 = 65_536;
+
+/// Most elements of a cache.
+pub const MAX_ELEMENTS: u64 = 1 << 40;
+
+/// Most tokens of a row.
+pub const MAX_TOKENS: u64 = 65_536;
 
 /// Most rows of a cache: row number + 1 must fit the 40 bits of an index slot.
 pub const MAX_ROWS: u64 = (1 << 40) - 2;
@@ -93,16 +100,16 @@ fn put(bytes: &mut [u8], offset: usize, value: &[u8]) {
 }
 
 /// Checks the common parts of all binary headers: length, magic, version, and the checksum in the last eight bytes.
-fn check_header(bytes: &[u8], length: usize, magic: &[u8; 8], what: &str) -> Result<(), Defect> {
+fn check_header(bytes: &[u8], length: usize, magic: &[u8; 8], version: u32, what: &str) -> Result<(), Defect> {
     if bytes.len() != length {
         return Err(Defect::new(format!("{what} of {length} bytes"), format!("{} bytes", bytes.len())));
     }
     if bytes[..8] != *magic {
         return Err(Defect::new(format!("the magic bytes {} of {what}", hex(magic)), hex(&bytes[..8])));
     }
-    let version = u32_at(bytes, 8);
-    if version != VERSION {
-        return Err(Defect::new(format!("{what} of format version {VERSION}"), format!("version {version}")));
+    let found = u32_at(bytes, 8);
+    if found != version {
+        return Err(Defect::new(format!("{what} of format version {version}"), format!("version {found}")));
     }
     let (stored, computed) = (u64_at(bytes, length - 8), crate::checksum::block(&bytes[..length - 8]));
     if stored != computed {

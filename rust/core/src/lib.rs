@@ -11,6 +11,7 @@
 compile_error!("a cache is mapped whole, so a 64-bit machine is needed");
 
 pub mod atomic;
+pub mod batch;
 pub mod checksum;
 pub mod directory;
 pub mod error;
@@ -30,9 +31,12 @@ pub mod prefetch;
 pub mod records;
 pub mod recovery;
 pub mod repair;
+pub mod row;
+pub mod rows;
 pub mod sha256;
 pub mod storage;
 pub mod store;
+pub mod target;
 pub mod text;
 pub mod vectors;
 pub mod verify;

@@ -252,12 +252,27 @@ impl Records {
     }
 
     /// Record `row`, if it is one of them.
+    #[inline]
     pub fn get(&self, row: u64) -> Option<&[u8]> {
         if row >= self.rows {
             return None;
         }
-        let start = usize::try_from(row).ok()?.checked_mul(self.record_bytes)?.checked_add(self.header_bytes)?;
+        let start = self.offset(row)?;
         self.mapping.get(start..start.checked_add(self.record_bytes)?)
+    }
+
+    /// The records of a range in one piece, if all of it are there.
+    #[inline]
+    pub fn range(&self, range: Range<u64>) -> Option<&[u8]> {
+        if range.end > self.rows {
+            return None;
+        }
+        self.mapping.get(self.offset(range.start)?..self.offset(range.end)?)
+    }
+
+    #[inline]
+    fn offset(&self, row: u64) -> Option<usize> {
+        usize::try_from(row).ok()?.checked_mul(self.record_bytes)?.checked_add(self.header_bytes)
     }
 
     /// Prefetches record `row`.

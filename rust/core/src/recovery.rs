@@ -3,10 +3,11 @@
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::format::commit::{Slot, Slots};
+use crate::format::commit::{Extent, Slot, Slots};
 use crate::format::keys::{RECORD_BYTES, Record};
 use crate::key::DEAD;
 use crate::records::RecordsFile;
+use crate::rows::{Copied, RowFiles};
 
 /// The state of a cache when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,8 +18,8 @@ pub struct Recovered {
     pub in_file: Slot,
     /// Whether there may be committed rows behind it. Then a writer first rolls forward.
     pub roll_forward: bool,
-    /// How many rows the newest valid slot claims. They may be missing.
-    pub claimed: u64,
+    /// What the newest valid slot claims. It may be missing.
+    pub claimed: Extent,
     /// Whether a newer slot, which claimed more rows, may be lost.
     pub newer_lost: bool,
     /// The epoch of the next commit. It goes to the slot beside the one that counts.
@@ -28,7 +29,7 @@ pub struct Recovered {
 impl Recovered {
     /// How many rows may have been committed.
     pub fn reach(&self) -> u64 {
-        if self.newer_lost { u64::MAX } else { self.claimed }
+        if self.newer_lost { u64::MAX } else { self.claimed.rows }
     }
 }
 
@@ -37,37 +38,40 @@ impl Recovered {
 /// Without syncs a power loss may keep the slots and lose rows. Then the older slot counts, if it has all rows that the
 /// newest slot calls durable. Otherwise only those durable rows count. Missing durable rows are damage, not a smaller
 /// cache.
-pub fn choose(slots: &Slots, whole_rows: u64) -> Option<Recovered> {
+pub fn choose(slots: &Slots, whole: Extent) -> Option<Recovered> {
     let Slots { newest, older, newer_lost } = *slots;
     let after = newest.epoch.checked_add(1)?;
-    let claimed = newest.rows;
+    let claimed = newest.committed;
     let recovered =
         Recovered { slot: newest, in_file: newest, roll_forward: true, claimed, newer_lost, next_epoch: after };
-    if newest.rows <= whole_rows {
+    if whole.covers(newest.committed) {
         return Some(Recovered { roll_forward: newer_lost, ..recovered });
     }
-    if let Some(older) = older.filter(|older| (newest.synced..=whole_rows).contains(&older.rows)) {
-        let slot = Slot { synced: older.synced.max(newest.synced), ..older };
+    if let Some(older) = older.filter(|older| older.committed.covers(newest.synced) && whole.covers(older.committed)) {
+        let slot = Slot { synced: older.synced.longer(newest.synced), ..older };
         return Some(Recovered { slot, in_file: older, next_epoch: after.checked_add(1)?, ..recovered });
     }
-    let durable = Slot { rows: newest.synced, ..newest };
-    (newest.synced <= whole_rows).then_some(Recovered { slot: durable, ..recovered })
+    let durable = Slot { committed: newest.synced, ..newest };
+    whole.covers(newest.synced).then_some(Recovered { slot: durable, ..recovered })
 }
 
-/// How many rows there are after rolling forward from `rows`: up to the last row with a matching checksum, below
-/// `reach`. An earlier row with a checksum mismatch may have been acknowledged and damaged since.
-pub fn roll_forward(rows: u64, reach: u64, keys: &RecordsFile, vectors: &RecordsFile) -> Result<u64> {
-    let mut end = keys.whole_records()?.min(vectors.whole_records()?).min(reach);
-    let mut piece = Piece::new(keys, vectors);
-    while end > rows {
-        let first = rows.max(end.saturating_sub(piece.most_rows));
-        piece.read(first..end)?;
-        if let Some(last) = (first..end).rev().find(|&row| piece.is_sound(row)) {
-            return Ok(last + 1);
+/// The extent after rolling forward from `from`: up to the last row with a matching checksum, below row `reach`. An
+/// earlier row with a checksum mismatch may have been acknowledged and damaged since.
+pub fn roll_forward(from: Extent, reach: u64, keys: &RecordsFile, rows: &RowFiles) -> Result<Extent> {
+    let mut end = keys.whole_records()?.min(rows.whole()?.rows).min(reach);
+    while end > from.rows {
+        let count = rows.last_within(from.rows..end, keys.record_bytes(), PIECE_BYTES)?;
+        let first = from.rows.max(end.saturating_sub(count));
+        let piece = Piece::read(first..end, keys, rows)?;
+        // A group begins behind the committed elements.
+        let is_behind = |row: &u64| piece.rows.span(*row).is_some_and(|span| span.start >= from.elements);
+        if let Some(last) = (first..end).rev().find(|row| is_behind(row) && piece.is_sound(*row)) {
+            let elements = piece.rows.span(last).map_or(from.elements, |span| span.end);
+            return Ok(Extent { rows: last + 1, elements });
         }
         end = first;
     }
-    Ok(rows)
+    Ok(from)
 }
 
 /// Writes rows and records of other handles again, with the same bytes. They may not be on the disk. The next sync of
@@ -77,24 +81,23 @@ pub fn roll_forward(rows: u64, reach: u64, keys: &RecordsFile, vectors: &Records
 /// again does not always help: ext4 may keep its block marked as unwritten. So the rows are read, the system is asked
 /// to drop the pages, and then the rows are written. `forget` means that rows with a checksum mismatch were never
 /// durable: their records are zeroed. Otherwise these rows do not change.
-pub fn write_again(range: Range<u64>, forget: bool, keys: &RecordsFile, vectors: &RecordsFile) -> Result<Vec<u64>> {
+pub fn write_again(range: Range<u64>, forget: bool, keys: &RecordsFile, rows: &RowFiles) -> Result<Vec<u64>> {
     let mut lost = Vec::new();
-    let mut piece = Piece::new(keys, vectors);
     let mut first = range.start;
     while first < range.end {
-        let end = range.end.min(first.saturating_add(piece.most_rows));
-        piece.read(first..end)?;
+        let count = rows.first_within(first..range.end, keys.record_bytes(), PIECE_BYTES)?;
+        let end = range.end.min(first.saturating_add(count));
+        let mut piece = Piece::read(first..end, keys, rows)?;
         let mut harmed: Vec<u64> = (first..end).filter(|&row| !piece.is_dead(row) && !piece.is_sound(row)).collect();
         if forget {
             harmed.iter().for_each(|&row| piece.forget(row));
         }
-        let behind = [keys.read_behind(end)?, vectors.read_behind(end)?];
+        let behind = (keys.read_behind(end)?, rows.copy_behind(&piece.rows)?);
         keys.forget_pages(first..end)?;
-        vectors.forget_pages(first..end)?;
-        piece.write_runs(first..end, |piece, row| piece.is_dead(row) || piece.is_sound(row))?;
-        for (file, bytes) in [keys, vectors].into_iter().zip(behind) {
-            file.write(end, &bytes)?;
-        }
+        rows.forget_pages(&piece.rows)?;
+        piece.write_again(keys, rows)?;
+        keys.write(end, &behind.0)?;
+        rows.write_behind(&piece.rows, &behind.1)?;
         lost.append(&mut harmed);
         first = end;
     }
@@ -108,36 +111,22 @@ pub fn write_again(range: Range<u64>, forget: bool, keys: &RecordsFile, vectors:
 const PIECE_BYTES: u64 = 8 << 20;
 
 /// Contiguous rows, read together with their records.
-struct Piece<'a> {
-    keys: &'a RecordsFile,
-    vectors: &'a RecordsFile,
-    most_rows: u64,
-    first: u64,
+struct Piece {
+    range: Range<u64>,
     records: Vec<[u8; RECORD_BYTES]>,
-    bytes: Vec<u8>,
+    rows: Copied,
 }
 
-impl<'a> Piece<'a> {
-    fn new(keys: &'a RecordsFile, vectors: &'a RecordsFile) -> Piece<'a> {
-        let most_rows = (PIECE_BYTES / keys.record_bytes().saturating_add(vectors.record_bytes()).max(1)).max(1);
-        Piece { keys, vectors, most_rows, first: 0, records: Vec::new(), bytes: Vec::new() }
-    }
-
-    fn row_bytes(&self) -> usize {
-        usize::try_from(self.vectors.record_bytes()).unwrap_or(usize::MAX)
-    }
-
-    fn read(&mut self, range: Range<u64>) -> Result<()> {
-        let rows = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-        self.first = range.start;
-        self.records.resize(rows, [0; RECORD_BYTES]);
-        self.bytes.resize(rows.saturating_mul(self.row_bytes()), 0);
-        self.keys.read(self.first, self.records.as_flattened_mut())?;
-        self.vectors.read(self.first, &mut self.bytes)
+impl Piece {
+    fn read(range: Range<u64>, keys: &RecordsFile, rows: &RowFiles) -> Result<Piece> {
+        let count = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        let mut records = vec![[0; RECORD_BYTES]; count];
+        keys.read(range.start, records.as_flattened_mut())?;
+        Ok(Piece { rows: rows.copy(range.clone())?, range, records })
     }
 
     fn at(&self, row: u64) -> usize {
-        usize::try_from(row - self.first).unwrap_or(usize::MAX)
+        usize::try_from(row - self.range.start).unwrap_or(usize::MAX)
     }
 
     fn record(&self, row: u64) -> Record {
@@ -149,9 +138,7 @@ impl<'a> Piece<'a> {
     }
 
     fn is_sound(&self, row: u64) -> bool {
-        let (at, size) = (self.at(row), self.row_bytes());
-        let vector = at.checked_mul(size).and_then(|start| self.bytes.get(start..)?.get(..size));
-        vector.is_some_and(|vector| self.record(row).holds(row, vector))
+        self.rows.row(row).is_some_and(|content| self.record(row).holds(row, &content))
     }
 
     fn forget(&mut self, row: u64) {
@@ -161,16 +148,16 @@ impl<'a> Piece<'a> {
         }
     }
 
-    /// Writes the wanted rows and records of a range, contiguous ones together.
-    fn write_runs(&self, range: Range<u64>, is_wanted: impl Fn(&Piece<'_>, u64) -> bool) -> Result<()> {
-        let mut row = range.start;
-        while row < range.end {
-            let end = (row..range.end).find(|&row| !is_wanted(self, row)).unwrap_or(range.end);
+    /// Writes the rows that are dead or sound, contiguous ones together.
+    fn write_again(&self, keys: &RecordsFile, rows: &RowFiles) -> Result<()> {
+        let is_wanted = |row: u64| self.is_dead(row) || self.is_sound(row);
+        let mut row = self.range.start;
+        while row < self.range.end {
+            let end = (row..self.range.end).find(|&row| !is_wanted(row)).unwrap_or(self.range.end);
             if end > row {
-                let (from, to, size) = (self.at(row), self.at(end), self.row_bytes());
                 // Rows first: a record must not be there without its row.
-                self.vectors.write(row, self.bytes.get(from * size..to * size).unwrap_or_default())?;
-                self.keys.write(row, self.records.get(from..to).unwrap_or_default().as_flattened())?;
+                rows.write_again(&self.rows, row..end)?;
+                keys.write(row, self.records.get(self.at(row)..self.at(end)).unwrap_or_default().as_flattened())?;
             }
             row = end + 1;
         }
@@ -183,7 +170,7 @@ mod tests {
     use super::*;
 
     fn slot(epoch: u64, rows: u64, synced: u64) -> Slot {
-        Slot { epoch, rows, synced }
+        Slot { epoch, committed: Extent::dense(rows), synced: Extent::dense(synced) }
     }
 
     fn slots(newest: Slot, older: Option<Slot>) -> Slots {
@@ -193,17 +180,17 @@ mod tests {
     #[test]
     fn the_newest_covered_commit_counts() {
         let both = slots(slot(5, 50, 30), Some(slot(4, 40, 30)));
-        let recovered = choose(&both, 50).unwrap();
-        assert_eq!((recovered.slot.rows, recovered.roll_forward, recovered.next_epoch), (50, false, 6));
-        let recovered = choose(&both, 45).unwrap();
-        assert_eq!((recovered.slot.rows, recovered.roll_forward), (40, true));
+        let recovered = choose(&both, Extent::dense(50)).unwrap();
+        assert_eq!((recovered.slot.committed.rows, recovered.roll_forward, recovered.next_epoch), (50, false, 6));
+        let recovered = choose(&both, Extent::dense(45)).unwrap();
+        assert_eq!((recovered.slot.committed.rows, recovered.roll_forward), (40, true));
     }
 
     #[test]
     fn the_next_commit_never_overwrites_the_slot_that_counts() {
         let both = slots(slot(5, 50, 10), Some(slot(4, 40, 10)));
         for whole_rows in [50, 45, 10] {
-            let recovered = choose(&both, whole_rows).unwrap();
+            let recovered = choose(&both, Extent::dense(whole_rows)).unwrap();
             assert!(recovered.next_epoch > 5);
             assert_ne!(recovered.next_epoch % 2, recovered.slot.epoch % 2, "{recovered:?}");
         }
@@ -213,28 +200,45 @@ mod tests {
     fn durable_rows_are_never_rolled_back() {
         // A writer that does not sync builds on one that does.
         let both = slots(slot(7, 70, 50), Some(slot(4, 40, 40)));
-        assert_eq!(choose(&both, 50).unwrap().slot.rows, 50);
-        assert_eq!(choose(&both, 49), None);
+        assert_eq!(choose(&both, Extent::dense(50)).unwrap().slot.committed.rows, 50);
+        assert_eq!(choose(&both, Extent::dense(49)), None);
         let synced = slots(slot(5, 50, 50), Some(slot(4, 40, 40)));
-        assert_eq!(choose(&synced, 49), None);
+        assert_eq!(choose(&synced, Extent::dense(49)), None);
     }
 
     #[test]
     fn what_the_newest_commit_calls_durable_is_so_for_an_older_one_that_counts() {
         let both = slots(slot(5, 50, 30), Some(slot(4, 40, 10)));
-        let recovered = choose(&both, 45).unwrap();
+        let recovered = choose(&both, Extent::dense(45)).unwrap();
         assert_eq!((recovered.slot, recovered.in_file, recovered.reach()), (slot(4, 40, 30), slot(4, 40, 10), 50));
     }
 
     #[test]
     fn an_epoch_that_cannot_be_followed_is_refused() {
-        assert_eq!(choose(&slots(slot(u64::MAX, 1, 1), None), 1), None);
+        assert_eq!(choose(&slots(slot(u64::MAX, 1, 1), None), Extent::dense(1)), None);
     }
 
     #[test]
     fn durable_rows_are_found_even_if_both_commits_claim_more_than_is_there() {
         let both = slots(slot(5, 50, 10), Some(slot(4, 40, 10)));
-        assert_eq!(choose(&both, 20).unwrap().slot.rows, 10);
-        assert_eq!(choose(&both, 9), None);
+        assert_eq!(choose(&both, Extent::dense(20)).unwrap().slot.committed.rows, 10);
+        assert_eq!(choose(&both, Extent::dense(9)), None);
+    }
+
+    #[test]
+    fn a_commit_whose_elements_are_missing_does_not_count() {
+        let extent = |rows, elements| Extent { rows, elements };
+        let newest = Slot { epoch: 5, committed: extent(50, 500), synced: extent(30, 300) };
+        let older = Slot { epoch: 4, committed: extent(40, 400), synced: extent(30, 300) };
+        let both = slots(newest, Some(older));
+        for (whole, expected) in [
+            (extent(50, 500), Some(newest.committed)),
+            (extent(50, 499), Some(older.committed)),
+            (extent(60, 399), Some(newest.synced)),
+            (extent(29, 900), None),
+            (extent(90, 299), None),
+        ] {
+            assert_eq!(choose(&both, whole).map(|recovered| recovered.slot.committed), expected, "{whole:?}");
+        }
     }
 }

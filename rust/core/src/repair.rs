@@ -1,12 +1,13 @@
 //! Repairing a damaged cache.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::Path;
 
 use crate::directory;
 use crate::error::{Error, Result};
 use crate::files::{self, CacheFiles};
-use crate::format::commit::Slot;
+use crate::format::commit::{Extent, Slot};
 use crate::format::{keys, name};
 use crate::index::{self, DeltaLimit, Index};
 use crate::key::{DEAD, Key};
@@ -57,13 +58,13 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
         acquired => Some(acquired?),
     };
     let files = CacheFiles::open_unchecked(storage, directory, true)?;
-    let (report, recovered) = verify::inspect(storage, directory, &files)?;
+    let (report, recovered, extent) = verify::inspect(storage, directory, &files)?;
     let (older, damaged) = rows_to_zero(&files, &report, recovered)?;
-    let never_durable = recovered.map_or(0..0, |recovered| recovered.slot.synced..recovered.claimed);
+    let never_durable = recovered.map_or(0..0, |recovered| never_durable(&recovered));
     let lost = damaged.iter().filter(|row| !never_durable.contains(row)).count() as u64;
     // Rows without a record, since `keys.bin` was cut. Without a valid commit only the rows file counts them.
     let cut = match recovered {
-        None => files.vectors.whole_records()?.saturating_sub(files.keys.whole_records()?),
+        None => files.rows.whole()?.rows.saturating_sub(files.keys.whole_records()?),
         Some(_) => 0,
     };
     let (lost, sound) = (lost + cut, report.keys + report.replaced);
@@ -76,7 +77,7 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
     }
     let rows = report.rows;
     // Rewritten in any case: after a repair with a failed sync, the header may be sound only in the page cache.
-    files.keys.write_header(&keys::header(&files.meta.uuid))?;
+    files.keys.write_header(&keys::header(&files.meta.uuid, files.meta.version()))?;
     for erased in [older, damaged] {
         let records = files.key_records(files.keys.whole_records()?)?;
         let mut dead: Vec<u64> = (0..rows).filter(|&row| records.is_dead(row)).chain(erased).collect();
@@ -85,19 +86,19 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
         // Erase older rows first: after an interruption the damaged rows still say which.
         files.keys.sync()?;
     }
-    let synced = recovered.map_or(0, |recovered| recovered.slot.synced);
-    files.renew_unwritten(synced.min(rows))?;
-    recovery::write_again(synced.min(rows)..rows, false, &files.keys, &files.vectors)?;
+    let synced = recovered.map_or(Extent::default(), |recovered| recovered.slot.synced).shorter(extent);
+    files.renew_unwritten(synced)?;
+    recovery::write_again(synced.rows..rows, false, &files.keys, &files.rows)?;
     files.keys.clear_behind(rows, true)?;
     files.sync_rows()?;
     let next_epoch = recovered.map_or(2, |recovered| recovered.next_epoch);
     files.restore_commit_length()?;
     for epoch in [next_epoch, next_epoch + 1] {
-        files.write_slot(Slot { epoch, rows, synced: rows })?;
+        files.write_slot(Slot { epoch, committed: extent, synced: extent })?;
         files.sync_commit()?;
     }
-    files.write_vectors_header(rows)?;
-    files.vectors.sync()?;
+    files.write_row_headers(extent)?;
+    files.rows.sync()?;
     if !report.damaged.is_empty() || !report.problems.is_empty() {
         index::remove_all(storage, directory);
     }
@@ -110,6 +111,11 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
     Ok(report)
 }
 
+/// The rows that a valid slot calls not durable.
+fn never_durable(recovered: &Recovered) -> Range<u64> {
+    recovered.slot.synced.rows..recovered.claimed.rows
+}
+
 /// The older rows of the damaged rows' keys, and the damaged rows.
 ///
 /// A damaged row that a valid slot calls not durable was never durable. The older rows of its key still count.
@@ -117,7 +123,7 @@ fn rows_to_zero(files: &CacheFiles, report: &Report, recovered: Option<Recovered
     let Some(&last) = report.damaged.last() else { return Ok(Default::default()) };
     let records = files.key_records(files.keys.whole_records()?.min(last.saturating_add(1)))?;
     let key_of = |row: u64| records.key(row).unwrap_or(DEAD);
-    let never_durable = recovered.map_or(0..0, |recovered| recovered.slot.synced..recovered.claimed);
+    let never_durable = recovered.map_or(0..0, |recovered| never_durable(&recovered));
     let mut lost: HashSet<Key> = HashSet::new();
     let mut older = Vec::new();
     for row in (0..records.rows()).rev() {

@@ -19,11 +19,11 @@ use crate::format::meta::Meta;
 use crate::index::DeltaLimit;
 use crate::key::{DEAD, Key};
 use crate::lock::Patience;
-use crate::mmap::PrivateMapping;
 use crate::partition;
-use crate::records::Records;
+use crate::records::{Records, RecordsFile};
 use crate::storage::Storage;
-use crate::vectors::{self, Verify};
+use crate::target::Target;
+use crate::vectors::{self, MappedRows, Verify};
 
 /// When appended rows become durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,9 @@ pub struct Statistics {
     pub synced: u64,
     /// The number of the last commit.
     pub epoch: u64,
-    /// Bytes of a row.
+    /// Elements of the committed rows.
+    pub elements: u64,
+    /// Bytes of a row. The mean where rows have any number of elements.
     pub row_bytes: u64,
     /// Bytes of all files in the directory.
     pub bytes_on_disk: u64,
@@ -79,6 +81,17 @@ pub struct Newest {
     pub replaced: u64,
     /// A bit for each row, 1 if it is the newest. The lowest bit of byte 0 belongs to row 0.
     pub bits: Vec<u8>,
+}
+
+/// All committed rows, mapped and shared.
+#[derive(Debug, Clone)]
+pub struct SharedRows {
+    /// Their numbers.
+    pub data: Records,
+    /// The index of each number, in a sparse cache.
+    pub indices: Option<Records>,
+    /// Where each row ends, in elements. None in a dense cache.
+    pub ends: Option<Records>,
 }
 
 /// An open cache directory. Its methods may be called from many threads.
@@ -156,7 +169,7 @@ impl Store {
 
     /// Committed rows that this handle knows.
     pub fn rows(&self) -> Result<u64> {
-        Ok(self.current()?.committed().rows)
+        Ok(self.current()?.slot().committed.rows)
     }
 
     /// Different keys in all committed rows, including those of other handles.
@@ -170,7 +183,7 @@ impl Store {
     pub fn read_keys(&self, rows: &[i64], keys: &mut [Key]) -> Result<()> {
         same_length("keys", rows.len(), keys.len())?;
         let open = self.current()?;
-        let records = open.key_records(open.committed().rows)?;
+        let records = open.key_records(open.slot().committed.rows)?;
         for (key, row) in keys.iter_mut().zip(rows) {
             *key = u64::try_from(*row).ok().and_then(|row| records.key(row)).unwrap_or(DEAD);
         }
@@ -188,7 +201,7 @@ impl Store {
         }
         self.catch_up(&open)?;
         let state = open.indexed()?;
-        state.lookup(&open.key_records(state.committed.rows)?, keys, rows);
+        state.lookup(&open.key_records(state.rows())?, keys, rows);
         Ok(())
     }
 
@@ -204,7 +217,7 @@ impl Store {
     pub fn newest(&self) -> Result<Newest> {
         let open = self.current()?;
         let state = open.counted()?;
-        let rows = state.committed.rows;
+        let rows = state.rows();
         let mut newest =
             Newest { rows, replaced: 0, bits: vec![0xFF; usize::try_from(rows.div_ceil(8)).unwrap_or(usize::MAX)] };
         for row in state.index.replaced() {
@@ -216,75 +229,109 @@ impl Store {
         Ok(newest)
     }
 
-    /// Copies the rows of `keys` into `out`. Returns the positions that failed. See [`vectors::gather`].
-    pub fn gather(&self, keys: &[Key], rows: &[i64], out: &mut [u8], verify: bool) -> Result<Vec<usize>> {
+    /// Writes how many elements each of the `rows` has into `lengths`. See [`vectors::lengths`].
+    pub fn lengths(&self, rows: &[i64], lengths: &mut [i64]) -> Result<()> {
+        same_length("lengths", rows.len(), lengths.len())?;
         let open = self.current()?;
-        same_length("row numbers", keys.len(), rows.len())?;
-        same_length("bytes of output", rows.len().saturating_mul(open.row_bytes()), out.len())?;
-        let committed = open.committed();
-        let records = open.key_records(committed.rows)?;
-        vectors::gather(&open.files.vectors, &records, keys, rows, out, verify_mode(verify, committed))
+        vectors::lengths(&open.files.rows, open.slot().committed, rows, lengths)
     }
 
-    /// [`Store::gather`] for rows of float32, converted to float16. `out` is half as long.
+    /// Copies the rows of `keys` into a target. Returns the positions that failed. See [`vectors::gather`].
+    pub fn gather<'a>(
+        &self,
+        keys: &[Key],
+        rows: &[i64],
+        target: impl Into<Target<'a>>,
+        verify: bool,
+    ) -> Result<Vec<usize>> {
+        let (open, target) = (self.current()?, target.into());
+        same_length("row numbers", keys.len(), rows.len())?;
+        let container = open.files.meta.container;
+        if target.indptr.is_some() == container.is_dense() || target.indices.is_some() != container.indices().is_some()
+        {
+            let expected = format!("a target for the container {}", container.name());
+            return Err(Error::Argument { expected, found: "one for another container".into() });
+        }
+        let sizes = open.files.rows.sizes();
+        target.check(rows.len(), (sizes.data, sizes.indices))?;
+        let slot = open.slot();
+        let records = open.key_records(slot.committed.rows)?;
+        let stored = (&records, slot.committed);
+        vectors::gather(&open.files.rows, stored, keys, rows, target, verify_mode(verify, slot))
+    }
+
+    /// [`Store::gather`] for rows of float32 in a dense cache, converted to float16. `out` is half as long.
     pub fn gather_halves(&self, keys: &[Key], rows: &[i64], out: &mut [u8], verify: bool) -> Result<Vec<usize>> {
         let open = self.current()?;
-        if open.files.meta.dtype.descr != "<f4" {
-            let found = open.files.meta.dtype.descr.to_owned();
-            return Err(Error::Argument { expected: "rows of float32 (<f4)".into(), found });
+        let meta = &open.files.meta;
+        if meta.dtype.descr != "<f4" || !meta.container.is_dense() {
+            let found = meta.form();
+            return Err(Error::Argument { expected: "vectors of float32 (<f4), one a row".into(), found });
         }
         same_length("row numbers", keys.len(), rows.len())?;
-        same_length("bytes of output", rows.len().saturating_mul(open.row_bytes() / 2), out.len())?;
-        let committed = open.committed();
-        let records = open.key_records(committed.rows)?;
-        vectors::gather_halves(&open.files.vectors, &records, keys, rows, out, verify_mode(verify, committed))
+        let row_bytes = open.files.rows.sizes().data;
+        same_length("bytes of output", rows.len().saturating_mul(row_bytes / 2), out.len())?;
+        let slot = open.slot();
+        let records = open.key_records(slot.committed.rows)?;
+        let stored = (&records, slot.committed);
+        vectors::gather_halves(&open.files.rows, stored, keys, rows, out, verify_mode(verify, slot))
     }
 
-    /// Copies the newest row of one key into `out`. Returns whether there is one and its checksum matches. Sees the
-    /// commits of other handles, without a system call.
+    /// Copies the newest row of one key into `out`, in a dense cache. Returns whether there is one and its checksum
+    /// matches. Sees the commits of other handles, without a system call.
     ///
     /// Combines [`Store::lookup`] and [`Store::gather`] for a single key.
     pub fn read_newest(&self, key: &Key, out: &mut [u8], verify: bool) -> Result<bool> {
         let open = self.current()?;
-        same_length("bytes of output", open.row_bytes(), out.len())?;
+        require_dense(&open)?;
+        same_length("bytes of output", open.files.rows.sizes().data, out.len())?;
         open.catch_up(&*self.storage, &self.directory)?;
-        let (row, records, committed) = open.newest_row(key)?;
+        let (row, records, slot) = open.newest_row(key)?;
         let Some(row) = row else { return Ok(false) };
-        vectors::read_one(&open.files.vectors, &records, key, row, out, verify_mode(verify, committed))
+        let stored = (&records, slot.committed);
+        vectors::read_one(&open.files.rows, stored, key, row, out, verify_mode(verify, slot))
     }
 
     /// Maps the rows of `keys`, from `first` on, privately. See [`vectors::map`].
-    pub fn map_rows(&self, keys: &[Key], first: u64, verify: bool) -> Result<Option<(PrivateMapping, Vec<usize>)>> {
+    pub fn map_rows(&self, keys: &[Key], first: u64, verify: bool) -> Result<Option<MappedRows>> {
         let open = self.current()?;
-        if !open.files.meta.container.is_aligned() {
+        if !open.files.meta.data().is_aligned() {
             return Ok(None);
         }
-        let committed = open.committed();
-        let records = open.key_records(committed.rows)?;
-        vectors::map(&open.files.vectors, &records, keys, first, verify_mode(verify, committed))
+        let slot = open.slot();
+        let records = open.key_records(slot.committed.rows)?;
+        vectors::map(&open.files.rows, (&records, slot.committed), keys, first, verify_mode(verify, slot))
     }
 
-    /// Reads the committed rows from `first` on into `out`. Returns the positions that failed. See [`vectors::read`].
+    /// Reads the committed rows of a dense cache from `first` on into `out`. Returns the positions that failed. See
+    /// [`vectors::read`].
     pub fn read_rows(&self, first: u64, out: &mut [u8], verify: bool) -> Result<Vec<usize>> {
         let open = self.current()?;
-        let committed = open.committed();
-        let row_bytes = open.files.meta.row_bytes();
+        require_dense(&open)?;
+        let slot = open.slot();
+        let (rows, row_bytes) = (slot.committed.rows, open.files.rows.sizes().data as u64);
         let count = out.len() as u64 / row_bytes;
-        if first.checked_add(count).is_none_or(|end| end > committed.rows) || count * row_bytes != out.len() as u64 {
+        if first.checked_add(count).is_none_or(|end| end > rows) || count * row_bytes != out.len() as u64 {
             return Err(Error::Argument {
-                expected: format!("whole rows among the {} committed", committed.rows),
+                expected: format!("whole rows among the {rows} committed"),
                 found: format!("{} bytes from row {first} on", out.len()),
             });
         }
-        let records = open.key_records(committed.rows)?;
-        open.files.vectors.check_length(committed.rows)?;
-        vectors::read(&open.files.vectors, &records, first, out, verify_mode(verify, committed))
+        let records = open.key_records(rows)?;
+        open.files.rows.check_length(slot.committed)?;
+        vectors::read(&open.files.rows, &records, first, out, verify_mode(verify, slot))
     }
 
     /// All committed rows, shared and read-only.
-    pub fn map_all(&self) -> Result<Records> {
+    pub fn map_all(&self) -> Result<SharedRows> {
         let open = self.current()?;
-        open.files.vectors.map(open.committed().rows)
+        let (files, committed) = (&open.files.rows, open.slot().committed);
+        let map = |file: &RecordsFile| file.map(committed.elements);
+        Ok(SharedRows {
+            data: map(files.data())?,
+            indices: files.indices().map(map).transpose()?,
+            ends: files.indptr().map(|file| file.map(committed.rows)).transpose()?,
+        })
     }
 
     /// Syncs rows that are not durable, and closes the files. Later calls fail with [`Error::Closed`].
@@ -310,13 +357,20 @@ impl Store {
         let names = self.storage.list(&self.directory).map_err(Error::io("list", &self.directory))?;
         let size = |name: &str| self.storage.metadata(&self.directory.join(name)).map_or(0, |metadata| metadata.len);
         let bytes_on_disk = names.iter().filter(|(_, is_directory)| !is_directory).map(|(name, _)| size(name)).sum();
+        let sizes = open.files.rows.sizes();
+        let element_bytes = (sizes.data + sizes.indices) as u64;
         let state = open.counted()?;
+        let committed = state.slot.committed;
         Ok(Statistics {
-            rows: state.committed.rows,
+            rows: state.rows(),
             keys: state.index.keys(),
-            synced: state.committed.synced,
-            epoch: state.committed.epoch,
-            row_bytes: open.files.meta.row_bytes(),
+            synced: state.slot.synced.rows,
+            epoch: state.slot.epoch,
+            elements: committed.elements,
+            row_bytes: match open.files.meta.container.is_dense() {
+                true => sizes.data as u64,
+                false => committed.elements.saturating_mul(element_bytes) / committed.rows.max(1),
+            },
             bytes_on_disk,
             snapshot_rows: state.index.snapshot_rows(),
             delta_rows: state.index.delta_rows(),
@@ -324,8 +378,16 @@ impl Store {
     }
 }
 
-fn verify_mode(verify: bool, committed: Slot) -> Verify {
-    if verify { Verify::All } else { Verify::From(committed.synced) }
+fn verify_mode(verify: bool, slot: Slot) -> Verify {
+    if verify { Verify::All } else { Verify::From(slot.synced.rows) }
+}
+
+/// Rejects a cache whose rows have any number of elements.
+fn require_dense(open: &Open) -> Result<()> {
+    match open.files.meta.container.is_dense() {
+        true => Ok(()),
+        false => Err(Error::Argument { expected: "a cache of one vector a row".into(), found: open.files.meta.form() }),
+    }
 }
 
 fn same_length(what: &str, expected: usize, found: usize) -> Result<()> {

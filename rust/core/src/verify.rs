@@ -6,12 +6,13 @@ use std::sync::{Mutex, PoisonError};
 use crate::error::{Error, Result};
 use crate::files::CacheFiles;
 use crate::format::Defect;
+use crate::format::commit::Extent;
 use crate::hollow;
 use crate::index;
 use crate::parallel::{self, Found};
 use crate::recovery::{self, Recovered};
 use crate::storage::Storage;
-use crate::vectors::Source;
+use crate::vectors::{Scratch, Source};
 
 /// Rows a piece of a parallel check holds, and the fewest that are worth a second thread.
 const PIECE: u64 = 4096;
@@ -40,15 +41,17 @@ pub struct Report {
 /// Checks every row and every file. Takes no lock and writes nothing.
 pub fn verify(storage: &dyn Storage, directory: &Path) -> Result<Report> {
     let files = CacheFiles::open_unchecked(storage, directory, false)?;
-    inspect(storage, directory, &files).map(|(report, _)| report)
+    inspect(storage, directory, &files).map(|(report, ..)| report)
 }
 
 /// Checks all rows that the commit record covers. Without a commit record it checks all rows that the files hold.
+///
+/// Returns the extent of the rows in the report too.
 pub(crate) fn inspect(
     storage: &dyn Storage,
     directory: &Path,
     files: &CacheFiles,
-) -> Result<(Report, Option<Recovered>)> {
+) -> Result<(Report, Option<Recovered>, Extent)> {
     let mut report = Report { problems: header_problems(files), ..Report::default() };
     let recovered = match files.recover_at_rest() {
         Ok(recovered) => Some(recovered),
@@ -58,14 +61,16 @@ pub(crate) fn inspect(
         }
         Err(error) => return Err(error),
     };
-    let checked = match recovered {
-        None => files.keys.whole_records()?,
-        Some(recovered) => rows_after_recovery(&recovered, files)?,
+    let committed = match recovered {
+        None => Extent { rows: files.keys.whole_records()?, elements: 0 },
+        Some(recovered) => extent_after_recovery(&recovered, files)?,
     };
+    let checked = committed.rows;
     hollow::refuse(&files.keys, checked)?;
     let records = files.key_records(checked)?;
     // Counted after the commit was read: a writer makes the files longer before it commits.
-    let source = Source::of_first(checked.min(files.whole_rows()?), &files.vectors, &records)?;
+    let whole = files.whole()?;
+    let source = Source::of(&files.rows, &records, files.rows.extent(whole.rows.min(checked), whole.elements))?;
     report.damaged = damaged_rows(&source, checked)?;
     if !report.damaged.is_empty() {
         // Meanwhile a writer may have zeroed the record of a row that a power loss took.
@@ -74,30 +79,36 @@ pub(crate) fn inspect(
     }
     let is_damaged = |row: u64| report.damaged.binary_search(&row).is_ok();
     let is_sound = |row: u64| !records.is_dead(row) && !is_damaged(row);
-    report.rows = match recovered {
-        Some(_) => checked,
+    let extent = match recovered {
+        Some(_) => committed,
         // Rows end with the last sound one. The damaged ones behind it are named too, since they may have been
         // committed: older rows of their keys must not come back.
-        None => (0..checked).rev().find(|&row| is_sound(row)).map_or(0, |row| row + 1),
+        None => match (0..checked).rev().find(|&row| is_sound(row)) {
+            Some(row) => files.rows.extent_behind(row)?,
+            None => Extent::default(),
+        },
     };
+    report.rows = extent.rows;
     report.dead = (0..report.rows).filter(|&row| records.is_dead(row)).count() as u64;
     (report.keys, report.replaced) = index::count_keys((0..report.rows).filter(|&row| is_sound(row)), &records);
     if recovered.is_some() {
-        let committed = || files.key_records(files.recover_at_rest()?.slot.rows.max(checked));
+        let committed = || files.key_records(files.recover_at_rest()?.slot.committed.rows.max(checked));
         for (file, defect) in index::verify_snapshots(storage, directory, &files.meta.uuid, committed)? {
             report.problems.push(problem(&directory.join(file), &defect));
         }
     }
-    Ok((report, recovered))
+    Ok((report, recovered, extent))
 }
 
 fn header_problems(files: &CacheFiles) -> Vec<String> {
     let keys = files.check_keys_header().map_err(|defect| problem(files.keys.path(), &defect));
-    // A writer may be writing it.
-    let sound = (0..HEADER_READS).map(|_| files.check_vectors_header()).find(|checked| checked.is_ok());
-    let vectors = sound.unwrap_or_else(|| files.check_vectors_header());
-    let vectors = vectors.map_err(|defect| problem(files.vectors.path(), &defect));
-    [keys, vectors].into_iter().filter_map(|checked| checked.err()).collect()
+    let rows = files.row_files().map(|(file, column)| {
+        let check = || files.check_header(file, column);
+        // A writer may be writing it.
+        let sound = (0..HEADER_READS).map(|_| check()).find(|checked| checked.is_ok());
+        sound.unwrap_or_else(check).map_err(|defect| problem(file.path(), &defect))
+    });
+    std::iter::once(keys).chain(rows).filter_map(|checked| checked.err()).collect()
 }
 
 fn problem(path: &Path, defect: &Defect) -> String {
@@ -111,8 +122,9 @@ fn damaged_rows(source: &Source<'_>, checked: u64) -> Result<Vec<u64>> {
     let pieces = (0..checked.div_ceil(PIECE)).collect();
     let items = usize::try_from(checked).unwrap_or(usize::MAX);
     parallel::for_each(pieces, items, ROWS_PER_THREAD, |piece: u64| {
+        let mut scratch = Scratch::default();
         for row in piece * PIECE..((piece + 1) * PIECE).min(checked) {
-            match source.is_sound(row) {
+            match source.is_sound(row, &mut scratch) {
                 Ok(true) => {}
                 Ok(false) => damaged.note(row),
                 Err(error) => {
@@ -128,10 +140,10 @@ fn damaged_rows(source: &Source<'_>, checked: u64) -> Result<Vec<u64>> {
     }
 }
 
-/// How many rows there are once lost commits are rolled forward.
-fn rows_after_recovery(recovered: &Recovered, files: &CacheFiles) -> Result<u64> {
+/// The extent once lost commits are rolled forward.
+fn extent_after_recovery(recovered: &Recovered, files: &CacheFiles) -> Result<Extent> {
     match recovered.roll_forward {
-        true => recovery::roll_forward(recovered.slot.rows, recovered.reach(), &files.keys, &files.vectors),
-        false => Ok(recovered.slot.rows),
+        true => recovery::roll_forward(recovered.slot.committed, recovered.reach(), &files.keys, &files.rows),
+        false => Ok(recovered.slot.committed),
     }
 }

@@ -8,16 +8,18 @@ use std::sync::Arc;
 
 use common::{options, reader};
 use dejavec_core::Error;
-use dejavec_core::format::commit::{Slot, Slots};
+use dejavec_core::format::commit::{Extent, Slot, Slots};
 use dejavec_core::format::container::Container;
 use dejavec_core::format::npy::Header;
 use dejavec_core::key::of_text;
 use dejavec_core::repair;
 use dejavec_core::storage::DiskStorage;
 use dejavec_core::store::{Durability, Options, Store};
+use dejavec_core::target::Target;
 use dejavec_core::verify::{self, Report};
 
 const GOLDEN: [&str; 2] = ["npy", "faiss"];
+const GOLDEN_2: [&str; 2] = ["ragged", "sparse"];
 const ROW_BYTES: usize = 12;
 
 fn golden(name: &str) -> PathBuf {
@@ -74,6 +76,74 @@ fn every_vector_of_a_version_1_cache_is_read() {
     }
 }
 
+fn golden_2(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v2").join(name)
+}
+
+/// The numbers of a text in a golden cache of version 2, and their indices.
+fn elements(name: &str, item: usize) -> (Vec<u8>, Vec<u8>) {
+    let version = usize::from(item < 10);
+    let count = if version == 0 { item % 4 } else { 1 + item % 3 };
+    let numbers = |element: usize| match name {
+        "ragged" => vec![item as f32, version as f32, element as f32],
+        _ => vec![item as f32 + element as f32 / 8.0],
+    };
+    let index = |element: usize| if name == "sparse" { vec![(10 * element + version) as i32] } else { Vec::new() };
+    (
+        (0..count).flat_map(numbers).flat_map(f32::to_le_bytes).collect(),
+        (0..count).flat_map(index).flat_map(i32::to_le_bytes).collect(),
+    )
+}
+
+#[test]
+fn every_row_of_a_version_2_cache_is_read() {
+    for name in GOLDEN_2 {
+        let store = open(&golden_2(name), reader()).unwrap();
+        let statistics = store.statistics().unwrap();
+        assert_eq!((statistics.rows, statistics.keys, statistics.elements), (110, 99, 169), "{name}");
+        let keys: Vec<_> = (0..100).map(|item| of_text(format!("text {item}").as_bytes())).collect();
+        let (mut rows, mut lengths) = (vec![0; 100], vec![0; 100]);
+        store.lookup(&keys, &mut rows).unwrap();
+        store.lengths(&rows, &mut lengths).unwrap();
+        let mut indptr = vec![0];
+        lengths.iter().for_each(|length| indptr.push(indptr[indptr.len() - 1] + length));
+        let sizes = store.meta().unwrap();
+        let total = *indptr.last().unwrap() as usize;
+        let mut data = vec![0; total * sizes.data().element_bytes() as usize];
+        let mut indices = sizes.container.indices().map(|column| vec![0; total * column.element_bytes() as usize]);
+        let target = Target { data: &mut data, indices: indices.as_deref_mut(), indptr: Some(&indptr) };
+        assert_eq!(store.gather(&keys, &rows, target, true).unwrap(), Vec::<usize>::new());
+        assert_eq!(rows[99], -1);
+        let expected: Vec<_> = (0..99).map(|item| elements(name, item)).collect();
+        assert_eq!(data, expected.iter().flat_map(|(data, _)| data.clone()).collect::<Vec<u8>>(), "{name}");
+        if let Some(indices) = indices {
+            assert_eq!(indices, expected.iter().flat_map(|(_, indices)| indices.clone()).collect::<Vec<u8>>());
+        }
+        let report = verify::verify(&DiskStorage, &golden_2(name)).unwrap();
+        let expected = Report { rows: 110, keys: 99, dead: 1, replaced: 10, ..Report::default() };
+        assert_eq!(report, expected, "{name}");
+    }
+}
+
+#[test]
+fn the_bytes_of_a_version_2_cache_are_those_that_are_written_today() {
+    for name in GOLDEN_2 {
+        let read = |file: &str| std::fs::read(golden_2(name).join(file)).unwrap();
+        let meta = dejavec_core::format::meta::Meta::parse(&read("meta.json")).unwrap();
+        assert_eq!(meta.to_bytes(), read("meta.json"), "{name}");
+        assert_eq!(dejavec_core::format::keys::header(&meta.uuid, 2), read("keys.bin")[..64], "{name}");
+        for column in meta.columns() {
+            let count = if Some(column) == meta.container.indptr() { 110 } else { 169 };
+            let header = column.header(count);
+            assert_eq!(header, read(column.file_name)[..header.len()], "{name}: {}", column.file_name);
+        }
+        let slots = Slots::parse(&read("commit"), &meta.uuid, 2).unwrap();
+        let all = Extent { rows: 110, elements: 169 };
+        assert_eq!(slots.newest, Slot { epoch: 3, committed: all, synced: all }, "{name}");
+        assert_eq!(slots.newest.to_bytes(&meta.uuid, 2), read("commit")[4096..4176], "{name}");
+    }
+}
+
 #[test]
 fn a_version_1_cache_is_written_on() {
     for name in GOLDEN {
@@ -112,7 +182,7 @@ fn a_cache_of_a_newer_version_is_refused_and_left_alone() {
     for name in GOLDEN {
         let directory = copy(name);
         let path = directory.path().join("meta.json");
-        let newer = std::fs::read_to_string(&path).unwrap().replace("\"format_version\": 1", "\"format_version\": 2");
+        let newer = std::fs::read_to_string(&path).unwrap().replace("\"format_version\": 1", "\"format_version\": 3");
         std::fs::write(&path, &newer).unwrap();
         let patience = options(Durability::Commit).patience;
         for refused in [
@@ -121,7 +191,7 @@ fn a_cache_of_a_newer_version_is_refused_and_left_alone() {
             verify::verify(&DiskStorage, directory.path()).map(drop),
             repair::repair(&DiskStorage, directory.path(), patience).map(drop),
         ] {
-            assert!(matches!(refused, Err(Error::Version { expected: 1, found: 2, .. })), "{refused:?}");
+            assert!(matches!(refused, Err(Error::Version { expected: 2, found: 3, .. })), "{refused:?}");
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
         assert!(!directory.path().join("LOCK").exists(), "nothing was written");
@@ -135,19 +205,24 @@ fn the_bytes_of_a_version_1_cache_are_those_that_are_written_today() {
         let meta = meta.unwrap();
         let read = |file: &str| std::fs::read(golden(name).join(file)).unwrap();
         assert_eq!(meta.to_bytes(), read("meta.json"), "{name}");
-        assert_eq!(dejavec_core::format::keys::header(&meta.uuid), read("keys.bin")[..64], "{name}");
-        let rows_file = read(meta.container.file_name());
-        let header = meta.container.header(meta.dtype, meta.dim, 110);
+        assert_eq!(dejavec_core::format::keys::header(&meta.uuid, 1), read("keys.bin")[..64], "{name}");
+        let column = meta.data();
+        let rows_file = read(column.file_name);
+        let header = column.header(110);
         match meta.container {
             // NumPy's form is written today. The older form, with the count in its own columns, is read for ever.
             Container::Npy => {
-                assert_eq!(meta.container.check(&rows_file[..header.len()], meta.dtype, meta.dim), Ok(()));
+                assert_eq!(column.check(&rows_file[..header.len()]), Ok(()));
                 assert_eq!(Header::parse(&rows_file[..header.len()]).unwrap().rows, 110);
             }
-            Container::Flat(_) => assert_eq!(header, rows_file[..header.len()], "{name}"),
+            _ => assert_eq!(header, rows_file[..header.len()], "{name}"),
         }
-        let slots = Slots::parse(&read("commit"), &meta.uuid).unwrap();
-        assert_eq!(slots.newest, Slot { epoch: 3, rows: 110, synced: 110 }, "{name}");
-        assert_eq!(slots.newest.to_bytes(&meta.uuid), read("commit")[4096..4160], "{name}");
+        let slots = Slots::parse(&read("commit"), &meta.uuid, 1).unwrap();
+        assert_eq!(
+            slots.newest,
+            Slot { epoch: 3, committed: Extent::dense(110), synced: Extent::dense(110) },
+            "{name}"
+        );
+        assert_eq!(slots.newest.to_bytes(&meta.uuid, 1), read("commit")[4096..4160], "{name}");
     }
 }

@@ -3,6 +3,9 @@
 
 mod common;
 
+use std::ops::Range;
+
+use common::contents::{self, Contents};
 use common::{DIM, Place, in_memory, key, keys, options, reader, vector, vectors};
 use dejavec_core::Error;
 use dejavec_core::files::CacheFiles;
@@ -15,6 +18,7 @@ use dejavec_core::verify;
 
 const ITEMS: u64 = 6;
 const VECTORS: &str = "vectors.npy";
+const CONTAINERS: [Container; 4] = [Container::Npy, Container::Flat(Metric::L2), Container::Ragged, Container::Sparse];
 
 fn small() -> Place {
     let place = in_memory();
@@ -24,26 +28,33 @@ fn small() -> Place {
     place
 }
 
-/// Reads all items, together and one by one. Panics on a wrong vector. Returns how many were right.
+/// The content of an item in a container.
+fn content(container: Container, item: u64) -> Vec<u8> {
+    let elements = contents::elements(container, item, 0);
+    vector(item, 0).into_iter().cycle().take(elements * DIM).collect()
+}
+
+fn rows(container: Container, items: Range<u64>) -> Contents {
+    Contents::of(container, DIM, items.map(|item| content(container, item)))
+}
+
+/// Reads all items, together and one by one. Panics on a wrong row. Returns how many were right.
 fn right(store: &Store) -> usize {
     let keys = keys(0..ITEMS);
-    let mut rows = vec![0; keys.len()];
-    let mut out = vec![0; keys.len() * DIM];
-    if store.lookup(&keys, &mut rows).is_err() {
-        return 0;
-    }
-    let Ok(failed) = store.gather(&keys, &rows, &mut out, true) else { return 0 };
+    let Ok(found) = contents::read(store, &keys) else { return 0 };
+    let container = store.meta().unwrap().container;
     let mut right = 0;
-    for item in 0..ITEMS {
-        let position = item as usize;
-        let is_right = rows[position] >= 0 && !failed.contains(&position);
-        if is_right {
-            assert_eq!(out[position * DIM..(position + 1) * DIM], vector(item, 0), "a wrong vector for item {item}");
+    for (item, found) in (0..ITEMS).zip(found) {
+        let is_right = found.is_some();
+        if let Some(found) = found {
+            assert_eq!(found, content(container, item), "a wrong row for item {item}");
             right += 1;
         }
-        let mut alone = [0; DIM];
-        assert_eq!(store.read_newest(&key(item), &mut alone, true).unwrap(), is_right, "item {item} alone");
-        assert!(!is_right || alone == vector(item, 0), "a wrong vector for item {item} alone");
+        if container.is_dense() {
+            let mut alone = [0; DIM];
+            assert_eq!(store.read_newest(&key(item), &mut alone, true).unwrap(), is_right, "item {item} alone");
+            assert!(!is_right || alone == vector(item, 0), "a wrong vector for item {item} alone");
+        }
     }
     right
 }
@@ -52,11 +63,11 @@ fn right(store: &Store) -> usize {
 fn whole(container: Container) -> (Place, Vec<(String, Vec<u8>)>) {
     let place = in_memory();
     let store = place.create_in(container, Durability::Commit);
-    store.append(&keys(0..3), &vectors(0..3, 0), None).unwrap();
-    store.append(&keys(3..ITEMS), &vectors(3..ITEMS, 0), None).unwrap();
+    store.append(&keys(0..3), rows(container, 0..3).batch(), None).unwrap();
+    store.append(&keys(3..ITEMS), rows(container, 3..ITEMS).batch(), None).unwrap();
     let files = CacheFiles::open(&*place.storage, &place.path, false).unwrap();
     let slot = files.recover().unwrap().slot;
-    let committed = files.key_records(slot.rows).unwrap();
+    let committed = files.key_records(slot.committed.rows).unwrap();
     index::write_snapshot(&*place.storage, &place.path, &files.meta.uuid, slot.epoch, &committed).unwrap();
     let names = place.storage.list(&place.path).unwrap().into_iter().map(|(name, _)| name);
     let originals = names.filter(|name| name != name::LOCK).map(|name| (name.clone(), place.read(&name))).collect();
@@ -75,16 +86,24 @@ fn restore(place: &Place, originals: &[(String, Vec<u8>)]) {
 }
 
 /// Reads, heals and repairs a cache with one damage in `file`. Panics on a wrong vector.
-fn check_damaged(place: &Place, file: &str, originals: &[(String, Vec<u8>)], damaged: &[u8], what: &str) {
+fn check_damaged(
+    place: &Place,
+    container: Container,
+    file: &str,
+    originals: &[(String, Vec<u8>)],
+    damaged: &[u8],
+    what: &str,
+) {
     if let Ok(store) = place.open(reader()) {
         right(&store);
     }
     if let Ok(store) = place.open(options(Durability::Commit)) {
         right(&store);
         // Encoding again heals all losses.
-        let mut rows = vec![0; ITEMS as usize];
-        if store.lookup(&keys(0..ITEMS), &mut rows).is_ok()
-            && store.append(&keys(0..ITEMS), &vectors(0..ITEMS, 0), Some(&rows)).is_ok()
+        let mut seen = vec![0; ITEMS as usize];
+        let items = rows(container, 0..ITEMS);
+        if store.lookup(&keys(0..ITEMS), &mut seen).is_ok()
+            && store.append(&keys(0..ITEMS), items.batch(), Some(&seen)).is_ok()
         {
             assert_eq!(right(&store), ITEMS as usize, "{what}");
         }
@@ -104,21 +123,21 @@ fn check_damaged(place: &Place, file: &str, originals: &[(String, Vec<u8>)], dam
 #[test]
 fn every_flipped_bit_is_harmless_and_repair_heals() {
     let mut variants = 0;
-    for container in [Container::Npy, Container::Flat(Metric::L2)] {
+    for container in CONTAINERS {
         let (place, originals) = whole(container);
         for (file, good) in &originals {
             for at in 0..good.len() {
                 let mut damaged = good.clone();
                 damaged[at] ^= 1 << (at % 8);
                 place.replace(file, &damaged);
-                check_damaged(&place, file, &originals, &damaged, &format!("{file} byte {at}"));
+                check_damaged(&place, container, file, &originals, &damaged, &format!("{file} byte {at}"));
                 restore(&place, &originals);
                 variants += 1;
             }
         }
     }
     println!("{variants} variants with a flipped bit");
-    assert!(variants > 40_000);
+    assert!(variants > 80_000);
 }
 
 #[test]
@@ -151,7 +170,7 @@ fn an_older_row_does_not_come_back_when_the_newer_is_lost() {
 #[test]
 fn every_cut_of_every_file_is_harmless() {
     let mut variants = 0;
-    for container in [Container::Npy, Container::Flat(Metric::L2)] {
+    for container in CONTAINERS {
         let (place, originals) = whole(container);
         for (file, good) in &originals {
             for cut in 0..good.len() {
@@ -167,12 +186,12 @@ fn every_cut_of_every_file_is_harmless() {
         }
     }
     println!("{variants} variants cut short");
-    assert!(variants > 40_000);
+    assert!(variants > 80_000);
 }
 
 #[test]
 fn files_of_another_cache_are_refused_or_hold_nothing() {
-    for container in [Container::Npy, Container::Flat(Metric::L2)] {
+    for container in CONTAINERS {
         for (file, _) in whole(container).1 {
             let ((place, _), (_, others)) = (whole(container), whole(container));
             let (_, theirs) = others.iter().find(|(name, _)| *name == file).unwrap();
@@ -180,7 +199,11 @@ fn files_of_another_cache_are_refused_or_hold_nothing() {
             match place.open(reader()) {
                 // Rows do not name their cache. Their checksums only match the same key and row number, as here.
                 Ok(store) => {
-                    assert!(file == container.file_name() || file.ends_with(".idx"), "{file}");
+                    assert!(
+                        [VECTORS, "vectors.faiss", "values.npy", "indices.npy", "indptr.npy"].contains(&file.as_str())
+                            || file.ends_with(".idx"),
+                        "{file}"
+                    );
                     assert_eq!(right(&store), ITEMS as usize, "{file}");
                 }
                 Err(_) => assert!([name::META, name::KEYS, name::COMMIT].contains(&file.as_str()), "{file}"),

@@ -5,12 +5,15 @@
 mod common;
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use common::contents::{self, Contents};
 use common::simulated::{Fault, Image, Injection, Moments, Random, Simulated, Turns};
-use common::{DIM, keys, options, reader, spec, vector, vectors};
+use common::{DIM, keys, options, reader, vector, vectors};
 use dejavec_core::Error;
+use dejavec_core::format::container::Container;
 use dejavec_core::storage::{Access, Storage};
 use dejavec_core::store::Durability::{self, Close, Commit};
 use dejavec_core::store::Store;
@@ -54,12 +57,12 @@ enum Evicted {
 }
 
 /// The calls of the next writer: puts of items in a version. No calls mean a sync.
-const CALLS: [&[(std::ops::Range<u64>, u8)]; 5] =
-    [&[(3..9, 1)], &[(3..9, 1), (9..11, 1)], &[(9..11, 1)], &[(4..7, 2)], &[]];
+const CALLS: [&[(Range<u64>, u8)]; 5] = [&[(3..9, 1)], &[(3..9, 1), (9..11, 1)], &[(9..11, 1)], &[(4..7, 2)], &[]];
 
 /// One case.
 #[derive(Debug, Clone, Copy)]
 struct Case {
+    container: Container,
     durability: [Durability; 2],
     /// Syncs that succeed before the one that fails.
     after: usize,
@@ -68,7 +71,7 @@ struct Case {
     reader: Reader,
     next: Next,
     evicted: Evicted,
-    calls: &'static [(std::ops::Range<u64>, u8)],
+    calls: &'static [(Range<u64>, u8)],
 }
 
 type Versions = BTreeMap<u64, u8>;
@@ -82,23 +85,34 @@ struct Tally {
 }
 
 fn open(storage: &Arc<Simulated>, durability: Durability) -> Store {
+    open_in(storage, Container::Npy, durability)
+}
+
+fn open_in(storage: &Arc<Simulated>, container: Container, durability: Durability) -> Store {
     let storage: Arc<dyn Storage> = Arc::<Simulated>::clone(storage);
-    Store::create(storage, Path::new(CACHE), &spec(), options(durability)).unwrap()
+    Store::create(storage, Path::new(CACHE), &contents::spec_of(container, DIM), options(durability)).unwrap()
+}
+
+/// The content of an item in one of its versions.
+fn content(container: Container, item: u64, version: u8) -> Vec<u8> {
+    let bytes = contents::elements(container, item, version) * contents::element_bytes(container, DIM);
+    vector(item, version).into_iter().cycle().take(bytes).collect()
+}
+
+fn put(store: &Store, container: Container, items: Range<u64>, version: u8) -> dejavec_core::Result<()> {
+    let size = contents::element_bytes(container, DIM);
+    let rows = Contents::of(container, size, items.clone().map(|item| content(container, item, version)));
+    store.put(&keys(items), rows.batch()).map(drop)
 }
 
 /// The version of each item in a store. Missing for a miss and for a row with a checksum mismatch.
 fn found(store: &Store) -> Versions {
-    let keys = keys(0..ITEMS);
-    let mut rows = vec![0; keys.len()];
-    store.lookup(&keys, &mut rows).unwrap();
-    let mut out = vec![0; keys.len() * DIM];
-    let failed = store.gather(&keys, &rows, &mut out, true).unwrap();
+    let container = store.meta().unwrap().container;
     let mut found = Versions::new();
-    for (item, vector_found) in (0..ITEMS).zip(out.as_chunks::<DIM>().0) {
-        let position = item as usize;
-        if rows[position] >= 0 && !failed.contains(&position) {
-            let version = (0..=NEWEST).find(|version| *vector_found == vector(item, *version));
-            found.insert(item, version.expect("a vector that nobody stored"));
+    for (item, content_found) in (0..ITEMS).zip(contents::read(store, &keys(0..ITEMS)).unwrap()) {
+        if let Some(content_found) = content_found {
+            let version = (0..=NEWEST).find(|version| content_found == content(container, item, *version));
+            found.insert(item, version.expect("a row that nobody stored"));
         }
     }
     found
@@ -109,7 +123,7 @@ fn go_on(store: &Store, case: &Case, acknowledged: &Versions, mut end: impl FnMu
     let mut acknowledged = acknowledged.clone();
     let mut waiting = Versions::new();
     for (items, version) in case.calls {
-        store.put(&keys(items.clone()), &vectors(items.clone(), *version)).ok()?;
+        put(store, case.container, items.clone(), *version).ok()?;
         waiting.extend(items.clone().map(|item| (item, *version)));
         if case.durability[1] == Commit {
             acknowledged.append(&mut waiting);
@@ -142,8 +156,8 @@ fn newest(case: &Case, item: u64) -> u8 {
 /// Runs one case. False if no sync was left to fail.
 fn run(case: &Case, tally: &mut Tally) -> bool {
     let storage = Arc::new(Simulated::of(&Image::default(), Path::new(ROOT)));
-    let first = open(&storage, case.durability[0]);
-    first.put(&keys(0..5), &vectors(0..5, 0)).unwrap();
+    let first = open_in(&storage, case.container, case.durability[0]);
+    put(&first, case.container, 0..5, 0).unwrap();
     first.sync().unwrap();
     let mut acknowledged: Versions = (0..5).map(|item| (item, 0)).collect();
     let read = || {
@@ -153,17 +167,17 @@ fn run(case: &Case, tally: &mut Tally) -> bool {
     };
     let before = matches!(case.reader, Reader::Before).then(read);
     let other = (case.next == Next::Other).then(|| {
-        let other = open(&storage, case.durability[1]);
+        let other = open_in(&storage, case.container, case.durability[1]);
         found(&other);
         other
     });
     let injection = Injection { fault: Fault::SyncAfter(case.kept), after: case.after, for_ever: false, fired: 0 };
     storage.inject(Some(injection));
     let items = 3..9;
-    let mut done = first.put(&keys(items.clone()), &vectors(items.clone(), 1)).map(drop);
+    let mut done = put(&first, case.container, items.clone(), 1);
     if case.durability[0] == Close {
         // Then both slots and the rows of two groups are not durable.
-        done = done.and_then(|()| first.put(&keys(12..14), &vectors(12..14, 1)).map(drop)).and_then(|()| first.sync());
+        done = done.and_then(|()| put(&first, case.container, 12..14, 1)).and_then(|()| first.sync());
     }
     if storage.inject(None).unwrap().fired == 0 {
         return false;
@@ -184,7 +198,7 @@ fn run(case: &Case, tally: &mut Tally) -> bool {
     let went_on = other.as_ref().is_some_and(|other| go_on(other, case, &acknowledged, &mut end).is_some());
     if !went_on {
         // The other handle learns of the failure at its own sync, and is opened again too.
-        let next = open(&storage, case.durability[1]);
+        let next = open_in(&storage, case.container, case.durability[1]);
         if case.evicted == Evicted::AfterTheNextIsOpened {
             found(&next);
             storage.evict();
@@ -238,17 +252,17 @@ fn check(case: &Case, image: &Image, acknowledged: &Versions, torn: bool, tally:
         lost(&found_by_a_reader, false)
     );
     drop(store);
-    let store = open(&storage, case.durability[1]);
+    let store = open_in(&storage, case.container, case.durability[1]);
     store.sync().unwrap();
     let recovered = found(&store);
     let lost = lost(&recovered, torn && !strict);
     assert!(lost.is_empty(), "{case:?}, torn {torn}: lost {lost:?} of {acknowledged:?}");
-    store.put(&keys(11..12), &vectors(11..12, 0)).unwrap();
+    put(&store, case.container, 11..12, 0).unwrap();
     drop(store);
     let report = verify::verify(&*storage, Path::new(CACHE)).unwrap();
     assert_eq!(report.problems, Vec::<String>::new());
     assert!(report.damaged.is_empty() || !strict, "{case:?}: {report:?}");
-    let mut again = found(&open(&storage, case.durability[1]));
+    let mut again = found(&open_in(&storage, case.container, case.durability[1]));
     assert!(again.remove(&11).is_some());
     assert_eq!(again, recovered);
 }
@@ -324,18 +338,23 @@ fn a_handle_writes_no_more_after_a_failed_sync_and_another_one_does() {
     }
 }
 
-fn every_case(durability: [Durability; 2]) {
+fn every_case(container: Container, durability: [Durability; 2]) {
     let mut tally = Tally::default();
     // The whole part takes minutes: see docs/reliability.md.
     let whole = std::env::var("DEJAVEC_CRASH_CALLS").is_ok();
-    let turns = if whole { &Turns::ALL[..] } else { &[Turns(0), Turns(2)] };
+    let is_first = container == Container::Npy;
+    let turns = match whole {
+        true => &Turns::ALL[..],
+        false => &[Turns(2), Turns(0)][..if is_first { 2 } else { 1 }],
+    };
     for &kept in turns {
         let readers = [Reader::None, Reader::After, Reader::Before];
-        for reader in readers.into_iter().take(if whole { 3 } else { 2 }) {
+        let count = if whole { 3 } else { 1 + usize::from(is_first) };
+        for reader in readers.into_iter().take(count) {
             for next in [Next::Reopened, Next::AfterKill, Next::Other] {
                 for calls in CALLS.into_iter().take(if whole { CALLS.len() } else { 3 }) {
                     for evicted in [Evicted::Never, Evicted::BeforeTheNextIsOpened, Evicted::AfterTheNextIsOpened] {
-                        let mut case = Case { durability, after: 0, kept, reader, next, evicted, calls };
+                        let mut case = Case { container, durability, after: 0, kept, reader, next, evicted, calls };
                         while run(&case, &mut tally) {
                             case.after += 1;
                         }
@@ -345,22 +364,28 @@ fn every_case(durability: [Durability; 2]) {
         }
     }
     let Tally { runs, images, pages_forgotten, .. } = tally;
-    println!("{images} crash images after {runs} failed syncs, {pages_forgotten} pages forgotten: {durability:?}");
+    println!(
+        "{images} crash images after {runs} failed syncs, {pages_forgotten} pages forgotten: {container:?}, {durability:?}"
+    );
     assert!(pages_forgotten > 0);
 }
 
 macro_rules! suites {
-    ($($name:ident: $first:expr, $second:expr;)*) => {$(
+    ($($name:ident: $container:ident, $first:expr, $second:expr;)*) => {$(
         #[test]
         fn $name() {
-            every_case([$first, $second]);
+            every_case(Container::$container, [$first, $second]);
         }
     )*};
 }
 
 suites! {
-    what_is_acknowledged_after_a_failed_sync_survives: Commit, Commit;
-    what_sync_acknowledges_after_a_failed_sync_survives: Close, Close;
-    what_is_acknowledged_after_a_failed_sync_of_a_writer_that_does_not_sync_groups_survives: Close, Commit;
-    what_sync_acknowledges_after_a_failed_sync_of_a_writer_that_syncs_groups_survives: Commit, Close;
+    what_is_acknowledged_after_a_failed_sync_survives: Npy, Commit, Commit;
+    what_sync_acknowledges_after_a_failed_sync_survives: Npy, Close, Close;
+    what_is_acknowledged_after_a_failed_sync_of_a_writer_that_does_not_sync_groups_survives: Npy, Close, Commit;
+    what_sync_acknowledges_after_a_failed_sync_of_a_writer_that_syncs_groups_survives: Npy, Commit, Close;
+    ragged_rows_that_are_acknowledged_after_a_failed_sync_survive: Ragged, Commit, Commit;
+    ragged_rows_that_sync_acknowledges_after_a_failed_sync_survive: Ragged, Close, Close;
+    sparse_rows_that_are_acknowledged_after_a_failed_sync_of_a_writer_that_does_not_sync_groups_survive:
+        Sparse, Close, Commit;
 }

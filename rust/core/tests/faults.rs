@@ -60,10 +60,14 @@ fn every_operation(container: Container, durability: [Durability; 2]) {
 fn a_failing_file_system_costs_the_calls_that_fail() {
     every_operation(Container::Npy, [Commit, Commit]);
     every_operation(Container::Flat(Metric::L2), [Commit, Commit]);
+    every_operation(Container::Ragged, [Commit, Commit]);
+    every_operation(Container::Sparse, [Commit, Commit]);
 }
 
 #[test]
 fn a_failing_file_system_costs_the_calls_that_fail_without_syncs() {
     every_operation(Container::Npy, [Close, Commit]);
     every_operation(Container::Flat(Metric::L2), [Close, Close]);
+    every_operation(Container::Ragged, [Close, Commit]);
+    every_operation(Container::Sparse, [Close, Close]);
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{DIM, Place, get, in_memory, key, keys, on_disk, options, reader, vector, vectors};
-use dejavec_core::format::commit::{SLOT_BYTES, SLOT_STRIDE};
+use dejavec_core::format::commit::{SLOT_STRIDE, slot_bytes};
 use dejavec_core::store::{Durability, Store};
 
 fn one(store: &Store, item: u64) -> Option<[u8; DIM]> {
@@ -59,8 +59,8 @@ fn half_way(place: &Place) -> (Store, Vec<u8>, u64) {
     writer.put(&keys(1..2), &vectors(1..2, 0)).unwrap();
     let after = place.read("commit");
     let at = if before[..SLOT_STRIDE] == after[..SLOT_STRIDE] { SLOT_STRIDE } else { 0 };
-    place.write("commit", &before[at..at + SLOT_BYTES], at as u64);
-    (store, after[at..at + SLOT_BYTES].to_vec(), at as u64)
+    place.write("commit", &before[at..at + slot_bytes(1)], at as u64);
+    (store, after[at..at + slot_bytes(1)].to_vec(), at as u64)
 }
 
 #[test]

@@ -12,6 +12,8 @@ use dejavec_core::store::Durability::{self, Close, Commit};
 
 const NPY: Container = Container::Npy;
 const FAISS: Container = Container::Flat(Metric::L2);
+const RAGGED: Container = Container::Ragged;
+const SPARSE: Container = Container::Sparse;
 
 const CALLS: [Call; 7] =
     [Call::Append(0), Call::Append(1), Call::Replace(0), Call::Sync(1), Call::Snapshot, Call::Repair, Call::Reopen(0)];
@@ -118,6 +120,14 @@ suites! {
     both_survive_side_by_side, both_survive_side_by_side_one_crash_after_another: NPY, [Close, Commit];
     synced_groups_survive_in_a_faiss_file, synced_groups_survive_in_a_faiss_file_one_crash_after_another:
         FAISS, [Commit, Commit];
+    synced_ragged_groups_survive, synced_ragged_groups_survive_one_crash_after_another: RAGGED, [Commit, Commit];
+    what_sync_acknowledged_of_ragged_rows_survives,
+        what_sync_acknowledged_of_ragged_rows_survives_one_crash_after_another: RAGGED, [Close, Close];
+    both_survive_side_by_side_in_ragged_files, both_survive_side_by_side_in_ragged_files_one_crash_after_another:
+        RAGGED, [Close, Commit];
+    synced_sparse_groups_survive, synced_sparse_groups_survive_one_crash_after_another: SPARSE, [Commit, Commit];
+    both_survive_side_by_side_in_sparse_files, both_survive_side_by_side_in_sparse_files_one_crash_after_another:
+        SPARSE, [Close, Commit];
     both_survive_side_by_side_in_a_faiss_file, both_survive_side_by_side_in_a_faiss_file_one_crash_after_another:
         FAISS, [Close, Commit];
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::watched::Watched;
 use common::{Place, get, in_memory, key, keys, on_disk, options, reader, vector, vectors};
 use dejavec_core::Error;
-use dejavec_core::format::commit::Slot;
+use dejavec_core::format::commit::{Extent, Slot};
 use dejavec_core::repair;
 use dejavec_core::storage::Access;
 use dejavec_core::store::Durability;
@@ -100,9 +100,9 @@ fn a_commit_that_claims_the_rows_of_sparse_files_is_a_typed_error() {
             let file = std::fs::OpenOptions::new().write(true).open(place.path.join(name)).unwrap();
             file.set_len(header + rows * row_bytes).unwrap();
         }
-        let slot = Slot { epoch: 9, rows, synced: rows };
+        let slot = Slot { epoch: 9, committed: Extent::dense(rows), synced: Extent::dense(rows) };
         let commit = place.storage.open(&place.path.join("commit"), Access::Write).unwrap();
-        commit.write_at(&slot.to_bytes(&uuid), slot.offset()).unwrap();
+        commit.write_at(&slot.to_bytes(&uuid, 1), slot.offset()).unwrap();
         for refused in [
             store.refresh().map(drop),
             place.open(reader()).map(drop),

@@ -3,6 +3,7 @@
 //! `python/dejavec/_core.pyi` documents what is here, as Python sees it.
 
 mod buffers;
+mod columns;
 mod errors;
 mod fingerprint;
 mod hashing;

@@ -20,6 +20,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
 
 use crate::buffers::{Array, as_keys, as_keys_mut};
+use crate::columns::Columns;
 use crate::errors::to_python;
 use crate::rows::Rows;
 use crate::strings::utf8;
@@ -95,6 +96,9 @@ fn verify(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
     let report = detached(py, || checking::verify(&DiskStorage, &path))?;
     report_dict(py, report)
 }
+
+/// Numbers, indices, offsets as bytes of `<i8`, and the positions that failed.
+type MappedRows<'py> = (Rows, Option<Rows>, Option<Bound<'py, PyBytes>>, Vec<usize>);
 
 /// An open cache directory.
 #[pyclass(module = "dejavec._core", frozen)]
@@ -296,27 +300,45 @@ impl Store {
         detached(py, || self.inner.partition(keys, rows, first))
     }
 
+    #[pyo3(signature = (keys, vectors, seen, *, indices=None, indptr=None))]
     fn append(
         &self,
         py: Python<'_>,
         keys: &Bound<'_, PyAny>,
         vectors: &Bound<'_, PyAny>,
         seen: Option<&Bound<'_, PyAny>>,
+        indices: Option<&Bound<'_, PyAny>>,
+        indptr: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<usize> {
-        let (keys, vectors) = (Array::<u8>::input(keys)?, Array::<u8>::input(vectors)?);
-        let (keys, vectors) = (as_keys(keys.items())?, vectors.items());
+        let (keys, rows) = (Array::<u8>::input(keys)?, Columns::input(vectors, indices, indptr)?);
+        let (keys, batch) = (as_keys(keys.items())?, rows.batch());
         let seen = seen.map(Array::<i64>::input).transpose()?;
         let seen = seen.as_ref().map(Array::items);
-        detached(py, || self.inner.append(keys, vectors, seen))
+        detached(py, || self.inner.append(keys, batch, seen))
     }
 
-    fn put(&self, py: Python<'_>, keys: &Bound<'_, PyAny>, vectors: &Bound<'_, PyAny>) -> PyResult<usize> {
-        let (keys, vectors) = (Array::<u8>::input(keys)?, Array::<u8>::input(vectors)?);
-        let (keys, vectors) = (as_keys(keys.items())?, vectors.items());
-        detached(py, || self.inner.put(keys, vectors))
+    #[pyo3(signature = (keys, vectors, *, indices=None, indptr=None))]
+    fn put(
+        &self,
+        py: Python<'_>,
+        keys: &Bound<'_, PyAny>,
+        vectors: &Bound<'_, PyAny>,
+        indices: Option<&Bound<'_, PyAny>>,
+        indptr: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<usize> {
+        let (keys, rows) = (Array::<u8>::input(keys)?, Columns::input(vectors, indices, indptr)?);
+        let (keys, batch) = (as_keys(keys.items())?, rows.batch());
+        detached(py, || self.inner.put(keys, batch))
     }
 
-    #[pyo3(signature = (keys, rows, out, *, verify))]
+    fn lengths(&self, py: Python<'_>, rows: &Bound<'_, PyAny>, out: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (rows, mut out) = (Array::<i64>::input(rows)?, Array::<i64>::output(out)?);
+        let (rows, lengths) = (rows.items(), out.items_mut());
+        detached(py, || self.inner.lengths(rows, lengths))
+    }
+
+    #[pyo3(signature = (keys, rows, out, *, verify, indices=None, indptr=None))]
+    #[expect(clippy::too_many_arguments, reason = "the Python signature")]
     fn gather(
         &self,
         py: Python<'_>,
@@ -324,10 +346,14 @@ impl Store {
         rows: &Bound<'_, PyAny>,
         out: &Bound<'_, PyAny>,
         verify: bool,
+        indices: Option<&Bound<'_, PyAny>>,
+        indptr: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Vec<usize>> {
-        let (keys, rows, mut out) = (Array::<u8>::input(keys)?, Array::<i64>::input(rows)?, Array::<u8>::output(out)?);
-        let (keys, rows, out) = (as_keys(keys.items())?, rows.items(), out.items_mut());
-        detached(py, || self.inner.gather(keys, rows, out, verify))
+        let (keys, rows) = (Array::<u8>::input(keys)?, Array::<i64>::input(rows)?);
+        let (keys, rows) = (as_keys(keys.items())?, rows.items());
+        let mut out = Columns::output(out, indices, indptr)?;
+        let target = out.target();
+        detached(py, || self.inner.gather(keys, rows, target, verify))
     }
 
     #[pyo3(signature = (keys, rows, out, *, verify))]
@@ -345,17 +371,21 @@ impl Store {
     }
 
     #[pyo3(signature = (keys, first, *, verify))]
-    fn map_rows(
+    fn map_rows<'py>(
         &self,
-        py: Python<'_>,
+        py: Python<'py>,
         keys: &Bound<'_, PyAny>,
         first: u64,
         verify: bool,
-    ) -> PyResult<Option<(Rows, Vec<usize>)>> {
+    ) -> PyResult<Option<MappedRows<'py>>> {
         let keys = Array::<u8>::input(keys)?;
         let keys = as_keys(keys.items())?;
-        let mapped = detached(py, || self.inner.map_rows(keys, first, verify))?;
-        Ok(mapped.map(|(mapping, failed)| (Rows::private(mapping), failed)))
+        let Some(mapped) = detached(py, || self.inner.map_rows(keys, first, verify))? else { return Ok(None) };
+        let indptr = mapped.indptr.map(|offsets| {
+            let bytes: Vec<u8> = offsets.iter().flat_map(|offset| offset.to_le_bytes()).collect();
+            PyBytes::new(py, &bytes)
+        });
+        Ok(Some((Rows::private(mapped.data), mapped.indices.map(Rows::private), indptr, mapped.failed)))
     }
 
     #[pyo3(signature = (first, out, *, verify))]
@@ -365,8 +395,9 @@ impl Store {
         detached(py, || self.inner.read_rows(first, out, verify))
     }
 
-    fn map_all(&self, py: Python<'_>) -> PyResult<Rows> {
-        detached(py, || self.inner.map_all()).map(Rows::shared)
+    fn map_all(&self, py: Python<'_>) -> PyResult<(Rows, Option<Rows>, Option<Rows>)> {
+        let all = detached(py, || self.inner.map_all())?;
+        Ok((Rows::shared(all.data), all.indices.map(Rows::shared), all.ends.map(Rows::shared)))
     }
 
     fn refresh(&self, py: Python<'_>) -> PyResult<u64> {
@@ -384,6 +415,7 @@ impl Store {
         dict.set_item("keys", statistics.keys)?;
         dict.set_item("synced", statistics.synced)?;
         dict.set_item("epoch", statistics.epoch)?;
+        dict.set_item("elements", statistics.elements)?;
         dict.set_item("row_bytes", statistics.row_bytes)?;
         dict.set_item("bytes_on_disk", statistics.bytes_on_disk)?;
         dict.set_item("snapshot_rows", statistics.snapshot_rows)?;

@@ -6,51 +6,111 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use dejavec_core::format::commit::{SLOT_BYTES, SLOT_STRIDE};
+use dejavec_core::batch::Batch;
+use dejavec_core::format::commit::{SLOT_STRIDE, slot_bytes};
 use dejavec_core::format::{keys, snapshot};
 use dejavec_core::key::{Key, of_text};
 use dejavec_core::lock::Patience;
 use dejavec_core::repair;
 use dejavec_core::storage::{Access, MemoryStorage, Storage};
 use dejavec_core::store::{Durability, Options, Store};
+use dejavec_core::target::Target;
 use dejavec_core::verify;
 use dejavec_fuzz::seal;
 use libfuzzer_sys::fuzz_target;
 
 const ITEMS: usize = 100;
-const ROW_BYTES: usize = 12;
 const INDEX: &str = "index-2-70.idx";
 
 macro_rules! golden {
-    ($container:literal, $($file:literal),*) => {
-        [$(($file, include_bytes!(concat!("../../tests/fixtures/v1/", $container, "/", $file)).as_slice())),*]
+    ($directory:literal, $($file:literal),*) => {
+        &[$(($file, include_bytes!(concat!("../../tests/fixtures/", $directory, "/", $file)).as_slice())),*]
     };
 }
 
-static CACHES: [[(&str, &[u8]); 5]; 2] = [
-    golden!("npy", "meta.json", "commit", "keys.bin", "index-2-70.idx", "vectors.npy"),
-    golden!("faiss", "meta.json", "commit", "keys.bin", "index-2-70.idx", "vectors.faiss"),
+static CACHES: [&[(&str, &[u8])]; 4] = [
+    golden!("v1/npy", "meta.json", "commit", "keys.bin", "index-2-70.idx", "vectors.npy"),
+    golden!("v1/faiss", "meta.json", "commit", "keys.bin", "index-2-70.idx", "vectors.faiss"),
+    golden!("v2/ragged", "meta.json", "commit", "keys.bin", "vectors.npy", "indptr.npy"),
+    golden!("v2/sparse", "meta.json", "commit", "keys.bin", "values.npy", "indices.npy", "indptr.npy"),
 ];
 
 static KEYS: LazyLock<Vec<Key>> =
     LazyLock::new(|| (0..ITEMS).map(|item| of_text(format!("text {item}").as_bytes())).collect());
 
-fn vector(item: usize, version: usize) -> Vec<u8> {
-    [item as f32, version as f32, 1.0 / (item + 1) as f32].iter().flat_map(|number| number.to_le_bytes()).collect()
+/// The numbers of a text in one of the caches, and their indices.
+fn content(cache: usize, item: usize, version: usize) -> (Vec<u8>, Vec<u8>) {
+    let count = if version == 0 { item % 4 } else { 1 + item % 3 };
+    let floats = |numbers: Vec<f32>| numbers.into_iter().flat_map(f32::to_le_bytes).collect();
+    match cache {
+        0 | 1 => (floats(vec![item as f32, version as f32, 1.0 / (item + 1) as f32]), Vec::new()),
+        2 => (floats((0..count).flat_map(|at| [item as f32, version as f32, at as f32]).collect()), Vec::new()),
+        _ => (
+            floats((0..count).map(|at| item as f32 + at as f32 / 8.0).collect()),
+            (0..count).flat_map(|at| ((10 * at + version) as i32).to_le_bytes()).collect(),
+        ),
+    }
 }
 
-/// Reads everything. A vector that is not one of the text's own is the only failure. Gives how many were read.
-fn read(store: &Store, rows: &mut [i64]) -> usize {
-    let mut out = vec![0; ITEMS * ROW_BYTES];
-    if store.lookup(&KEYS, rows).is_err() {
+/// Rows in memory.
+struct Rows {
+    data: Vec<u8>,
+    indices: Vec<u8>,
+    indptr: Vec<i64>,
+    is_dense: bool,
+    is_sparse: bool,
+}
+
+impl Rows {
+    fn of_all_texts(cache: usize) -> Rows {
+        let mut rows =
+            Rows { data: vec![], indices: vec![], indptr: vec![0], is_dense: cache < 2, is_sparse: cache == 3 };
+        for item in 0..ITEMS {
+            let (data, indices) = content(cache, item, usize::from(item < 10));
+            rows.data.extend(data);
+            rows.indices.extend(indices);
+            let element_bytes = if rows.is_sparse { 4 } else { 12 };
+            rows.indptr.push((rows.data.len() / element_bytes) as i64);
+        }
+        rows
+    }
+
+    fn batch(&self) -> Batch<'_> {
+        Batch {
+            data: &self.data,
+            indices: self.is_sparse.then_some(&self.indices),
+            indptr: (!self.is_dense).then_some(&self.indptr),
+        }
+    }
+}
+
+/// Reads everything. A row that is not one of the text's own is the only failure. Gives how many were read.
+fn read(store: &Store, cache: usize, rows: &mut [i64]) -> usize {
+    let mut lengths = vec![0; ITEMS];
+    if store.lookup(&KEYS, rows).is_err() || store.lengths(rows, &mut lengths).is_err() {
         return 0;
     }
-    let Ok(failed) = store.gather(&KEYS, rows, &mut out, true) else { return 0 };
+    if cache < 2 {
+        lengths.fill(1);
+    }
+    let mut indptr = vec![0];
+    lengths.iter().for_each(|length| indptr.push(indptr[indptr.len() - 1] + length));
+    let (size, total) = (if cache == 3 { 4 } else { 12 }, indptr[ITEMS] as usize);
+    let (mut data, mut indices) = (vec![0; total * size], vec![0; total * 4]);
+    let target = Target {
+        data: &mut data,
+        indices: (cache == 3).then_some(&mut indices),
+        indptr: (cache >= 2).then_some(&indptr),
+    };
+    let Ok(failed) = store.gather(&KEYS, rows, target, true) else { return 0 };
     let mut right = 0;
-    for (item, found) in out.chunks(ROW_BYTES).enumerate() {
+    for item in 0..ITEMS {
         if rows[item] >= 0 && failed.binary_search(&item).is_err() {
-            let own = found == vector(item, 0) || (item < 10 && found == vector(item, 1));
-            assert!(own, "a wrong vector for text {item}");
+            let range = |size: usize| indptr[item] as usize * size..indptr[item + 1] as usize * size;
+            let found_indices = if cache == 3 { indices[range(4)].to_vec() } else { Vec::new() };
+            let found = (data[range(size)].to_vec(), found_indices);
+            let own = found == content(cache, item, 0) || (item < 10 && found == content(cache, item, 1));
+            assert!(own, "wrong content of text {item}");
             right += 1;
         }
     }
@@ -58,9 +118,10 @@ fn read(store: &Store, rows: &mut [i64]) -> usize {
 }
 
 /// Changes one file. Four bytes choose the file, the change and the offset.
-fn change(files: &mut [(&'static str, Vec<u8>); 5], orders: &[u8; 4], more: &[u8]) {
+fn change(files: &mut [(&'static str, Vec<u8>)], orders: &[u8; 4], more: &[u8], version: u32) {
     let [file, order, low, high] = *orders;
-    let (name, bytes) = &mut files[usize::from(file) % 5];
+    let count = files.len();
+    let (name, bytes) = &mut files[usize::from(file) % count];
     if bytes.is_empty() {
         return;
     }
@@ -83,7 +144,10 @@ fn change(files: &mut [(&'static str, Vec<u8>); 5], orders: &[u8; 4], more: &[u8
     // Every second change corrects the checksums of the changed bytes.
     if order >= 128 {
         match *name {
-            "commit" => bytes.chunks_mut(SLOT_STRIDE).filter_map(|slot| slot.get_mut(..SLOT_BYTES)).for_each(seal),
+            "commit" => {
+                let length = slot_bytes(version);
+                bytes.chunks_mut(SLOT_STRIDE).filter_map(|slot| slot.get_mut(..length)).for_each(seal);
+            }
             "keys.bin" => bytes.get_mut(..keys::HEADER_BYTES).into_iter().for_each(seal),
             INDEX => bytes.get_mut(..snapshot::HEADER_BYTES).into_iter().for_each(seal),
             _ => {}
@@ -93,10 +157,11 @@ fn change(files: &mut [(&'static str, Vec<u8>); 5], orders: &[u8; 4], more: &[u8
 
 fuzz_target!(|input: &[u8]| {
     let Some((&which, input)) = input.split_first() else { return };
-    let mut files = CACHES[usize::from(which) % 2].map(|(name, bytes)| (name, bytes.to_vec()));
+    let cache = usize::from(which) % CACHES.len();
+    let mut files: Vec<_> = CACHES[cache].iter().map(|(name, bytes)| (*name, bytes.to_vec())).collect();
     for order in input.chunks(12) {
         if let Some((orders, more)) = order.split_first_chunk() {
-            change(&mut files, orders, more);
+            change(&mut files, orders, more, if cache < 2 { 1 } else { 2 });
         }
     }
     let directory = Path::new("/caches");
@@ -114,13 +179,13 @@ fuzz_target!(|input: &[u8]| {
         let opened =
             [false, true].map(|writable| Store::open(Arc::clone(&storage), directory, Options { writable, ..options }));
         for store in opened.iter().flatten() {
-            read(store, &mut rows);
+            read(store, cache, &mut rows);
         }
         let [_, Ok(store)] = opened else { return };
-        let vectors: Vec<u8> = (0..ITEMS).flat_map(|item| vector(item, usize::from(item < 10))).collect();
+        let all = Rows::of_all_texts(cache);
         // Like a run: missing and failed items are encoded again.
-        if store.append(&KEYS, &vectors, Some(&rows)).is_ok() && store.append(&KEYS, &vectors, None).is_ok() {
-            assert_eq!(read(&store, &mut rows), ITEMS, "encoding again does not heal");
+        if store.append(&KEYS, all.batch(), Some(&rows)).is_ok() && store.append(&KEYS, all.batch(), None).is_ok() {
+            assert_eq!(read(&store, cache, &mut rows), ITEMS, "encoding again does not heal");
         }
     };
     let _ = verify::verify(&*storage, directory);

@@ -1,8 +1,9 @@
 //! `keys.bin`: a header, then one record for each row.
 
-use super::{Defect, Uuid, VERSION, bytes_at, check_header, put, seal, u32_at, u64_at};
+use super::{Defect, Uuid, bytes_at, check_header, put, seal, u32_at, u64_at};
 use crate::checksum;
 use crate::key::{DEAD, Key};
+use crate::row::Row;
 
 /// Bytes before the first record.
 pub const HEADER_BYTES: usize = 64;
@@ -16,10 +17,10 @@ const RECORD_BYTES_OFFSET: usize = 12;
 const UUID_OFFSET: usize = 16;
 
 /// The 64 bytes before the records.
-pub fn header(uuid: &Uuid) -> [u8; HEADER_BYTES] {
+pub fn header(uuid: &Uuid, version: u32) -> [u8; HEADER_BYTES] {
     let mut bytes = [0; HEADER_BYTES];
     put(&mut bytes, 0, MAGIC);
-    put(&mut bytes, 8, &VERSION.to_le_bytes());
+    put(&mut bytes, 8, &version.to_le_bytes());
     put(&mut bytes, RECORD_BYTES_OFFSET, &(RECORD_BYTES as u32).to_le_bytes());
     put(&mut bytes, UUID_OFFSET, uuid);
     seal(&mut bytes);
@@ -27,8 +28,8 @@ pub fn header(uuid: &Uuid) -> [u8; HEADER_BYTES] {
 }
 
 /// Checks the header: magic, version and the uuid of the cache.
-pub fn check(bytes: &[u8], uuid: &Uuid) -> Result<(), Defect> {
-    check_header(bytes, HEADER_BYTES, MAGIC, "a key file header")?;
+pub fn check(bytes: &[u8], uuid: &Uuid, version: u32) -> Result<(), Defect> {
+    check_header(bytes, HEADER_BYTES, MAGIC, version, "a key file header")?;
     let record_bytes = u32_at(bytes, RECORD_BYTES_OFFSET);
     if record_bytes != RECORD_BYTES as u32 {
         return Err(Defect::new(format!("records of {RECORD_BYTES} bytes"), format!("{record_bytes} bytes")));
@@ -56,13 +57,15 @@ pub struct Record {
 
 impl Record {
     /// The record of a row.
-    pub fn of_row(key: &Key, row: u64, vector: &[u8]) -> Record {
-        Record { key: *key, checksum: checksum::row(key, row, vector) }
+    #[inline]
+    pub fn of_row(key: &Key, row: u64, content: &Row<'_>) -> Record {
+        Record { key: *key, checksum: checksum::row(key, row, content) }
     }
 
-    /// Whether the checksum of this row number, key and vector matches. A dead row never matches.
-    pub fn holds(&self, row: u64, vector: &[u8]) -> bool {
-        self.key != DEAD && self.checksum == checksum::row(&self.key, row, vector)
+    /// Whether the checksum of this row number, key and content matches. A dead row never matches.
+    #[inline]
+    pub fn holds(&self, row: u64, content: &Row<'_>) -> bool {
+        self.key != DEAD && self.checksum == checksum::row(&self.key, row, content)
     }
 
     /// The 40 bytes.
@@ -86,27 +89,28 @@ mod tests {
     #[test]
     fn a_changed_header_byte_another_cache_and_a_cut_are_noticed() {
         let uuid = [3; 16];
-        let good = header(&uuid);
-        assert_eq!(check(&good, &uuid), Ok(()));
-        assert!(check(&good, &[4; 16]).is_err());
+        let good = header(&uuid, 1);
+        assert_eq!(check(&good, &uuid, 1), Ok(()));
+        assert!(check(&good, &[4; 16], 1).is_err() && check(&good, &uuid, 2).is_err());
         for i in 0..HEADER_BYTES {
             let mut bad = good;
             bad[i] ^= 1;
-            assert!(check(&bad, &uuid).is_err(), "byte {i}");
-            assert!(check(&good[..i], &uuid).is_err(), "cut at {i}");
+            assert!(check(&bad, &uuid, 1).is_err(), "byte {i}");
+            assert!(check(&good[..i], &uuid, 1).is_err(), "cut at {i}");
         }
     }
 
     #[test]
     fn a_dead_record_holds_nothing() {
-        let record = Record { key: DEAD, checksum: checksum::row(&DEAD, 0, b"") };
-        assert!(!record.holds(0, b""));
+        let record = Record { key: DEAD, checksum: checksum::row(&DEAD, 0, &Row::dense(b"")) };
+        assert!(!record.holds(0, &Row::dense(b"")));
     }
 
     #[test]
     fn records_survive_the_way_to_disk_and_back() {
-        let record = Record::of_row(&[9; 32], 77, b"bytes");
+        let [bytes, others] = [b"bytes", b"bytez"].map(|bytes| Row::dense(bytes));
+        let record = Record::of_row(&[9; 32], 77, &bytes);
         assert_eq!(Record::from_bytes(&record.to_bytes()), record);
-        assert!(record.holds(77, b"bytes") && !record.holds(78, b"bytes") && !record.holds(77, b"bytez"));
+        assert!(record.holds(77, &bytes) && !record.holds(78, &bytes) && !record.holds(77, &others));
     }
 }

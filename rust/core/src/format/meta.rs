@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
+use super::column::Column;
 use super::container::Container;
 use super::dtype::Dtype;
-use super::{Defect, MAX_DIM, Uuid, VERSION, hex};
+use super::{Defect, NEWEST_VERSION, Uuid, hex};
 use crate::checksum;
 
 /// Largest `meta.json` that is read.
@@ -19,11 +20,11 @@ const CHECKSUM_DIGITS: usize = 16;
 pub struct Meta {
     /// Identifies the cache in all its files.
     pub uuid: Uuid,
-    /// Numbers in a row.
+    /// Numbers in a vector, of a row or of a token.
     pub dim: u32,
     /// Their type.
     pub dtype: Dtype,
-    /// Which file holds the rows.
+    /// Which files hold the rows.
     pub container: Container,
     /// The hash seed of the index.
     pub seed: u64,
@@ -45,9 +46,19 @@ pub enum Refusal {
 }
 
 impl Meta {
-    /// Bytes of a row.
-    pub fn row_bytes(&self) -> u64 {
-        u64::from(self.dim) * u64::from(self.dtype.item_bytes)
+    /// The format version of the cache.
+    pub fn version(&self) -> u32 {
+        self.container.version()
+    }
+
+    /// The file of the rows' numbers.
+    pub fn data(&self) -> Column {
+        self.container.data(self.dtype, self.dim)
+    }
+
+    /// All files of the rows.
+    pub fn columns(&self) -> Vec<Column> {
+        self.container.columns(self.dtype, self.dim)
     }
 
     /// The form of the rows, for messages.
@@ -59,7 +70,7 @@ impl Meta {
     /// The bytes of the file. The first line holds the checksum of the rest.
     pub fn to_bytes(&self) -> Vec<u8> {
         let body = json!({
-            "format_version": VERSION,
+            "format_version": self.version(),
             "uuid": hex(&self.uuid),
             "dim": self.dim,
             "dtype": self.dtype.descr,
@@ -80,11 +91,11 @@ impl Meta {
         let defect = |expected: &str, found: String| Refusal::Defect(Defect::new(expected, found));
         let object: Map<String, Value> =
             serde_json::from_slice(bytes).map_err(|error| defect("a JSON object", error.to_string()))?;
-        match object.get("format_version").and_then(Value::as_u64) {
-            Some(version) if version == u64::from(VERSION) => {}
-            Some(version) if version > u64::from(VERSION) => return Err(Refusal::Newer(version)),
+        let version = match object.get("format_version").and_then(Value::as_u64) {
+            Some(version) if version > u64::from(NEWEST_VERSION) => return Err(Refusal::Newer(version)),
+            Some(version) if version > 0 => version,
             _ => return Err(defect("a format_version", format!("{:?}", object.get("format_version")))),
-        }
+        };
         let (stored, rest) = split_checksum(bytes).ok_or_else(|| defect("a checksum line", "none".into()))?;
         let computed = format!("{:016x}", checksum::block(rest));
         if stored != computed.as_bytes() {
@@ -92,6 +103,7 @@ impl Meta {
             return Err(defect(&format!("content with checksum {stored}, as its first lines say"), computed));
         }
         Self::read(&object)
+            .filter(|meta| u64::from(meta.version()) == version)
             .ok_or_else(|| defect("uuid, dim, dtype, container, hash_seed, identity, output", "others".into()))
     }
 
@@ -103,9 +115,9 @@ impl Meta {
         let container = object.get("container").map_or(Some(Container::Npy), |name| Container::parse(name.as_str()?));
         Some(Meta {
             uuid: u128::from_str_radix(text("uuid")?, 16).ok().map(swap_to_bytes)?,
-            dim: (1..=MAX_DIM).contains(&dim).then_some(dim)?,
+            dim,
             dtype,
-            container: container.filter(|container| container.holds(dtype))?,
+            container: container.filter(|container| container.holds(dtype) && container.has_dim(dim))?,
             seed: u64::from_str_radix(text("hash_seed")?, 16).ok()?,
             identity: object.get("identity")?.clone(),
             output: object.get("output")?.clone(),
@@ -175,11 +187,29 @@ mod tests {
         let newer = text.replace("\"format_version\": 1", "\"format_version\": 7");
         assert_eq!(Meta::parse(newer.as_bytes()), Err(Refusal::Newer(7)));
     }
+
     #[test]
     fn a_container_that_cannot_hold_the_dtype_is_refused() {
         let meta = Meta { container: Container::Flat(Metric::L2), ..meta() };
         assert_eq!(Meta::parse(&meta.to_bytes()), Ok(meta.clone()));
         let half = Meta { dtype: Dtype::parse("<f2").unwrap(), ..meta };
         assert!(Meta::parse(&half.to_bytes()).is_err());
+        let wide = Meta { container: Container::Sparse, dim: 250_002, ..half };
+        assert_eq!(Meta::parse(&wide.to_bytes()), Ok(wide.clone()));
+        assert!(Meta::parse(&Meta { container: Container::Ragged, ..wide }.to_bytes()).is_err());
+    }
+
+    #[test]
+    fn the_version_is_that_of_the_container() {
+        for container in Container::ALL {
+            let text = String::from_utf8(Meta { container, ..meta() }.to_bytes()).unwrap();
+            let version = container.version();
+            assert!(text.contains(&format!("\"format_version\": {version},")));
+            let (head, body) = text.split_once(AFTER_CHECKSUM).unwrap();
+            let body = body.replace(&format!("version\": {version}"), &format!("version\": {}", 3 - version));
+            let sum = format!("{:016x}", checksum::block(body.as_bytes()));
+            let other = format!("{}{sum}{AFTER_CHECKSUM}{body}", &head[..BEFORE_CHECKSUM.len()]);
+            assert!(matches!(Meta::parse(other.as_bytes()), Err(Refusal::Defect(_))), "{other}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The header of `vectors.npy`: version 1.0 of NumPy's format, in 128 bytes.
+//! The header of a NumPy file: version 1.0 of NumPy's format, in 128 bytes.
 //!
 //! It has the form that NumPy writes. In older caches the row count has 20 columns, padded on the left. This form is
 //! read for ever, and the next commit replaces it.
@@ -15,7 +15,8 @@ const AFTER_DTYPE: &str = "', 'fortran_order': False, 'shape': (";
 /// Columns of the row count in the older form, and digits of the longest row count.
 const ROWS_COLUMNS: usize = 20;
 const DTYPE_COLUMNS: usize = 3;
-const BETWEEN: &str = ", ";
+/// Between the two counts of a matrix, and behind the only one of a list.
+const COMMA: &str = ",";
 const AFTER_SHAPE: &str = "), }";
 
 /// The content of the header.
@@ -25,8 +26,8 @@ pub struct Header {
     pub dtype: Dtype,
     /// Rows that other programs see. All of them are durable.
     pub rows: u64,
-    /// Numbers in a row.
-    pub dim: u32,
+    /// Numbers in a row. None in a list of numbers.
+    pub dim: Option<u32>,
 }
 
 impl Header {
@@ -42,7 +43,8 @@ impl Header {
 
     fn with_count(self, rows: &str) -> [u8; HEADER_BYTES] {
         let mut bytes = [b' '; HEADER_BYTES];
-        let text = format!("{BEFORE_DTYPE}{}{AFTER_DTYPE}{rows}{BETWEEN}{}{AFTER_SHAPE}", self.dtype.descr, self.dim);
+        let dim = self.dim.map_or(String::new(), |dim| format!(" {dim}"));
+        let text = format!("{BEFORE_DTYPE}{}{AFTER_DTYPE}{rows}{COMMA}{dim}{AFTER_SHAPE}", self.dtype.descr);
         super::put(&mut bytes, 0, MAGIC);
         super::put(&mut bytes, MAGIC.len(), text.as_bytes());
         bytes[HEADER_BYTES - 1] = b'\n';
@@ -64,17 +66,19 @@ impl Header {
     fn read(bytes: &[u8]) -> Option<Header> {
         let text = std::str::from_utf8(bytes.strip_prefix(MAGIC)?).ok()?;
         let (descr, text) = text.strip_prefix(BEFORE_DTYPE)?.split_at_checked(DTYPE_COLUMNS)?;
-        let (rows, text) = text.strip_prefix(AFTER_DTYPE)?.split_once(BETWEEN)?;
-        let (dim, _) = text.split_once(AFTER_SHAPE)?;
-        let header =
-            Header { dtype: Dtype::parse(descr)?, rows: rows.trim_start().parse().ok()?, dim: dim.parse().ok()? };
-        (1..=MAX_DIM).contains(&header.dim).then_some(header)
+        let (rows, text) = text.strip_prefix(AFTER_DTYPE)?.split_once(COMMA)?;
+        let dim = match text.split_once(AFTER_SHAPE)? {
+            ("", _) => None,
+            (dim, _) => Some(dim.strip_prefix(' ')?.parse().ok()?),
+        };
+        let header = Header { dtype: Dtype::parse(descr)?, rows: rows.trim_start().parse().ok()?, dim };
+        dim.is_none_or(|dim| (1..=MAX_DIM).contains(&dim)).then_some(header)
     }
 
     /// Whether bytes are a header of such rows, or a torn one: the beginning of one header and the end of another. A
     /// torn write leaves this, and a reader may meet a writer. Row counts are ignored. If a longer count moved the
     /// dimension, the first digits of the right dimension are accepted too.
-    pub fn is_one_or_torn(bytes: &[u8], dtype: Dtype, dim: u32) -> bool {
+    pub fn is_one_or_torn(bytes: &[u8], dtype: Dtype, dim: Option<u32>) -> bool {
         let header = Header { dtype, rows: 0, dim };
         // Any digits are accepted for the count. A longer count moves the rest.
         let counts = (1..=ROWS_COLUMNS).flat_map(|digits| {
@@ -103,14 +107,14 @@ mod tests {
     use super::*;
 
     fn header(rows: u64, dim: u32) -> Header {
-        Header { dtype: Dtype::parse("<f4").unwrap(), rows, dim }
+        Header { dtype: Dtype::parse("<f4").unwrap(), rows, dim: Some(dim) }
     }
 
     #[test]
     fn a_header_survives_the_way_to_disk_and_back_in_both_forms() {
         for dtype in Dtype::ALL {
             for rows in [0, 1, 10, u64::MAX] {
-                for dim in [1, 384, MAX_DIM] {
+                for dim in [None, Some(1), Some(384), Some(MAX_DIM)] {
                     let header = Header { dtype, rows, dim };
                     assert_eq!(Header::parse(&header.to_bytes()), Ok(header));
                     assert_eq!(Header::parse(&header.to_older_bytes()), Ok(header));
@@ -126,6 +130,12 @@ mod tests {
         expected.resize(HEADER_BYTES - 1, b' ');
         expected.push(b'\n');
         assert_eq!(header(12, 384).to_bytes(), *expected);
+        let mut expected = b"\x93NUMPY\x01\x00v\x00{'descr': '<i8', 'fortran_order': False, 'shape': (12,), }".to_vec();
+        expected.resize(HEADER_BYTES - 1, b' ');
+        expected.push(b'\n');
+        let list = Header { dtype: Dtype::parse("<i8").unwrap(), rows: 12, dim: None };
+        assert_eq!(list.to_bytes(), *expected);
+        assert_eq!(Header::parse(&expected), Ok(list));
     }
 
     #[test]
@@ -138,21 +148,21 @@ mod tests {
             for new in &forms {
                 for cut in 0..=HEADER_BYTES {
                     let torn = [&new[..cut], &old[cut..]].concat();
-                    assert!(Header::is_one_or_torn(&torn, dtype, 384), "{}", String::from_utf8_lossy(&torn));
-                    assert!(!Header::is_one_or_torn(&torn[..HEADER_BYTES - 1], dtype, 384));
+                    assert!(Header::is_one_or_torn(&torn, dtype, Some(384)), "{}", String::from_utf8_lossy(&torn));
+                    assert!(!Header::is_one_or_torn(&torn[..HEADER_BYTES - 1], dtype, Some(384)));
                 }
             }
         }
         for other in [header(12, 7), header(12, 3840), header(12, 385)] {
-            assert!(!Header::is_one_or_torn(&other.to_bytes(), dtype, 384), "{other:?}");
-            assert!(!Header::is_one_or_torn(&other.to_older_bytes(), dtype, 384), "{other:?}");
+            assert!(!Header::is_one_or_torn(&other.to_bytes(), dtype, Some(384)), "{other:?}");
+            assert!(!Header::is_one_or_torn(&other.to_older_bytes(), dtype, Some(384)), "{other:?}");
         }
         let half = Header { dtype: Dtype::parse("<f2").unwrap(), ..header(12, 384) };
-        assert!(!Header::is_one_or_torn(&half.to_bytes(), dtype, 384));
+        assert!(!Header::is_one_or_torn(&half.to_bytes(), dtype, Some(384)));
         for at in 0..HEADER_BYTES {
             let mut bad = header(12, 384).to_bytes();
             bad[at] ^= 0x80;
-            assert!(!Header::is_one_or_torn(&bad, dtype, 384), "byte {at}");
+            assert!(!Header::is_one_or_torn(&bad, dtype, Some(384)), "byte {at}");
         }
     }
 

@@ -2,7 +2,7 @@
 //! `keys.bin`.
 
 use super::keys::{RECORD_BYTES, check_uuid};
-use super::{Defect, MAX_ROWS, Uuid, VERSION, bytes_at, check_header, put, seal, u64_at};
+use super::{Defect, MAX_ROWS, Uuid, bytes_at, check_header, put, seal, u64_at};
 
 /// Bytes of the header. The slots begin at the next page.
 pub const HEADER_BYTES: usize = 128;
@@ -15,6 +15,9 @@ pub const SLOT_BYTES: usize = 8;
 
 /// Bytes of a block, counted from [`SLOTS_OFFSET`]. Each block has a checksum.
 pub const BLOCK_BYTES: usize = 1 << 20;
+
+/// Snapshots are the same for all containers.
+const VERSION: u32 = 1;
 
 const MAGIC: &[u8; 8] = b"\x89dvi\r\n\x1a\n";
 const UUID_OFFSET: usize = 16;
@@ -88,7 +91,7 @@ impl Header {
 
     /// Parses the header of a snapshot of the cache with this uuid and seed.
     pub fn parse(bytes: &[u8], uuid: &Uuid, seed: u64) -> Result<Header, Defect> {
-        check_header(bytes, HEADER_BYTES, MAGIC, "an index header")?;
+        check_header(bytes, HEADER_BYTES, MAGIC, VERSION, "an index header")?;
         let header = Header {
             uuid: bytes_at(bytes, UUID_OFFSET),
             seed: u64_at(bytes, SEED_OFFSET),

@@ -128,7 +128,7 @@ mod tests {
         let (files, own) = ([open(), open()], open());
         let ahead = files.each_ref().map(|file| Turn::last(&**file));
         let mut turn = Turn::last(&*own);
-        let mut free_tries = |turn: &mut Turn, count: u32| {
+        let free_tries = |turn: &mut Turn, count: u32| {
             (0..count).map(|_| turn.has_come(&*own) || turn.may_pass()).filter(|&passes| passes).count()
         };
         assert!(super::super::LONGEST_PAUSE * TRIES_BEFORE_PASSING >= Duration::from_secs(1));

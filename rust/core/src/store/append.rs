@@ -5,11 +5,12 @@ use std::sync::{MutexGuard, PoisonError};
 
 use super::opened::Open;
 use super::{Durability, Store, same_length};
+use crate::batch::{Batch, Block};
 use crate::error::{Error, Result};
 use crate::files::FileId;
-use crate::format::MAX_ROWS;
-use crate::format::commit::Slot;
+use crate::format::commit::{Extent, Slot};
 use crate::format::keys::{RECORD_BYTES, Record};
+use crate::format::{MAX_ELEMENTS, MAX_ROWS};
 use crate::index::DeltaLimit;
 use crate::key::{DEAD, Key};
 use crate::{parallel, partition, vectors};
@@ -24,7 +25,7 @@ pub(super) struct Writer {
     /// Whether a sync failed. The content of the disk is then unknown, and a retry may succeed without writing.
     pub(super) poisoned: bool,
     /// The files that the fields below describe.
-    pub(super) files: Option<[FileId; 3]>,
+    pub(super) files: Option<Vec<FileId>>,
     /// The commit that this handle wrote last, or wrote again.
     pub(super) own: Option<Slot>,
     /// Whether this handle made the names of the directory and of its files durable.
@@ -46,11 +47,11 @@ impl Writer {
     }
 
     /// Resets the state if the files were replaced.
-    pub(super) fn is_about(&mut self, files: [FileId; 3]) {
-        if self.files.is_some_and(|known| known != files) {
+    pub(super) fn is_about(&mut self, files: &[FileId]) {
+        if self.files.as_ref().is_some_and(|known| known != files) {
             *self = Writer { poisoned: self.poisoned, lost: self.owes_a_sync(), ..Writer::default() };
         }
-        self.files = Some(files);
+        self.files = Some(files.to_vec());
     }
 }
 
@@ -59,58 +60,58 @@ impl Store {
     ///
     /// `seen` is the row that the caller's look-up saw for each key, negative for none. A key is dropped only if its
     /// newest row is another one now. Keys must differ from each other.
-    pub fn append(&self, keys: &[Key], vectors: &[u8], seen: Option<&[i64]>) -> Result<usize> {
-        let row_bytes = self.check_rows(keys, vectors)?;
+    pub fn append<'a>(&self, keys: &[Key], rows: impl Into<Batch<'a>>, seen: Option<&[i64]>) -> Result<usize> {
+        let block = self.check_rows(keys, rows.into())?;
         if let Some(seen) = seen {
             same_length("rows seen", keys.len(), seen.len())?;
         }
         let appended = self.write_group(|open| {
             let state = open.indexed()?;
             let mut newest = vec![partition::NO_ROW; keys.len()];
-            state.lookup(&open.key_records(state.committed.rows)?, keys, &mut newest);
+            state.lookup(&open.key_records(state.rows())?, keys, &mut newest);
             let is_wanted = |position: &usize| {
                 // An older row than the seen one is not newer data: the seen row did not survive.
                 newest[*position] == partition::NO_ROW || seen.is_some_and(|seen| seen[*position] >= newest[*position])
             };
             let positions: Vec<usize> = (0..keys.len()).filter(is_wanted).collect();
-            Ok(Group::new(keys, vectors, row_bytes, positions))
+            Ok(Group::of(keys, block, &positions))
         })?;
         self.write_snapshot_if_due(DeltaLimit::APPENDING);
         Ok(appended)
     }
 
-    /// Appends the vectors that are not stored byte for byte already. The last of equal keys wins.
-    pub fn put(&self, keys: &[Key], vectors: &[u8]) -> Result<usize> {
-        let row_bytes = self.check_rows(keys, vectors)?;
-        let vector = |position: usize| &vectors[position * row_bytes..(position + 1) * row_bytes];
-        // Chosen under the lock, after the rows of others were made durable: a vector that is found here is
-        // acknowledged.
+    /// Appends the rows that are not stored byte for byte already. The last of equal keys wins.
+    pub fn put<'a>(&self, keys: &[Key], rows: impl Into<Batch<'a>>) -> Result<usize> {
+        let block = self.check_rows(keys, rows.into())?;
+        // Chosen under the lock, after the rows of others were made durable: a row that is found here is acknowledged.
         let appended = self.write_group(|open| {
             let state = open.indexed()?;
-            let records = open.key_records(state.committed.rows)?;
+            let records = open.key_records(state.rows())?;
             let mut rows = vec![partition::NO_ROW; keys.len()];
             state.lookup(&records, keys, &mut rows);
-            let source = vectors::Source::of(&open.files.vectors, &records)?;
-            let mut positions = Vec::new();
+            let source = vectors::Source::of(&open.files.rows, &records, state.slot.committed)?;
+            let (mut positions, mut scratch) = (Vec::new(), vectors::Scratch::default());
             for position in partition::last_of_each_key(keys) {
-                let row = u64::try_from(rows[position]).ok();
-                let is_stored = row.map_or(Ok(false), |row| source.has(&keys[position], row, vector(position)))?;
+                let content = block.row(position, 0);
+                let is_stored = match u64::try_from(rows[position]) {
+                    Ok(row) => source.has(&keys[position], row, &content, &mut scratch)?,
+                    Err(_) => false,
+                };
                 if !is_stored {
                     positions.push(position);
                 }
             }
-            Ok(Group::new(keys, vectors, row_bytes, positions))
+            Ok(Group::of(keys, block, &positions))
         })?;
         self.write_snapshot_if_due(DeltaLimit::APPENDING);
         Ok(appended)
     }
 
-    fn check_rows(&self, keys: &[Key], vectors: &[u8]) -> Result<usize> {
-        let row_bytes = self.current()?.row_bytes();
-        same_length("bytes of vectors", keys.len().saturating_mul(row_bytes), vectors.len())?;
+    fn check_rows<'a>(&self, keys: &[Key], rows: Batch<'a>) -> Result<Block<'a>> {
+        let block = Block::of(rows, keys.len(), &self.current()?.files.meta)?;
         match keys.contains(&DEAD) {
             true => Err(Error::Argument { expected: "SHA-256 keys".into(), found: "a key of zeros".into() }),
-            false => Ok(row_bytes),
+            false => Ok(block),
         }
     }
 
@@ -124,9 +125,10 @@ impl Store {
         }
         let (_lock, mut writer, open, recovered) = self.begin_group()?;
         self.sync_all(&open, &mut writer)?;
-        let Slot { rows, synced, .. } = open.committed();
-        if synced < rows {
-            self.commit(&open, &mut writer, Slot { epoch: recovered.next_epoch, rows, synced: rows }, true)?;
+        let Slot { committed, synced, .. } = open.slot();
+        if synced.rows < committed.rows {
+            let slot = Slot { epoch: recovered.next_epoch, committed, synced: committed };
+            self.commit(&open, &mut writer, slot, true)?;
         }
         writer.unsynced = false;
         let lost = std::mem::take(&mut writer.lost);
@@ -144,8 +146,8 @@ impl Store {
         let recovered = open.files.recover()?;
         open.adopt(&*self.storage, &self.directory, recovered.slot)?;
         // Rows that this handle has seen committed count, even if their slot is gone.
-        let is_durable = !recovered.roll_forward && recovered.slot.synced >= open.committed().rows;
-        Ok(is_durable && open.files.check_vectors_header().is_ok())
+        let is_durable = !recovered.roll_forward && recovered.slot.synced.rows >= open.slot().committed.rows;
+        Ok(is_durable && open.files.has_whole_headers())
     }
 
     pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -164,27 +166,28 @@ impl Store {
             // All committed rows were made durable when the group began.
             return Ok(0);
         }
-        let committed = open.committed();
-        let rows = committed.rows + group.keys.len() as u64;
-        if rows > MAX_ROWS {
+        let Slot { committed: before, synced, .. } = open.slot();
+        let after = group.block.after(before);
+        if after.rows > MAX_ROWS || after.elements > MAX_ELEMENTS {
             return Err(Error::Argument {
-                expected: format!("at most {MAX_ROWS} rows in a cache"),
-                found: format!("{rows}"),
+                expected: format!("at most {MAX_ROWS} rows and {MAX_ELEMENTS} elements in a cache"),
+                found: format!("{} rows and {} elements", after.rows, after.elements),
             });
         }
-        if open.files.keys.clear_behind(committed.rows, !writer.tail_is_ours)? {
+        if open.files.keys.clear_behind(before.rows, !writer.tail_is_ours)? {
             // Synced before the group is written: a power loss may keep the commit and lose the rows. Then there must
             // be no older rows with matching checksums in their place.
             poisoning(&mut writer.poisoned, || open.files.keys.sync())?;
         }
         writer.tail_is_ours = true;
-        open.files.vectors.write(committed.rows, &group.vectors)?;
-        open.files.keys.write(committed.rows, &group.records(committed.rows))?;
+        open.files.rows.append(before, &group.block)?;
+        open.files.keys.write(before.rows, &group.records(before))?;
         if durable {
             poisoning(&mut writer.poisoned, || open.files.sync_rows())?;
         }
-        let synced = if durable { rows } else { committed.synced };
-        self.commit(&open, &mut writer, Slot { epoch: recovered.next_epoch, rows, synced }, durable)?;
+        let synced = if durable { after } else { synced };
+        let slot = Slot { epoch: recovered.next_epoch, committed: after, synced };
+        self.commit(&open, &mut writer, slot, durable)?;
         Ok(group.keys.len())
     }
 
@@ -201,52 +204,44 @@ impl Store {
         }
         writer.own = Some(slot);
         writer.appended = true;
-        open.note_examined(slot.rows);
-        writer.unsynced |= slot.synced < slot.rows;
-        if slot.synced > 0 {
+        open.note_examined(slot.committed);
+        writer.unsynced |= slot.synced.rows < slot.committed.rows;
+        if slot.synced.rows > 0 {
             // For other programs only. The next group writes it again.
-            let _ = open.files.write_vectors_header(slot.synced);
+            let _ = open.files.write_row_headers(slot.synced);
         }
         open.adopt(&*self.storage, &self.directory, slot)
     }
 }
 
 /// The rows of one append group.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Group<'a> {
     keys: Cow<'a, [Key]>,
-    vectors: Cow<'a, [u8]>,
-    row_bytes: usize,
+    block: Block<'a>,
 }
 
 impl<'a> Group<'a> {
     /// The chosen positions of a batch, ascending. Copies only if they are not the whole batch.
-    fn new(keys: &'a [Key], vectors: &'a [u8], row_bytes: usize, positions: Vec<usize>) -> Group<'a> {
-        if positions.len() == keys.len() {
-            return Group { keys: keys.into(), vectors: vectors.into(), row_bytes };
-        }
-        let chosen: Vec<u8> = positions
-            .iter()
-            .flat_map(|position| &vectors[position * row_bytes..(position + 1) * row_bytes])
-            .copied()
-            .collect();
-        let keys: Vec<Key> = positions.iter().map(|&position| keys[position]).collect();
-        Group { keys: keys.into(), vectors: chosen.into(), row_bytes }
+    fn of(keys: &'a [Key], block: Block<'a>, positions: &[usize]) -> Group<'a> {
+        let chosen = match positions.len() == keys.len() {
+            true => keys.into(),
+            false => positions.iter().map(|&position| keys[position]).collect(),
+        };
+        Group { keys: chosen, block: block.select(positions) }
     }
 
-    /// The key records of the group, from row number `first` on.
-    fn records(&self, first: u64) -> Vec<u8> {
+    /// The key records of the group behind `before`.
+    fn records(&self, before: Extent) -> Vec<u8> {
         let mut records = vec![0; self.keys.len() * RECORD_BYTES];
-        let keys = self.keys.chunks(RECORDS_PIECE);
-        let vectors = self.vectors.chunks(RECORDS_PIECE * self.row_bytes);
         let targets = records.chunks_mut(RECORDS_PIECE * RECORD_BYTES);
-        let pieces: Vec<_> = keys.zip(vectors).zip(targets).enumerate().collect();
-        parallel::for_each(pieces, self.keys.len(), RECORDS_PER_THREAD, |(piece, ((keys, vectors), targets))| {
-            let first = first + (piece * RECORDS_PIECE) as u64;
-            let rows =
-                keys.iter().zip(vectors.chunks_exact(self.row_bytes)).zip(targets.chunks_exact_mut(RECORD_BYTES));
-            for (row, ((key, vector), target)) in (first..).zip(rows) {
-                target.copy_from_slice(&Record::of_row(key, row, vector).to_bytes());
+        let pieces: Vec<_> = self.keys.chunks(RECORDS_PIECE).zip(targets).enumerate().collect();
+        parallel::for_each(pieces, self.keys.len(), RECORDS_PER_THREAD, |(piece, (keys, targets))| {
+            let first = piece * RECORDS_PIECE;
+            for (position, (key, target)) in (first..).zip(keys.iter().zip(targets.chunks_exact_mut(RECORD_BYTES))) {
+                let content = self.block.row(position, before.elements);
+                let row = before.rows + position as u64;
+                target.copy_from_slice(&Record::of_row(key, row, &content).to_bytes());
             }
         });
         records

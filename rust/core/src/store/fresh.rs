@@ -14,7 +14,7 @@ impl Store {
         let open = self.reopen_if_replaced()?;
         let slot = open.files.recover()?.slot;
         open.adopt(&*self.storage, &self.directory, slot)?;
-        Ok(open.committed().rows)
+        Ok(open.slot().committed.rows)
     }
 
     /// Learns the commits of other handles, but not whether the directory was replaced. First checks that the mapped

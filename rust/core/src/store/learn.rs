@@ -122,29 +122,36 @@ impl Store {
             writer.names_are_durable = true;
         }
         // Rows that this handle has seen committed count as claimed, even if their slot is gone.
-        let seen = open.committed();
-        let claimed = recovered.claimed.max(seen.rows);
-        let mut rows = recovered.slot.rows.max(seen.rows);
+        let seen = open.slot();
+        let claimed = recovered.claimed.longer(seen.committed);
+        let mut extent = recovered.slot.committed.longer(seen.committed);
         if recovered.roll_forward {
-            rows = recovery::roll_forward(rows, recovered.reach().max(rows), &files.keys, &files.vectors)?;
+            extent = recovery::roll_forward(extent, recovered.reach().max(extent.rows), &files.keys, &files.rows)?;
         }
-        let synced = recovered.slot.synced.max(seen.synced);
-        let first = synced.max(open.examined()).min(rows);
+        let synced = recovered.slot.synced.longer(seen.synced);
+        let first = synced.longer(open.examined()).shorter(extent);
         poisoning(&mut writer.poisoned, || files.renew_unwritten(first))?;
-        let (claimed, behind) = (first.max(claimed.min(rows)), rows > recovered.slot.rows);
-        let most_rows = EXAMINED_BYTES / files.vectors.record_bytes().saturating_add(files.keys.record_bytes()).max(1);
-        if !recovered.roll_forward && !behind && rows - first > most_rows {
-            open.examine(&*self.storage, &self.directory, first..first + most_rows, true)?;
-            return Ok(None);
+        let claimed = first.longer(claimed.shorter(extent));
+        let behind = extent.rows > recovered.slot.committed.rows;
+        if !recovered.roll_forward && !behind && extent.rows > first.rows {
+            let most_rows =
+                files.rows.first_within(first.rows..extent.rows, files.keys.record_bytes(), EXAMINED_BYTES)?;
+            let end = first.rows + most_rows;
+            if end < extent.rows {
+                open.examine(&*self.storage, &self.directory, first.rows..end, true)?;
+                open.note_examined(files.rows.extent_behind(end - 1)?);
+                return Ok(None);
+            }
         }
         // A damaged row that a valid slot calls not durable was never durable. Damaged rows behind these may have been
         // durable, by a lost commit: they are kept, and hide older rows of their keys.
-        open.examine(&*self.storage, &self.directory, first..claimed, true)?;
-        open.examine(&*self.storage, &self.directory, claimed..rows, false)?;
+        open.examine(&*self.storage, &self.directory, first.rows..claimed.rows, true)?;
+        open.examine(&*self.storage, &self.directory, claimed.rows..extent.rows, false)?;
+        open.note_examined(extent);
         // The next group must not write into pages that a failed sync left.
-        files.forget_pages_behind(rows)?;
-        if files.check_vectors_header().is_err() {
-            files.write_vectors_header(synced)?;
+        files.forget_pages_behind(extent)?;
+        if !files.has_whole_headers() {
+            files.write_row_headers(synced)?;
         }
         let durable = recovered.roll_forward || behind || self.options.durability == Durability::Commit;
         if durable {
@@ -158,7 +165,7 @@ impl Store {
         writer.unsynced |= !durable;
         open.adopt(&*self.storage, &self.directory, recovered.slot)?;
         if recovered.roll_forward || behind {
-            self.commit(open, writer, Slot { epoch: recovered.next_epoch, rows, synced: rows }, true)?;
+            self.commit(open, writer, Slot { epoch: recovered.next_epoch, committed: extent, synced: extent }, true)?;
             return files.recover().map(Some);
         }
         writer.own = Some(recovered.in_file);

@@ -7,7 +7,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::error::Result;
 use crate::files::CacheFiles;
-use crate::format::commit::Slot;
+use crate::format::commit::{Extent, Slot};
 use crate::index::{DeltaLimit, Index, READ_AHEAD};
 use crate::key::Key;
 use crate::key_records::KeyRecords;
@@ -41,13 +41,19 @@ const NEVER: u64 = u64::MAX;
 /// The state that changes with each commit.
 #[derive(Debug, Clone)]
 pub struct State {
-    pub committed: Slot,
+    pub slot: Slot,
     pub index: Index,
-    /// This handle wrote the rows below this one, or wrote them again. Its next sync makes them durable.
-    pub examined: u64,
+    /// This handle wrote the rows of this extent, or wrote them again. Its next sync makes them durable.
+    pub examined: Extent,
 }
 
 impl State {
+    /// Committed rows.
+    #[inline]
+    pub fn rows(&self) -> u64 {
+        self.slot.committed.rows
+    }
+
     /// Writes the newest row of each key, or [`partition::NO_ROW`], into `rows`, which has the same length. `records`
     /// are those of all committed rows.
     pub fn lookup(&self, records: &KeyRecords, keys: &[Key], rows: &mut [i64]) {
@@ -70,12 +76,12 @@ impl Open {
     }
 
     fn over(files: CacheFiles, storage: &dyn Storage, directory: &Path, is_writable: bool) -> Result<Open> {
-        let committed = files.recover()?.slot;
-        hollow::refuse(&files.keys, committed.rows)?;
-        let records = files.key_records(committed.rows)?;
-        files.vectors.check_length(committed.rows)?;
+        let slot = files.recover()?.slot;
+        hollow::refuse(&files.keys, slot.committed.rows)?;
+        let records = files.key_records(slot.committed.rows)?;
+        files.rows.check_length(slot.committed)?;
         let index = Index::of_snapshot(storage, directory, &files.meta.uuid, &records);
-        Ok(Open::with(files, State { committed, index, examined: 0 }, is_writable))
+        Ok(Open::with(files, State { slot, index, examined: Extent::default() }, is_writable))
     }
 
     fn with(files: CacheFiles, state: State, is_writable: bool) -> Open {
@@ -117,20 +123,21 @@ impl Open {
         Ok(())
     }
 
-    pub fn committed(&self) -> Slot {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).committed
+    /// The last commit that this handle knows.
+    pub fn slot(&self) -> Slot {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).slot
     }
 
     /// The state, with all committed rows in its index. Opening a cache does not wait for this.
     pub fn indexed(&self) -> Result<RwLockReadGuard<'_, State>> {
         loop {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-            if state.index.rows() >= state.committed.rows {
+            if state.index.rows() >= state.rows() {
                 return Ok(state);
             }
             drop(state);
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-            let records = self.key_records(state.committed.rows)?;
+            let records = self.key_records(state.rows())?;
             state.index.extend(&records);
         }
     }
@@ -138,31 +145,26 @@ impl Open {
     /// The newest row of one key, with the key records that were searched, and their commit.
     pub fn newest_row(&self, key: &Key) -> Result<(Option<u64>, KeyRecords, Slot)> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let records = self.key_records(state.committed.rows)?;
-        if state.index.rows() >= state.committed.rows {
-            return Ok((state.index.get(key, &records), records, state.committed));
+        let records = self.key_records(state.rows())?;
+        if state.index.rows() >= state.rows() {
+            return Ok((state.index.get(key, &records), records, state.slot));
         }
         if self.searches.fetch_add(1, Ordering::Relaxed) < MOST_SEARCHES {
-            return Ok((state.index.search(key, &records), records, state.committed));
+            return Ok((state.index.search(key, &records), records, state.slot));
         }
         drop(state);
         let state = self.indexed()?;
-        let records = self.key_records(state.committed.rows)?;
-        Ok((state.index.get(key, &records), records, state.committed))
+        let records = self.key_records(state.rows())?;
+        Ok((state.index.get(key, &records), records, state.slot))
     }
 
     /// The state, with its index counted. Stays locked: later rows would not be counted.
     pub fn counted(&self) -> Result<RwLockWriteGuard<'_, State>> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let records = self.key_records(state.committed.rows)?;
+        let records = self.key_records(state.rows())?;
         state.index.extend(&records);
         state.index.count(&records);
         Ok(state)
-    }
-
-    /// Bytes of a row in memory.
-    pub fn row_bytes(&self) -> usize {
-        usize::try_from(self.files.meta.row_bytes()).unwrap_or(usize::MAX)
     }
 
     /// The key records of the first `rows` rows.
@@ -170,47 +172,46 @@ impl Open {
         self.files.key_records(rows)
     }
 
-    /// The first row that the next sync of this handle may not make durable.
-    pub fn examined(&self) -> u64 {
+    /// What the next sync of this handle makes durable.
+    pub fn examined(&self) -> Extent {
         self.state.read().unwrap_or_else(PoisonError::into_inner).examined
     }
 
-    /// Notes that the next sync of this handle makes the rows below this one durable.
-    pub fn note_examined(&self, rows: u64) {
+    /// Notes that the next sync of this handle makes the rows of an extent durable.
+    pub fn note_examined(&self, extent: Extent) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.examined = state.examined.max(rows);
+        state.examined = state.examined.longer(extent);
     }
 
     /// Writes rows of other handles again. See [`recovery::write_again`].
     pub fn examine(&self, storage: &dyn Storage, directory: &Path, rows: Range<u64>, forget: bool) -> Result<()> {
-        let end = rows.end;
-        let lost = recovery::write_again(rows, forget, &self.files.keys, &self.files.vectors)?;
+        let lost = recovery::write_again(rows, forget, &self.files.keys, &self.files.rows)?;
         if forget && !lost.is_empty() {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-            let records = self.key_records(state.committed.rows)?;
+            let records = self.key_records(state.rows())?;
             state.index = Index::open(storage, directory, &self.files.meta.uuid, &records);
         }
-        self.note_examined(end);
         Ok(())
     }
 
     /// Adopts a commit. The row count of a live handle never decreases.
     pub fn adopt(&self, storage: &dyn Storage, directory: &Path, slot: Slot) -> Result<()> {
-        hollow::refuse(&self.files.keys, slot.rows)?;
-        let records = self.key_records(slot.rows)?;
-        self.files.vectors.check_length(slot.rows)?;
+        let Slot { committed, synced, .. } = slot;
+        hollow::refuse(&self.files.keys, committed.rows)?;
+        let records = self.key_records(committed.rows)?;
+        self.files.rows.check_length(committed)?;
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let known = state.committed;
-        if slot.rows > known.rows {
+        let known = state.slot;
+        if committed.rows > known.committed.rows {
             state.index.extend(&records);
-            if state.index.wants_snapshot(slot.synced, DeltaLimit::APPENDING) {
+            if state.index.wants_snapshot(synced.rows, DeltaLimit::APPENDING) {
                 let newer = state.index.over_newer(storage, directory, &self.files.meta.uuid, &records);
                 if let Some(newer) = newer {
                     state.index = newer;
                 }
             }
         }
-        state.committed = Slot { rows: slot.rows.max(known.rows), synced: slot.synced.max(known.synced), ..slot };
+        state.slot = Slot { committed: known.committed.longer(committed), synced: known.synced.longer(synced), ..slot };
         Ok(())
     }
 }

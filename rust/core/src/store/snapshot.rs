@@ -16,10 +16,10 @@ impl Store {
         let Ok(open) = self.current() else { return };
         let (slot, due) = {
             let state = open.state.read().unwrap_or_else(PoisonError::into_inner);
-            (state.committed, state.index.wants_snapshot(state.committed.synced, limit))
+            (state.slot, state.index.wants_snapshot(state.slot.synced.rows, limit))
         };
         let is_last = limit == DeltaLimit::CLOSING;
-        if !due || !is_last && slot.synced < self.next_snapshot_try.load(Ordering::Relaxed) {
+        if !due || !is_last && slot.synced.rows < self.next_snapshot_try.load(Ordering::Relaxed) {
             return;
         }
         let written = (|| -> Result<bool> {
@@ -27,20 +27,20 @@ impl Store {
             if lock.is_none() {
                 return Ok(false);
             }
-            let durable = open.key_records(slot.synced)?;
+            let durable = open.key_records(slot.synced.rows)?;
             index::write_snapshot(&*self.storage, &self.directory, &open.files.meta.uuid, slot.epoch, &durable)?;
             Ok(true)
         })();
         match written {
             Ok(true) => {
                 let mut state = open.state.write().unwrap_or_else(PoisonError::into_inner);
-                if let Ok(records) = open.key_records(state.committed.rows) {
+                if let Ok(records) = open.key_records(state.rows()) {
                     state.index = Index::open(&*self.storage, &self.directory, &open.files.meta.uuid, &records);
                 }
             }
             Ok(false) => {}
             // Building a snapshot takes time. The next try is when another one is due, or when this store closes.
-            Err(_) => self.next_snapshot_try.store(slot.synced + limit.after(slot.synced), Ordering::Relaxed),
+            Err(_) => self.next_snapshot_try.store(slot.synced.rows + limit.after(slot.synced.rows), Ordering::Relaxed),
         }
     }
 }

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use dejavec_core::directory::Spec;
 use dejavec_core::files::CacheFiles;
+use dejavec_core::format::column::Column;
 use dejavec_core::format::container::Container;
+use dejavec_core::format::dtype::Dtype;
 use dejavec_core::format::keys::{RECORD_BYTES, Record};
 use dejavec_core::index;
 use dejavec_core::repair;
@@ -15,26 +16,24 @@ use dejavec_core::store::{Durability, Store};
 use dejavec_core::verify;
 use dejavec_core::{Error, Result};
 
+use super::contents::{self, Contents, Files};
 use super::simulated::{Image, Moments, Random, Simulated};
-use super::{key, keys, options, reader, spec};
+use super::{key, keys, options, reader};
 
 pub const ROOT: &str = "/caches";
 const CACHE: &str = "/caches/one";
 
-const DIM: usize = 20;
-const ROW_BYTES: usize = 4 * DIM;
+/// Of a dense row, or of a token.
+const ELEMENT_BYTES: usize = 80;
 
 /// Rows of an append and of a replacement. A write crosses a sector, and the second is shorter than the first.
 const APPENDED: u64 = 12;
 const REPLACED: u64 = 5;
 
-/// A vector that differs from zeros and from every other item and version.
-fn vector(item: u64, version: u8) -> Vec<u8> {
-    key(item).into_iter().chain([version; 8]).cycle().take(ROW_BYTES).collect()
-}
-
-fn cache_spec(container: Container) -> Spec {
-    Spec { dim: DIM as u32, dtype: "<f4".into(), container, ..spec() }
+/// A row that differs from zeros and from every other item and version, but for those without elements.
+fn content(container: Container, item: u64, version: u8) -> Vec<u8> {
+    let bytes = contents::elements(container, item, version) * contents::element_bytes(container, ELEMENT_BYTES);
+    key(item).into_iter().chain([version; 8]).cycle().take(bytes).collect()
 }
 
 /// One call. The number selects the handle.
@@ -122,6 +121,15 @@ impl History {
         }
     }
 
+    fn content(&self, item: u64, version: u8) -> Vec<u8> {
+        content(self.container, item, version)
+    }
+
+    fn rows_of(&self, items: impl Iterator<Item = u64>, version: u8) -> Contents {
+        let size = contents::element_bytes(self.container, ELEMENT_BYTES);
+        Contents::of(self.container, size, items.map(|item| self.content(item, version)))
+    }
+
     fn storage(&self) -> Arc<dyn Storage> {
         Arc::<Simulated>::clone(&self.storage)
     }
@@ -133,7 +141,7 @@ impl History {
             self.handles.push(Store::create(
                 self.storage(),
                 Path::new(CACHE),
-                &cache_spec(self.container),
+                &contents::spec_of(self.container, ELEMENT_BYTES),
                 options(durability),
             )?);
         }
@@ -161,8 +169,8 @@ impl History {
                 let version = self.version;
                 self.rows.extend(items.clone().map(|item| Some((item, version))));
                 self.known.submitted = self.rows.len();
-                let vectors: Vec<u8> = items.clone().flat_map(|item| vector(item, version)).collect();
-                self.handles[handle].append(&keys(items.clone()), &vectors, None)?;
+                let rows = self.rows_of(items.clone(), version);
+                self.handles[handle].append(&keys(items.clone()), rows.batch(), None)?;
                 self.acknowledged.extend(items.map(|item| (item, version)));
             }
             Call::Replace(handle) => {
@@ -172,8 +180,8 @@ impl History {
                 let items = self.next_item - REPLACED..self.next_item;
                 self.rows.extend(items.clone().map(|item| Some((item, version))));
                 self.known.submitted = self.rows.len();
-                let vectors: Vec<u8> = items.clone().flat_map(|item| vector(item, version)).collect();
-                self.handles[handle].put(&keys(items.clone()), &vectors)?;
+                let rows = self.rows_of(items.clone(), version);
+                self.handles[handle].put(&keys(items.clone()), rows.batch())?;
                 self.acknowledged.extend(items.map(|item| (item, version)));
             }
             Call::Sync(handle) => self.handles[handle].sync()?,
@@ -185,7 +193,7 @@ impl History {
             Call::Snapshot => {
                 let files = CacheFiles::open(&*self.storage, path, false)?;
                 let slot = files.recover()?.slot;
-                let keys = files.key_records(slot.synced)?;
+                let keys = files.key_records(slot.synced.rows)?;
                 index::write_snapshot(&*self.storage, path, &files.meta.uuid, slot.epoch, &keys)?;
             }
             Call::Repair => {
@@ -210,15 +218,15 @@ impl History {
     /// rows can be written.
     pub fn check_now(&mut self) {
         self.open().unwrap();
-        let acknowledged: Vec<(u64, Vec<u8>)> = self.acknowledged.iter().map(|(i, v)| (*i, vector(*i, *v))).collect();
-        let items: Vec<u64> = acknowledged.iter().map(|(item, _)| *item).collect();
-        for ((item, _), found) in acknowledged.iter().zip(read_all(&self.handles[0], &items)) {
+        let items: Vec<u64> = self.acknowledged.keys().copied().collect();
+        for (item, found) in items.iter().zip(read_all(&self.handles[0], &items)) {
             let newest = self.acknowledged[item];
-            assert!((newest..=self.version).any(|version| found == vector(*item, version)), "item {item} is lost");
+            let is_one = (newest..=self.version).any(|version| found == Some(self.content(*item, version)));
+            assert!(is_one, "item {item} is lost");
         }
         self.call(Call::Append(0)).unwrap();
         let items: Vec<u64> = (self.next_item - APPENDED..self.next_item).collect();
-        let expected: Vec<_> = items.iter().map(|item| vector(*item, self.version)).collect();
+        let expected: Vec<_> = items.iter().map(|item| Some(self.content(*item, self.version))).collect();
         assert_eq!(read_all(&self.handles[0], &items), expected);
         let report = verify::verify(&*self.storage, Path::new(CACHE)).unwrap();
         assert_eq!((report.damaged, report.problems), (Vec::new(), Vec::new()));
@@ -310,14 +318,15 @@ impl History {
         let storage: Arc<dyn Storage> = Arc::<Simulated>::clone(&simulated);
         let path = Path::new(CACHE);
         // A reader sees the acknowledged rows before any writer recovers.
-        let read = match Store::open(Arc::clone(&storage), path, reader()) {
+        let (read, elements) = match Store::open(Arc::clone(&storage), path, reader()) {
             Ok(store) => {
                 // Without syncs both slots may be lost. If one is torn, the next writer rolls forward.
                 let least = if torn && !self.readers_see_all { 0 } else { known.acknowledged };
                 self.check_vectors(&store, least, known.submitted, None, !self.is_strict());
-                store.rows().unwrap()
+                let statistics = store.statistics().unwrap();
+                (statistics.rows, statistics.elements)
             }
-            Err(Error::NotFound { .. }) if !known.created => 0,
+            Err(Error::NotFound { .. }) if !known.created => (0, 0),
             // A new cache has one slot. If it is torn within a sector, and the first commit was never synced, no valid
             // slot is left. A repair mends that.
             Err(Error::Corrupt { .. }) if torn && !self.is_strict() && known.acknowledged == 0 => {
@@ -325,18 +334,20 @@ impl History {
                 let patience = options(Durability::Commit).patience;
                 let consent = repair::Consent { patience, force: true, allow_network: false };
                 repair::repair(&*storage, path, consent).unwrap();
-                0
+                (0, 0)
             }
             Err(error) => panic!("a reader is refused: {error}"),
         };
-        let before = committed_bytes(&*storage, self.container, read);
+        let before = committed(&*storage, self.container, read, elements);
         // After a commit without syncs, torn within a sector, it is unknown which rows were durable. A damaged row
         // before sound ones hides older rows of its key.
         let may_hide = torn && !self.is_strict();
         // A writer recovers.
         let create = || {
             let options = options(self.durability[0]);
-            let store = Store::create(Arc::clone(&storage), path, &cache_spec(self.container), options).unwrap();
+            let store =
+                Store::create(Arc::clone(&storage), path, &contents::spec_of(self.container, ELEMENT_BYTES), options)
+                    .unwrap();
             store.sync().unwrap();
             store
         };
@@ -357,22 +368,33 @@ impl History {
         self.check_vectors(&store, known.acknowledged, recovered, Some(recovered), may_hide);
         // Recovering again changes nothing.
         drop(store);
-        let once = committed_bytes(&*storage, self.container, u64::MAX);
+        let once = all_bytes(&*storage);
         let store = create();
-        assert!(once == committed_bytes(&*storage, self.container, u64::MAX), "a second recovery changed the files");
+        assert!(once == all_bytes(&*storage), "a second recovery changed the files");
         // More can be written, and no row that a reader may hold has changed.
         let items = 1_000_000..1_000_003;
-        let vectors: Vec<u8> = items.clone().flat_map(|item| vector(item, 0)).collect();
-        store.append(&keys(items.clone()), &vectors, None).unwrap();
-        let found = read_all(&store, &items.collect::<Vec<_>>());
-        assert_eq!(found.concat(), vectors);
+        let rows = self.rows_of(items.clone(), 0);
+        store.append(&keys(items.clone()), rows.batch(), None).unwrap();
+        let expected: Vec<_> = items.clone().map(|item| Some(self.content(item, 0))).collect();
+        assert_eq!(read_all(&store, &items.collect::<Vec<_>>()), expected);
         self.check_vectors(&store, known.acknowledged, recovered, Some(recovered), may_hide);
-        let after = committed_bytes(&*storage, self.container, read);
-        assert!(before[1] == after[1], "the vectors of a reader were changed");
-        let records = before[0].as_chunks().0.iter().zip(after[0].as_chunks().0);
-        for (row, ((before, after), vector)) in (0..).zip(records.zip(before[1].chunks(ROW_BYTES))) {
-            let was_lost = *after == [0; RECORD_BYTES] && !Record::from_bytes(before).holds(row, vector);
-            assert!(before == after || was_lost, "the record of row {row} of a reader was changed");
+        let after = committed(&*storage, self.container, read, elements);
+        assert!(before.1.data == after.1.data, "the vectors of a reader were changed");
+        assert!(before.1.indices == after.1.indices, "the indices of a reader were changed");
+        let records = before.0.as_chunks().0.iter().zip(after.0.as_chunks().0);
+        for (row, (before_record, after_record)) in records.enumerate() {
+            let held =
+                before.1.row(row).filter(|row_before| Record::from_bytes(before_record).holds(row as u64, row_before));
+            match held {
+                Some(content) => {
+                    assert_eq!(before_record, after_record, "the record of row {row} of a reader was changed");
+                    assert_eq!(after.1.row(row), Some(content), "row {row} of a reader lies elsewhere");
+                }
+                None => {
+                    let is_zeroed = *after_record == [0; RECORD_BYTES];
+                    assert!(is_zeroed || before_record == after_record, "the record of damaged row {row} was changed");
+                }
+            }
         }
         // The power may fail again while the cache is recovered.
         let Some((random, draws)) = recovery else { return };
@@ -406,51 +428,61 @@ impl History {
         for ((item, versions), found) in versions.iter().zip(read_all(store, &items)) {
             let floor = versions.iter().rposition(|(row, _)| *row < acknowledged);
             let allowed = &versions[floor.unwrap_or(0)..];
-            if found.is_empty() {
+            let Some(found) = found else {
                 // An unsynced row may hide an older row of its key from a reader.
                 let excused = floor.is_none() || (may_hide && allowed.len() > 1);
                 assert!(excused, "item {item} is lost: {versions:?}, {acknowledged} acknowledged");
                 continue;
-            }
-            let is_right = allowed.iter().any(|(_, version)| found == vector(*item, *version));
+            };
+            let is_right = allowed.iter().any(|(_, version)| found == self.content(*item, *version));
             assert!(is_right, "a wrong or an old vector of item {item}: {versions:?}, {acknowledged} acknowledged");
             if let (Some(rows), true) = (newest, self.is_strict()) {
                 let last = versions.iter().rfind(|(row, _)| *row < rows).unwrap();
-                assert_eq!(found, vector(*item, last.1), "not the newest vector of item {item}");
+                assert_eq!(found, self.content(*item, last.1), "not the newest vector of item {item}");
             }
         }
     }
 }
 
-/// The vectors of the items in a store. Empty for a miss.
-fn read_all(store: &Store, items: &[u64]) -> Vec<Vec<u8>> {
-    let keys = keys(items.iter().copied());
-    let mut rows = vec![0; keys.len()];
-    store.lookup(&keys, &mut rows).unwrap();
-    let mut out = vec![0xEE; keys.len() * ROW_BYTES];
-    let failed = store.gather(&keys, &rows, &mut out, true).unwrap();
-    let found = out.chunks(ROW_BYTES).enumerate();
-    found.map(|(i, vector)| if rows[i] < 0 || failed.contains(&i) { Vec::new() } else { vector.to_vec() }).collect()
+/// The content of the items in a store. None for a miss.
+fn read_all(store: &Store, items: &[u64]) -> Vec<Option<Vec<u8>>> {
+    contents::read(store, &keys(items.iter().copied())).unwrap()
 }
 
-/// The bytes of the first `rows` rows and records. With `u64::MAX`, the bytes of all three files.
-fn committed_bytes(storage: &dyn Storage, container: Container, rows: u64) -> Vec<Vec<u8>> {
-    let whole = rows == u64::MAX;
-    let files = [
-        ("keys.bin", 64, 40, false),
-        (container.file_name(), container.header_bytes() as u64, ROW_BYTES as u64, false),
-        ("commit", 0, 0, true),
-    ];
+fn bytes_of(storage: &dyn Storage, name: &str) -> Vec<u8> {
+    let Ok(file) = storage.open(&Path::new(CACHE).join(name), Access::Read) else { return Vec::new() };
+    let mut bytes = vec![0; file.metadata().unwrap().len as usize];
+    file.read_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+/// The records and rows of an extent.
+fn committed(storage: &dyn Storage, container: Container, rows: u64, elements: u64) -> (Vec<u8>, Files) {
+    let part = |name: &str, header: usize, bytes: u64| {
+        let all = bytes_of(storage, name);
+        all[header.min(all.len())..(header + bytes as usize).min(all.len())].to_vec()
+    };
+    let of = |column: Column| part(column.file_name, column.header_bytes(), elements * column.element_bytes());
+    let dtype = Dtype::parse("<f4").unwrap();
+    let spec = contents::spec_of(container, ELEMENT_BYTES);
+    let data = container.data(dtype, spec.dim);
+    let files = Files {
+        data: of(data),
+        indices: container.indices().map(of),
+        offsets: container.indptr().map(|column| {
+            let entries = rows * column.element_bytes();
+            part(column.file_name, column.header_bytes() - 8, entries + 8)
+        }),
+        element_bytes: data.element_bytes() as usize,
+    };
+    (part("keys.bin", 64, rows * RECORD_BYTES as u64), files)
+}
+
+/// All files of a cache, but for locks.
+fn all_bytes(storage: &dyn Storage) -> Vec<(String, Vec<u8>)> {
+    let names = storage.list(Path::new(CACHE)).unwrap().into_iter().map(|(name, _)| name);
+    let mut files: Vec<_> =
+        names.filter(|name| !name.ends_with("LOCK")).map(|name| (name.clone(), bytes_of(storage, &name))).collect();
+    files.sort();
     files
-        .into_iter()
-        .filter(|(_, _, _, only_whole)| whole || !only_whole)
-        .map(|(name, header, record, _)| {
-            let Ok(file) = storage.open(&Path::new(CACHE).join(name), Access::Read) else { return Vec::new() };
-            let len = file.metadata().unwrap().len;
-            let (from, to) = if whole { (0, len) } else { (header.min(len), (header + rows * record).min(len)) };
-            let mut bytes = vec![0; (to - from) as usize];
-            file.read_at(&mut bytes, from).unwrap();
-            bytes
-        })
-        .collect()
 }

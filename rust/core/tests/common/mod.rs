@@ -6,6 +6,7 @@
     reason = "each test file uses its own part, and fails by panicking"
 )]
 
+pub mod contents;
 pub mod history;
 pub mod simulated;
 pub mod watched;
@@ -70,10 +71,7 @@ impl Place {
 
     /// A cache in this container, with four-byte rows too.
     pub fn create_in(&self, container: Container, durability: Durability) -> Store {
-        let spec = match container {
-            Container::Npy => spec(),
-            Container::Flat(_) => Spec { dim: 1, dtype: "<f4".into(), container, ..spec() },
-        };
+        let spec = if container == Container::Npy { spec() } else { contents::spec_of(container, DIM) };
         Store::create(Arc::clone(&self.storage), &self.path, &spec, options(durability)).unwrap()
     }
 

@@ -1,0 +1,244 @@
+//! Rows in memory, one after the other.
+
+use std::borrow::Cow;
+
+use crate::error::{Error, Result};
+use crate::format::MAX_ELEMENTS;
+use crate::format::column::OFFSET_BYTES;
+use crate::format::commit::Extent;
+use crate::format::meta::Meta;
+use crate::row::{Row, Span};
+
+/// Rows that a caller stores.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// Their numbers.
+    pub data: &'a [u8],
+    /// The index of each number, in a sparse cache.
+    pub indices: Option<&'a [u8]>,
+    /// Where each row begins, and where the last one ends, in elements. None in a dense cache.
+    pub indptr: Option<&'a [i64]>,
+}
+
+impl<'a, T: AsRef<[u8]> + ?Sized> From<&'a T> for Batch<'a> {
+    fn from(data: &'a T) -> Batch<'a> {
+        Batch { data: data.as_ref(), indices: None, indptr: None }
+    }
+}
+
+/// Rows of a cache in memory, checked against its description.
+#[derive(Debug)]
+pub(crate) struct Block<'a> {
+    data: Cow<'a, [u8]>,
+    indices: Option<Cow<'a, [u8]>>,
+    indptr: Option<Cow<'a, [i64]>>,
+    rows: usize,
+    sizes: Sizes,
+}
+
+/// Bytes of an element in each file of a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    /// In the file of numbers.
+    pub(crate) data: usize,
+    /// In the file of indices; 0 without one.
+    pub(crate) indices: usize,
+}
+
+impl Sizes {
+    /// The sizes in a cache.
+    pub(crate) fn of(meta: &Meta) -> Sizes {
+        let bytes = |column: crate::format::column::Column| usize::try_from(column.element_bytes());
+        Sizes {
+            data: bytes(meta.data()).unwrap_or(usize::MAX),
+            indices: meta.container.indices().map_or(0, |column| bytes(column).unwrap_or(usize::MAX)),
+        }
+    }
+}
+
+fn mismatch<T>(expected: String, found: impl ToString) -> Result<T> {
+    Err(Error::Argument { expected, found: found.to_string() })
+}
+
+impl<'a> Block<'a> {
+    /// A batch of `rows` rows for a cache.
+    pub(crate) fn of(batch: Batch<'a>, rows: usize, meta: &Meta) -> Result<Block<'a>> {
+        let Batch { data, indices, indptr } = batch;
+        let (container, sizes) = (meta.container, Sizes::of(meta));
+        if indptr.is_some() == container.is_dense() || indices.is_some() != container.indices().is_some() {
+            return mismatch(format!("a batch for the container {}", container.name()), "one for another container");
+        }
+        let elements = match indptr {
+            None => rows,
+            Some(offsets) => check_offsets(offsets, rows, container.max_elements_of_row(meta.dim))?,
+        };
+        let parts = [("vectors", Some(data), sizes.data), ("indices", indices, sizes.indices)];
+        for (what, bytes, size) in parts.into_iter().filter_map(|(what, bytes, size)| Some((what, bytes?, size))) {
+            let expected = elements.saturating_mul(size);
+            if bytes.len() != expected {
+                return mismatch(format!("{expected} bytes of {what}"), bytes.len());
+            }
+        }
+        let indices = indices.map(Cow::Borrowed);
+        Ok(Block { data: data.into(), indices, indptr: indptr.map(Cow::Borrowed), rows, sizes })
+    }
+
+    /// All numbers.
+    pub(crate) fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// All indices.
+    pub(crate) fn indices(&self) -> Option<&[u8]> {
+        self.indices.as_deref()
+    }
+
+    /// Where row `position` lies in the block, in elements.
+    #[inline]
+    fn span(&self, position: usize) -> (usize, usize) {
+        match &self.indptr {
+            None => (position, position + 1),
+            Some(offsets) => (offsets[position] as usize, offsets[position + 1] as usize),
+        }
+    }
+
+    /// A row, as it lies in files that hold `before` elements before the block.
+    #[inline]
+    pub(crate) fn row(&self, position: usize, before: u64) -> Row<'_> {
+        let (start, end) = self.span(position);
+        let span = self.indptr.is_some().then(|| Span { start: before + start as u64, end: before + end as u64 });
+        Row {
+            span,
+            data: &self.data[start * self.sizes.data..end * self.sizes.data],
+            indices: self.indices.as_ref().map(|all| &all[start * self.sizes.indices..end * self.sizes.indices]),
+        }
+    }
+
+    /// The extent of the files once the block is behind `before`.
+    pub(crate) fn after(&self, before: Extent) -> Extent {
+        let elements = self.indptr.as_ref().map_or(self.rows, |offsets| offsets[self.rows] as usize);
+        Extent { rows: before.rows + self.rows as u64, elements: before.elements + elements as u64 }
+    }
+
+    /// The entries of `indptr.npy` of the block, behind the entry of the row before it. None in a dense cache.
+    pub(crate) fn ends(&self, before: u64) -> Option<Vec<u8>> {
+        let offsets = self.indptr.as_ref()?;
+        let mut bytes = vec![0; offsets.len() * OFFSET_BYTES];
+        for (target, offset) in bytes.as_chunks_mut().0.iter_mut().zip(offsets.iter()) {
+            *target = (before + *offset as u64).to_le_bytes();
+        }
+        Some(bytes)
+    }
+
+    /// The rows at these positions, ascending. Copies only if they are not the whole block.
+    pub(crate) fn select(self, positions: &[usize]) -> Block<'a> {
+        if positions.len() == self.rows {
+            return self;
+        }
+        let part = |all: &[u8], size: usize| -> Vec<u8> {
+            let spans = positions.iter().map(|position| self.span(*position));
+            spans.flat_map(|(start, end)| &all[start * size..end * size]).copied().collect()
+        };
+        let data = part(&self.data, self.sizes.data);
+        let indices = self.indices.as_ref().map(|all| part(all, self.sizes.indices).into());
+        let indptr = self.indptr.is_some().then(|| {
+            let lengths =
+                positions.iter().map(|position| self.span(*position)).map(|(start, end)| (end - start) as i64);
+            let ends = lengths.scan(0, |end, length| {
+                *end += length;
+                Some(*end)
+            });
+            std::iter::once(0).chain(ends).collect()
+        });
+        Block { data: data.into(), indices, indptr, rows: positions.len(), sizes: self.sizes }
+    }
+}
+
+/// Checks where rows begin and end. Returns how many elements they have.
+fn check_offsets(offsets: &[i64], rows: usize, most: u64) -> Result<usize> {
+    if Some(offsets.len()) != rows.checked_add(1) {
+        return mismatch(format!("{rows} + 1 offsets"), offsets.len());
+    }
+    if offsets.first() != Some(&0) {
+        return mismatch("0 as the first offset".into(), format!("{:?}", offsets.first()));
+    }
+    for (row, pair) in offsets.windows(2).enumerate() {
+        let length = pair[1].checked_sub(pair[0]).and_then(|length| u64::try_from(length).ok());
+        match length {
+            Some(length) if length <= most => {}
+            Some(length) => {
+                return mismatch(format!("at most {most} elements in a row"), format!("{length} in row {row}"));
+            }
+            None => return mismatch("ascending offsets".into(), format!("{} before {}", pair[0], pair[1])),
+        }
+    }
+    let last = offsets.last().copied().unwrap_or(0);
+    match u64::try_from(last) {
+        Ok(elements) if elements <= MAX_ELEMENTS => Ok(usize::try_from(elements).unwrap_or(usize::MAX)),
+        _ => mismatch(format!("at most {MAX_ELEMENTS} elements"), last),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::container::Container;
+    use crate::format::dtype::Dtype;
+
+    fn meta(container: Container) -> Meta {
+        Meta {
+            uuid: [0; 16],
+            dim: 2,
+            dtype: Dtype::parse("|u1").unwrap(),
+            container,
+            seed: 0,
+            identity: serde_json::Value::Null,
+            output: serde_json::Value::Null,
+            made_by: String::new(),
+        }
+    }
+
+    #[test]
+    fn rows_of_any_length_are_told_apart_and_selected() {
+        let (data, indptr) = ([0, 1, 2, 3, 4, 5], [0, 1, 1, 3]);
+        let batch = Batch { data: &data, indices: None, indptr: Some(&indptr) };
+        let block = Block::of(batch, 3, &meta(Container::Ragged)).unwrap();
+        let rows: Vec<_> = (0..3).map(|position| block.row(position, 10)).collect();
+        assert_eq!(rows.iter().map(|row| row.data).collect::<Vec<_>>(), [&[0_u8, 1] as &[u8], &[], &[2, 3, 4, 5]]);
+        assert_eq!(rows[2].span, Some(Span { start: 11, end: 13 }));
+        assert_eq!(block.after(Extent { rows: 4, elements: 10 }), Extent { rows: 7, elements: 13 });
+        let chosen = block.select(&[1, 2]);
+        assert_eq!((chosen.row(0, 0).data, chosen.row(1, 0).data), (&[] as &[u8], &[2_u8, 3, 4, 5] as &[u8]));
+        let ends: Vec<u8> = [7_i64, 7, 9].iter().flat_map(|end| end.to_le_bytes()).collect();
+        assert_eq!(chosen.ends(7), Some(ends));
+    }
+
+    #[test]
+    fn sparse_rows_have_an_index_for_each_number() {
+        let (data, indices, indptr) = ([7, 8, 9], [0; 12], [0, 2, 3]);
+        let whole = Batch { data: &data, indices: Some(&indices), indptr: Some(&indptr) };
+        let block = Block::of(whole, 2, &meta(Container::Sparse)).unwrap();
+        assert_eq!(block.row(1, 0).indices.map(<[u8]>::len), Some(4));
+        for wrong in [Batch { indices: Some(&indices[1..]), ..whole }, Batch { indices: None, ..whole }] {
+            assert!(Block::of(wrong, 2, &meta(Container::Sparse)).is_err());
+        }
+    }
+
+    #[test]
+    fn impossible_batches_are_refused() {
+        let refused = |container, data: &[u8], indptr: Option<&[i64]>, rows| {
+            Block::of(Batch { data, indices: None, indptr }, rows, &meta(container)).is_err()
+        };
+        assert!(!refused(Container::Npy, &[0; 4], None, 2));
+        assert!(refused(Container::Npy, &[0; 5], None, 2));
+        assert!(refused(Container::Npy, &[0; 4], Some(&[0, 1, 2]), 2));
+        assert!(refused(Container::Ragged, &[0; 4], None, 2));
+        assert!(!refused(Container::Ragged, &[0; 4], Some(&[0, 2, 2]), 2));
+        for offsets in [&[0_i64, 2] as &[i64], &[1, 2, 2], &[0, 3, 2], &[0, i64::MIN, 2], &[0, 2, i64::MAX]] {
+            assert!(refused(Container::Ragged, &[0; 4], Some(offsets), 2), "{offsets:?}");
+        }
+        let long = vec![0; 2 * 65_537];
+        assert!(refused(Container::Ragged, &long, Some(&[0, 65_537]), 1));
+        assert!(!refused(Container::Ragged, &long[2..], Some(&[0, 65_536]), 1));
+    }
+}

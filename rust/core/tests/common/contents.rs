@@ -1,0 +1,142 @@
+//! Rows of a test in the form of any container.
+
+use dejavec_core::batch::Batch;
+use dejavec_core::directory::Spec;
+use dejavec_core::format::container::Container;
+use dejavec_core::key::Key;
+use dejavec_core::row::{Row, Span};
+use dejavec_core::store::Store;
+use dejavec_core::target::Target;
+
+use super::spec;
+
+/// A cache in a container, with elements of this many bytes.
+pub fn spec_of(container: Container, element_bytes: usize) -> Spec {
+    let (dim, dtype) = match container {
+        Container::Npy | Container::Ragged if element_bytes.is_multiple_of(4) => (element_bytes / 4, "<f4"),
+        Container::Npy | Container::Ragged => (element_bytes, "|u1"),
+        Container::Flat(_) => (element_bytes / 4, "<f4"),
+        Container::Sparse => (1000, "<f4"),
+    };
+    Spec { dim: dim as u32, dtype: dtype.into(), container, ..spec() }
+}
+
+/// Bytes of an element in its file.
+pub fn element_bytes(container: Container, wanted: usize) -> usize {
+    if container == Container::Sparse { 4 } else { wanted }
+}
+
+/// How many elements an item has in one of its versions. Where rows have elements, some have none at first: later ones
+/// would be equal to these, and equal rows are not stored twice.
+pub fn elements(container: Container, item: u64, version: u8) -> usize {
+    let tokens = match version {
+        0 => item as usize % 4,
+        _ => 1 + (item as usize + usize::from(version)) % 3,
+    };
+    match container {
+        Container::Npy | Container::Flat(_) => 1,
+        Container::Ragged => tokens,
+        Container::Sparse => tokens * 7,
+    }
+}
+
+/// The indices of some numbers: others for others.
+fn indices_of(data: &[u8]) -> Vec<u8> {
+    data.iter().map(|byte| byte ^ 0x5A).collect()
+}
+
+/// Rows in memory.
+pub struct Contents {
+    data: Vec<u8>,
+    indices: Option<Vec<u8>>,
+    indptr: Option<Vec<i64>>,
+}
+
+impl Contents {
+    /// The rows with this content.
+    pub fn of(container: Container, element_bytes: usize, rows: impl IntoIterator<Item = Vec<u8>>) -> Contents {
+        let (mut data, mut indptr) = (Vec::new(), vec![0]);
+        for row in rows {
+            data.extend(row);
+            indptr.push((data.len() / element_bytes) as i64);
+        }
+        Contents {
+            indices: container.indices().map(|_| indices_of(&data)),
+            indptr: container.indptr().map(|_| indptr),
+            data,
+        }
+    }
+
+    pub fn batch(&self) -> Batch<'_> {
+        Batch { data: &self.data, indices: self.indices.as_deref(), indptr: self.indptr.as_deref() }
+    }
+}
+
+/// The content of the rows of some keys. None for a miss, and for a row that failed.
+pub fn read(store: &Store, keys: &[Key]) -> dejavec_core::Result<Vec<Option<Vec<u8>>>> {
+    let mut rows = vec![0; keys.len()];
+    store.lookup(keys, &mut rows)?;
+    let meta = store.meta()?;
+    let (container, size) = (meta.container, meta.data().element_bytes() as usize);
+    let mut lengths = vec![0; keys.len()];
+    store.lengths(&rows, &mut lengths)?;
+    let mut indptr = vec![0];
+    for (row, length) in rows.iter().zip(lengths) {
+        // A dense target has a place for a miss too.
+        let length = if container.is_dense() || *row >= 0 { length } else { 0 };
+        indptr.push(indptr[indptr.len() - 1] + length);
+    }
+    if container.is_dense() {
+        indptr = (0..=keys.len() as i64).collect();
+    }
+    let total = indptr[keys.len()] as usize;
+    let mut data = vec![0xEE; total * size];
+    let mut indices = container.indices().map(|column| vec![0xEE; total * column.element_bytes() as usize]);
+    let target = Target {
+        data: &mut data,
+        indices: indices.as_deref_mut(),
+        indptr: container.indptr().map(|_| indptr.as_slice()),
+    };
+    let failed = store.gather(keys, &rows, target, true)?;
+    let contents = (0..keys.len()).map(|position| {
+        if rows[position] < 0 || failed.contains(&position) {
+            return None;
+        }
+        let range = indptr[position] as usize * size..indptr[position + 1] as usize * size;
+        if let Some(indices) = &indices {
+            assert!(indices[range.clone()] == indices_of(&data[range.clone()]), "wrong indices");
+        }
+        Some(data[range].to_vec())
+    });
+    Ok(contents.collect())
+}
+
+/// The bytes of the files of rows, without their headers.
+pub struct Files {
+    pub data: Vec<u8>,
+    pub indices: Option<Vec<u8>>,
+    /// With the first entry.
+    pub offsets: Option<Vec<u8>>,
+    pub element_bytes: usize,
+}
+
+impl Files {
+    /// The content of a row, if the files hold one.
+    pub fn row(&self, row: usize) -> Option<Row<'_>> {
+        let size = self.element_bytes;
+        let Some(offsets) = &self.offsets else {
+            return Some(Row::dense(self.data.get(row * size..(row + 1) * size)?));
+        };
+        let bound = |at: usize| Some(u64::from_le_bytes(offsets.get(at * 8..at * 8 + 8)?.try_into().ok()?));
+        let span = Span { start: bound(row)?, end: bound(row + 1)? };
+        let of = |all: &'_ [u8], size: usize| {
+            Some((span.start as usize).checked_mul(size)?..(span.end as usize).checked_mul(size)?)
+                .filter(|range| range.start <= range.end && range.end <= all.len())
+        };
+        let indices = match &self.indices {
+            None => None,
+            Some(all) => Some(&all[of(all, 4)?]),
+        };
+        Some(Row { span: Some(span), data: &self.data[of(&self.data, size)?], indices })
+    }
+}
