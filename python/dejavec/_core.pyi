@@ -1,9 +1,9 @@
 """The Rust core, as Python sees it.
 
-Arrays cross the border through the buffer protocol: keys are C-contiguous ``uint8`` arrays of shape (n, 32),
-row numbers are ``int64`` arrays of shape (n,) in which -1 stands for "no row". Every call works on a whole
-batch with the GIL released. Errors are those of :mod:`dejavec.errors`; each call may raise ``StorageError``
-and ``CorruptCacheError``.
+Arrays are passed through the buffer protocol. Keys are C-contiguous ``uint8`` arrays of shape (n, 32). Row
+numbers are ``int64`` arrays of shape (n,), with -1 for "no row". Every call works on a whole batch with the
+GIL released. The errors are in :mod:`dejavec.errors`; each call may raise ``StorageError`` and
+``CorruptCacheError``.
 """
 
 from collections.abc import Callable
@@ -36,12 +36,12 @@ def hash_arrow(
     indices: NDArray[np.int64] | None,
     out: NDArray[np.uint8],
 ) -> None:
-    """Write the keys of texts that lie in Arrow buffers into ``out`` (n, 32), without making Python strings.
+    """Write the keys of texts in Arrow buffers into ``out`` (n, 32), without making Python strings.
 
     Args:
-        chunks: of each array, in order, the value buffer (any object with the buffer protocol) and the
-            offsets: text ``i`` is ``data[offsets[i]:offsets[i + 1]]``.
-        indices: which texts of all chunks together to hash, in order; None for all.
+        chunks: for each array, in order, the value buffer ``data`` (any object with the buffer protocol) and
+            the offsets: text ``i`` is ``data[offsets[i]:offsets[i + 1]]``.
+        indices: positions of the texts to hash, in order, counted over all chunks; None for all texts.
         out: uint8 array of shape (n, 32).
 
     Raises:
@@ -54,11 +54,12 @@ def hash_fields(
 ) -> None:
     """Write the keys of items with several fields into ``out`` (n, 32).
 
-    An item whose only field is ``text`` keeps the digest of the text as its key; any other is SHA-256 over a
-    tag byte 0xFF, the scheme version, then (name, length, digest) of each present field, in the order given.
+    If an item has only the field ``text``, its key is the digest of the text. Otherwise its key is the
+    SHA-256 of the tag byte 0xFF, the scheme version, then (name, length, digest) of each present field, in
+    this order.
 
     Args:
-        fields: (name, lengths of shape (n,) in bytes with -1 for "absent", digests of shape (n, 32)).
+        fields: name, lengths in bytes of shape (n,) with -1 for "absent", digests of shape (n, 32).
         out: uint8 array of shape (n, 32).
     """
 
@@ -66,7 +67,7 @@ BLOCK_BYTES: int
 """Bytes of a block of :func:`fingerprint_blocks`."""
 
 def fingerprint_blocks(arrays: list[NDArray[np.uint8]]) -> list[bytes]:
-    """Return the XXH3, 128 bits, of each block of ``BLOCK_BYTES`` of each array, one behind the other.
+    """Return, for each array, the XXH3 (128 bits) of each block of ``BLOCK_BYTES``, concatenated.
 
     An empty array has one block. All cores work, with the GIL released.
     """
@@ -75,13 +76,13 @@ def before_fork() -> None:
     """Note that a fork begins; called by ``os.register_at_fork``."""
 
 def after_fork_in_parent() -> None:
-    """Note that a fork is over, or failed; called by ``os.register_at_fork``."""
+    """Note that a fork has ended or failed; called by ``os.register_at_fork``."""
 
 def after_fork_in_child() -> None:
     """Close the lock files that the parent process held open; called by ``os.register_at_fork``."""
 
 def make_directories(path: str, *, shared: bool) -> None:
-    """Make a directory and its missing parents, for their owner alone or, if ``shared``, for the group."""
+    """Make a directory and its missing parents: private to the owner, or group-shared if ``shared``."""
 
 def under_writers_lock(
     path: str, function: Callable[[], _Result], *, lock_timeout: float, allow_network: bool
@@ -92,45 +93,47 @@ def under_writers_lock(
 
     Raises:
         LockTimeoutError: another writer held the lock for longer than ``lock_timeout`` seconds.
-        NetworkFileSystemError: the directory lies on another machine, and that is not allowed.
+        NetworkFileSystemError: the directory is on a network file system, and that is not allowed.
     """
 
 def verify(path: str) -> dict[str, Any]:
-    """Check every row and file of the cache in the directory ``path``, openable or not.
+    """Check every row and file of the cache in the directory ``path``, even if the cache cannot be opened.
 
     Returns:
-        ``rows``, ``keys`` (different ones), ``dead`` (rows), ``replaced`` (rows), ``damaged`` (list of row
-        numbers) and ``problems`` (list of sentences, one for each damaged file).
+        The numbers of committed ``rows``, of different ``keys``, of ``dead`` and of ``replaced`` rows; the
+        ``damaged`` row numbers (a list); and the ``problems`` (a list with one sentence for each damaged
+        file).
     """
 
 def repair(
     path: str, *, lock_timeout: float, force: bool = False, allow_network: bool = False
 ) -> dict[str, Any]:
-    """Make a damaged cache openable again, under its writers' lock.
+    """Repair a damaged cache, so that it can be opened, under its writers' lock.
 
-    Rebuilds ``commit`` from the row checksums if neither slot is valid, restores a damaged vectors header
-    from ``meta.json``, zeroes the key record of each damaged row (it becomes a miss) and of the older rows of
-    its key, and replaces damaged index snapshots.
+    If neither slot is valid, ``commit`` is rebuilt from the row checksums. A damaged header of the rows file
+    is restored from ``meta.json``. The key record of each damaged row is zeroed, so that it becomes a miss,
+    and so are the records of older rows with its key. The snapshots of a damaged cache are replaced.
 
     Args:
         path: the directory.
         lock_timeout: seconds to wait for the writers' lock.
-        force: whether to go on if more rows are damaged than sound: else nothing is changed.
+        force: whether to repair a cache with more damaged than sound rows. Otherwise nothing is changed.
         allow_network: whether to write on a network file system.
 
     Returns:
-        What ``verify`` returns, for the state before the repair.
+        The result of ``verify`` before the repair.
 
     Raises:
-        CorruptCacheError: most rows are damaged and ``force`` is false, or ``meta.json`` is damaged.
+        CorruptCacheError: more rows are damaged than sound and ``force`` is false, or ``meta.json`` is
+            damaged.
         CacheNotFoundError: there is no cache.
         LockTimeoutError: the lock was held for longer than ``lock_timeout``.
-        NetworkFileSystemError: the directory is on one.
+        NetworkFileSystemError: the directory is on a network file system, and that is not allowed.
     """
 
 @final
 class Rows:
-    """Rows of the vectors file as a buffer: read-only, or private to the caller (copy-on-write)."""
+    """Rows of the rows file as a buffer: read-only, or private to the caller (copy-on-write)."""
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def __len__(self) -> int:
@@ -138,7 +141,7 @@ class Rows:
 
 @final
 class Store:
-    """One cache directory, open. Safe to use from many threads; not across ``fork``."""
+    """An open cache directory. Many threads may use it, but no forked child."""
 
     @staticmethod
     def open(
@@ -153,7 +156,7 @@ class Store:
 
         Raises:
             CacheNotFoundError: the directory is missing or has no ``meta.json``.
-            ForeignDirectoryError: it has none and holds files that are not ours, or is a file.
+            ForeignDirectoryError: it has no ``meta.json`` and holds foreign files, or is a file.
             UnsupportedVersionError: the cache has a newer format version.
         """
 
@@ -171,28 +174,28 @@ class Store:
         shared: bool,
         allow_network: bool,
     ) -> Store:
-        """Create a cache in the directory ``path``, or open the one that is there for appending.
+        """Create a cache in the directory ``path``, or open an existing one for appending.
 
         Args:
             path: the directory.
             dim: numbers in a vector, 1 to 65,536.
             dtype: NumPy descriptor of a number: ``<f2 <f4 <f8 |i1 |u1 <i2 <u2 <i4 <u4 <i8 <u8 |b1``.
-            identity: JSON object: which model and settings make the vectors. The caller compares it with
-                ``Store.identity`` afterwards: an existing cache keeps its own.
-            output: JSON object: which kind of array and dtype the model returns.
-            container: the file that holds the rows: ``vectors.npy``, or ``vectors.faiss``, a FAISS flat index
-                of this metric, which holds float32 only.
-            durability: ``"commit"`` syncs each append group, ``"close"`` only ``sync`` and ``close``.
+            identity: JSON object: the model and settings that make the vectors. An existing cache keeps its
+                identity, so the caller must compare it with ``Store.identity`` afterwards.
+            output: JSON object: the array kind and dtype that the model returns.
+            container: the file that holds the rows: ``vectors.npy``; or ``vectors.faiss``, a FAISS flat index
+                with this metric, which holds only float32.
+            durability: ``"commit"`` syncs at each append group, ``"close"`` only in ``sync`` and ``close``.
             lock_timeout: seconds to wait for the writers' lock.
-            shared: whether the directory, if it is made, and its files are the group's too.
+            shared: whether a new directory and its files are group-shared.
             allow_network: whether to write on a network file system.
 
         Raises:
-            ForeignDirectoryError: the directory holds files that are not ours.
+            ForeignDirectoryError: the directory holds foreign files.
             VectorsError: the existing cache has another dimension, dtype or container, or the container
                 cannot hold the dtype.
             LockTimeoutError: the lock was held for longer than ``lock_timeout``.
-            NetworkFileSystemError: the directory is on one.
+            NetworkFileSystemError: the directory is on a network file system, and that is not allowed.
         """
 
     @property
@@ -211,54 +214,58 @@ class Store:
     def output(self) -> str: ...
     @property
     def rows(self) -> int:
-        """Committed rows that this handle knows of, replaced and dead ones included."""
+        """Committed rows that this handle knows, including replaced and dead ones."""
 
     def __len__(self) -> int:
-        """How many different keys the cache holds, those that others have committed since included."""
+        """How many different keys the cache holds. Commits of other handles count."""
 
     def read_keys(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
-        """Copy the keys of rows into ``out`` (n, 32), zeros where a row is dead or not committed."""
+        """Copy the keys of rows into ``out`` (n, 32). Rows that are dead or not committed give zeros."""
 
     def lookup(self, keys: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
-        """Write the newest row of each key, or -1, into ``rows`` (n,). What others have committed counts."""
+        """Write the newest row of each key, or -1, into ``rows`` (n,). Commits of other handles count."""
 
     def read_text(self, text: str, out: NDArray[Any], verify: bool) -> bool:
-        """Copy the vector of one text into ``out`` (dim,); return whether a sound one is stored.
+        """Copy the vector of one text into ``out`` (dim,). Return whether a sound vector is stored.
 
-        What others have committed counts.
+        Commits of other handles count.
         """
 
     def newest(self) -> tuple[int, int, bytes]:
-        """Tell which rows are the newest of their key, without looking at the keys.
+        """Return which rows are the newest of their key, without reading all keys.
 
         Returns:
-            How many rows there are; how many of them are not the newest: replaced by a later one, or dead;
-            a bit for each row, 1 if it is: row ``i`` is bit ``i % 8`` of byte ``i // 8``, the lowest first.
+            The number of rows; the number of rows that are dead or replaced by a later one; and a bit for
+            each row, 1 if it is the newest. Row ``i`` is bit ``i % 8`` of byte ``i // 8``, where bit 0 is the
+            lowest.
         """
 
     def partition(self, keys: NDArray[np.uint8], rows: NDArray[np.int64], first: NDArray[np.int64]) -> None:
-        """Look up and collapse duplicates.
+        """Look up keys, and find duplicates among the misses.
 
-        ``rows`` is as of ``lookup``. ``first[i]`` is the position of the first item of this call with the key
-        of item ``i`` if that key is a miss, else ``i``. So misses to encode are ``(rows < 0) & (first ==
-        arange(n))``, and duplicates are ``first != arange(n)``.
+        ``rows`` is the result of ``lookup``. If item ``i`` is a miss, ``first[i]`` is the position of the
+        first item of this call with the same key; otherwise it is ``i``. So ``(rows < 0) & (first ==
+        arange(n))`` marks the misses to encode, and ``first != arange(n)`` the duplicates.
         """
 
     def append(self, keys: NDArray[np.uint8], vectors: NDArray[Any], seen: NDArray[np.int64] | None) -> int:
         """Append one group of rows and commit it.
 
-        A key is dropped only if its newest row is now another than the one in ``seen`` (None: no row was
-        seen). ``vectors`` is C-contiguous, (n, dim), of the store's dtype. Keys must differ from each other.
+        ``seen`` (n,) has the newest row of each key at the caller's look-up, -1 for none; None: no key had a
+        row. A key is dropped only if another row is the newest now. ``vectors`` is C-contiguous, (n, dim),
+        with the store's dtype. Keys must differ from each other.
 
         Returns:
             How many rows were appended.
 
         Raises:
-            ReadOnlyCacheError, LockTimeoutError, PoisonedWriterError: see there.
+            ReadOnlyCacheError, LockTimeoutError, PoisonedWriterError: see these classes.
         """
 
     def put(self, keys: NDArray[np.uint8], vectors: NDArray[Any]) -> int:
-        """Append the vectors that are not stored byte for byte already; the last of equal keys wins.
+        """Append all vectors except those that are already stored with the same bytes.
+
+        If keys are equal, the last one wins.
 
         Returns:
             How many rows were appended.
@@ -269,19 +276,19 @@ class Store:
     ) -> list[int]:
         """Copy the rows that ``lookup`` gave for ``keys`` into ``out``.
 
-        ``out`` is C-contiguous, (n, dim), of the store's dtype. Row -1 gives zeros. With
-        ``verify=False`` the checksums of rows that are known to be durable are not checked; that each row has
-        its key is checked always.
+        ``out`` is C-contiguous, (n, dim), with the store's dtype. Row -1 gives zeros. With ``verify=False``
+        the checksums of rows that are known to be durable are not checked. The keys of rows are always
+        checked.
 
         Returns:
-            The positions whose row is not committed, has another key or breaks its checksum. What lies in
-            ``out`` there is undefined.
+            The positions of rows that are not committed, have another key or a checksum mismatch. ``out`` is
+            undefined there.
         """
 
     def gather_halves(
         self, keys: NDArray[np.uint8], rows: NDArray[np.int64], out: NDArray[np.float16], *, verify: bool
     ) -> list[int]:
-        """Do what ``gather`` does for a store of float32, and round each number to the nearest float16.
+        """Do what ``gather`` does, for a store of float32, and round each number to the nearest float16.
 
         ``out`` is C-contiguous, (n, dim).
 
@@ -290,21 +297,22 @@ class Store:
         """
 
     def map_rows(self, keys: NDArray[np.uint8], first: int, *, verify: bool) -> tuple[Rows, list[int]] | None:
-        """Map the rows of ``keys``, which lie one behind the other from row ``first`` on, for the caller.
+        """Map the rows of ``keys`` for the caller. They must be contiguous from row ``first`` on.
 
-        The mapping is private and writable: no copy is made, and the file stays untouched.
+        The mapping is private and writable (copy-on-write): nothing is copied, and the file does not change.
 
         Returns:
-            The mapping and the positions that failed, as of ``gather``; None where the system cannot map.
+            The mapping, and the positions that failed as in ``gather``. None if the rows cannot be mapped.
         """
 
     def read_rows(self, first: int, out: NDArray[Any], *, verify: bool) -> list[int]:
         """Copy the committed rows from ``first`` on into ``out``, without mapping them.
 
-        ``out`` is C-contiguous, (n, dim), of the store's dtype.
+        ``out`` is C-contiguous, (n, dim), with the store's dtype.
 
         Returns:
-            The positions whose row is dead or, unless ``verify`` is false, breaks its checksum.
+            The positions of dead rows and of rows with a checksum mismatch. With ``verify=False`` the
+            checksums of rows that are known to be durable are not checked.
 
         Raises:
             VectorsError: not all of these rows are committed.
@@ -314,20 +322,20 @@ class Store:
         """All committed rows as a read-only mapping."""
 
     def refresh(self) -> int:
-        """Learn what other handles have committed; returns ``rows``.
+        """Read the commits of other handles, and return ``rows``.
 
-        If the directory has other files by now, the store moves to them.
+        If the directory has other files now, the store opens these.
         """
 
     def sync(self) -> None:
-        """Make every committed row durable, whoever wrote it.
+        """Make every committed row durable, including rows of other handles.
 
-        A store that stored nothing believes a commit that says that all is durable, and opens no file for
+        If this store stored nothing and the newest commit calls all rows durable, no file is opened for
         writing.
 
         Raises:
-            StorageError: it failed; or the directory was replaced, and rows that were not synced went with
-                it.
+            StorageError: a sync failed; or the directory was replaced, and unsynced rows were lost with the
+                old files.
         """
 
     def stats(self) -> dict[str, int]:
@@ -338,10 +346,10 @@ class Store:
         """
 
     def close(self) -> None:
-        """Sync what is not durable, write the header, release everything.
+        """Sync rows that are not durable, and close the files.
 
         Later calls raise ``ClosedCacheError``.
 
         Raises:
-            StorageError: as ``sync``.
+            StorageError: see ``sync``.
         """

@@ -1,4 +1,4 @@
-"""The cache under the interfaces that mteb knows: its backend protocol, and the TextVectorMap of mteb 1.x."""
+"""The cache as a backend of mteb's wrapper, and as the TextVectorMap of mteb 1.x."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from dejavec.support.paths import local_directory
 from dejavec.vectors.arrays import Container, from_rows, to_rows
 
 Item = str | Mapping[str, Any]
-"""A text, or a dict as mteb has them: ``{"text": …, "title": …}``."""
+"""A text, or a dict as in mteb: ``{"text": …, "title": …}``."""
 
 
 @runtime_checkable
 class CacheBackendProtocol(Protocol):
-    """What mteb asks of a cache backend: a map from items to vectors."""
+    """The protocol of mteb's cache backends: a map from items to vectors."""
 
     def __init__(self, directory: Path | None = None, **kwargs: Any) -> None:
         """Set the backend up in a directory."""
@@ -35,13 +35,13 @@ class CacheBackendProtocol(Protocol):
         """Add the vectors (n, dim) of n items."""
 
     def get_vector(self, item: dict[str, Any]) -> Any | None:
-        """Return the vector (dim,) of an item, None if there is none."""
+        """Return the vector (dim,) of an item; None if it has no vector."""
 
     def save(self) -> None:
         """Write everything to disk."""
 
     def load(self) -> object:
-        """Read what is on disk."""
+        """Read the vectors on disk."""
 
     def close(self) -> None:
         """Release everything."""
@@ -51,10 +51,10 @@ class CacheBackendProtocol(Protocol):
 
 
 class _Backend:
-    """What the backends share: all but the file that holds the vectors."""
+    """The common part of the backends: everything except the container."""
 
     container: Container | None = None
-    """The file that the directory must have; None for any, and ``vectors.npy`` for a new one."""
+    """The container that the cache must have. None accepts any, and makes ``vectors.npy`` in a new cache."""
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = local_directory(directory, "directory")
@@ -65,7 +65,7 @@ class _Backend:
         self._open()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return directory and settings; whoever is given them opens the cache there."""
+        """Return directory and settings. The unpickled object opens the same cache."""
         left_out = ("_cache", "_named")
         return {name: value for name, value in vars(self).items() if name not in left_out}
 
@@ -77,16 +77,16 @@ class _Backend:
             self.close()
 
     def load(self, name: str | None = None) -> Self:
-        """Learn what is on disk; open the cache again if it was closed.
+        """Read the commits of other processes; open the cache again if it was closed.
 
         Args:
-            name: the task's name, as readers give it; which one it is does not count.
+            name: the task's name, as readers pass it. Its value is ignored.
 
         Raises:
-            CacheNotFoundError: the vectors lie in the directories ``query`` and ``document`` below; or a name
+            CacheNotFoundError: the vectors are in the directories ``query`` and ``document`` below; or a name
                 is given, and there is no such directory.
         """
-        # mteb's wrapper takes what it finds for its own model's, and adds nothing if it finds all.
+        # mteb's wrapper assumes that its model made all vectors, and adds nothing if it finds all of them.
         caller = sys._getframe(1).f_globals.get("__name__", "")
         self._serves_mteb = name is None and str(caller).startswith("mteb.")
         if name is not None and not self.directory.is_dir():
@@ -103,14 +103,14 @@ class _Backend:
         return self
 
     def add(self, items: Item | Sequence[Item], vectors: Any) -> None:
-        """Add vectors; where another vector is stored, replace it.
+        """Add vectors. A stored vector that differs is replaced.
 
         Args:
             items: n items, or one.
             vectors: (n, dim); also (dim,) for one item.
 
         Raises:
-            ItemError: an item is no text.
+            ItemError: an item is neither text nor a dict of content that has a key.
             VectorsError: the vectors do not fit.
             IdentityMismatchError: the cache holds the vectors of a named model.
         """
@@ -122,13 +122,14 @@ class _Backend:
         self._cache.put(item_keys(many), vectors)
 
     def get_vector(self, item: Item) -> NDArray[Any] | None:
-        """Return the vector (dim,) of an item, None if there is none.
+        """Return the vector (dim,) of an item; None if it has no vector.
 
-        Its dtype is that of the vectors added; bfloat16, which NumPy lacks, is float32.
+        It has the dtype of the added vectors, or float32 for bfloat16, which NumPy lacks.
 
         Raises:
             ItemError: the item is neither text nor a dict of content that has a key.
-            IdentityMismatchError: mteb's wrapper asks, and the cache holds the vectors of a named model.
+            IdentityMismatchError: the caller is mteb's wrapper, and the cache holds the vectors of a named
+                model.
         """
         if self._serves_mteb and self._named is not None:
             raise self._named
@@ -148,8 +149,8 @@ class _Backend:
             items: n items.
 
         Returns:
-            Which items have a vector (n,), and an array (n, dim) of the caller's own with the vectors of
-            these; its other rows mean nothing. None in its place before the first vector.
+            Which items have a vector (n,), and a private array (n, dim) with their vectors. Its other rows
+            are undefined. Before the first vector, None instead of the array.
 
         Raises:
             ItemError: an item is neither text nor a dict of content that has a key.
@@ -164,13 +165,13 @@ class _Backend:
         return found, from_rows(vectors, replace(output, library="numpy"))
 
     def identify(self, identity: Mapping[str, Any]) -> None:
-        """Say whose vectors are read and added from now on: an extension, see docs/upstream.md.
+        """Set the identity of the vectors to read and add: an extension, see docs/upstream.md.
 
         Args:
-            identity: all that changes a vector, as a JSON object: model, revision, prompt, arguments.
+            identity: everything that changes a vector, as a JSON object: model, revision, prompt, arguments.
 
         Raises:
-            IdentityMismatchError: the directory holds the vectors of another identity, or of none.
+            IdentityMismatchError: the directory holds vectors with another identity, or without one.
             TypeError: the identity is not JSON.
         """
         identified = self._cache_of(identity)
@@ -183,7 +184,7 @@ class _Backend:
 
     @property
     def vectors(self) -> NDArray[Any]:
-        """All rows (rows, dim): read-only, not copied. ``hash_to_index`` says whose they are."""
+        """All rows (rows, dim): read-only, not copied. ``hash_to_index`` has their keys."""
         self._refuse_directory_above()
         return self._cache.vectors
 
@@ -194,7 +195,7 @@ class _Backend:
 
     @property
     def hash_to_index(self) -> dict[str, int]:
-        """Each item's key, as 64 hex digits, and its row in ``vectors``; plain text has its SHA-256."""
+        """Key to row number in ``vectors``. A key has 64 hex digits; for plain text, it is its SHA-256."""
         self._refuse_directory_above()
         keys = self._cache.keys()
         sound = np.flatnonzero(keys.any(axis=1))
@@ -247,15 +248,15 @@ class _Backend:
 class NumpyCache(_Backend):
     """A dejavec cache as a backend of mteb's own wrapper, and as the ``TextVectorMap`` of mteb 1.x.
 
-    It does not know which model makes its vectors, so it adds only to caches made by a backend. The vectors
-    of a named model are there to be read, but not for mteb's wrapper, whose model nobody can compare.
+    It does not know which model makes its vectors, so it only adds to caches without a named model. The
+    vectors of a named model can be read, but not by mteb's wrapper: it does not say which model it wraps.
 
     Args:
         directory: the cache directory.
-        initial_vectors: accepted for mteb's sake; the file grows as it must.
+        initial_vectors: ignored, since the file grows as needed; mteb passes it.
 
     Raises:
-        ForeignDirectoryError: the directory holds something else, such as a cache that mteb wrote.
+        ForeignDirectoryError: the directory holds other files, such as a cache that mteb wrote.
 
     Example:
         >>> import tempfile, numpy as np
@@ -278,20 +279,20 @@ class NumpyCache(_Backend):
 
 
 class FaissCache(_Backend):
-    """A dejavec cache whose vectors lie in ``vectors.faiss``, an index that FAISS reads at any moment.
+    """A dejavec cache with its vectors in ``vectors.faiss``, an index that FAISS can read at any moment.
 
-    Otherwise it is as :class:`NumpyCache`. The file holds float32, so it takes what float32 holds exactly,
-    such as float16 and bfloat16, and returns it in its own dtype.
+    Otherwise it is like :class:`NumpyCache`. The file holds float32. It takes vectors that float32 holds
+    exactly, such as float16 and bfloat16, and returns them in their own dtype.
 
     Args:
         directory: the cache directory.
         metric: how the index compares vectors: squared Euclidean distance or inner product.
-        dtype: ``"float32"`` takes vectors of any dtype and returns float32, rounded where that does not hold
-            them, as it does not hold float64.
+        dtype: ``"float32"`` takes vectors of any dtype and returns float32. Vectors that float32 does not
+            hold exactly, such as float64, are rounded.
 
     Raises:
-        IdentityMismatchError: the directory has ``vectors.npy``, or an index of the other metric.
-        ForeignDirectoryError: the directory holds something else, such as a cache that mteb wrote.
+        IdentityMismatchError: the directory has ``vectors.npy``, or an index with the other metric.
+        ForeignDirectoryError: the directory holds other files, such as a cache that mteb wrote.
         ValueError: there is no such metric or dtype.
 
     Example:
@@ -328,20 +329,20 @@ class FaissCache(_Backend):
         super().__init__(directory)
 
     def add(self, items: Item | Sequence[Item], vectors: Any) -> None:
-        """Do what :meth:`NumpyCache.add` does, having rounded the vectors if ``dtype`` says so.
+        """Add vectors as :meth:`NumpyCache.add` does. With ``dtype="float32"`` they are rounded first.
 
         Raises:
-            VectorsError: float32 does not hold the vectors, and ``dtype`` is None.
+            VectorsError: float32 would round the vectors, and ``dtype`` is None.
         """
         super().add(items, _rounded(vectors) if self._rounds else vectors)
 
     @property
     def index(self) -> Any | None:
-        """An index of FAISS over the file, without a copy; None before the first vector.
+        """A FAISS index over the file, without a copy; None before the first vector.
 
-        It covers the rows that this cache knows when it is asked for it, replaced ones too, which
-        :meth:`search` leaves out. It outlives the cache. It is for searching only: FAISS ends the process if
-        something is added to it, and a copy made by ``faiss.clone_index`` must not outlive it.
+        It covers all rows that this object knows now, including replaced ones; :meth:`search` leaves these
+        out. The index stays valid after the cache is closed. It is for searching only: FAISS ends the process
+        if something is added to it. A copy made by ``faiss.clone_index`` must not outlive the index.
 
         Raises:
             MissingPackageError: faiss is not installed.
@@ -355,10 +356,10 @@ class FaissCache(_Backend):
         return search(self._cache, queries, k)
 
     def search_items(self, queries: object, k: int) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
-        """Do what :meth:`search` does, and return the items' keys.
+        """Do what :meth:`search` does, and return keys instead of row numbers.
 
         Returns:
-            Distances (n, k), and keys (n, k) as ``hash_to_index`` has them, ``""`` where there are fewer.
+            Distances (n, k), and keys (n, k) as in ``hash_to_index``, ``""`` if there are fewer vectors.
         """
         distances, rows = self.search(queries, k)
         keys = [key.tobytes().hex() for key in self._cache.keys_of(rows.reshape(-1))]
@@ -380,4 +381,4 @@ def _rounded(vectors: Any) -> NDArray[np.float32]:
 
 
 TextVectorMap = NumpyCache
-"""The name of mteb 1.x."""
+"""The name of the class in mteb 1.x."""

@@ -318,14 +318,15 @@ class EmbeddingCache(Closing):
             out: an array for the vectors: C-contiguous, (n, dim), of the stored dtype.
 
         Returns:
-            Which texts are stored (n,), and the vectors (n, dim), zeros for the others: ``out``, or an array
-            of the kind that was stored first. A row whose checksum does not match counts as not stored.
+            Which texts are stored (n,), and the vectors (n, dim), zeros for the other texts. The vectors are
+            ``out``, or an array of the kind that was stored first. A row with a checksum mismatch counts as
+            not stored.
 
         Raises:
-            ItemError: a text is none.
+            ItemError: a text is not a string.
             VectorsError: ``out`` does not fit.
-            CacheNotFoundError: of more than one text: the directory is gone, and ``mode="r"``.
-            CorruptCacheError: the files do not hold what was committed.
+            CacheNotFoundError: the directory is gone, and ``mode="r"``. A call for one text does not notice.
+            CorruptCacheError: committed rows are missing in the files.
         """
         found, vectors = self._store.get(text_keys(texts), out)
         output = self._store.output
@@ -334,44 +335,45 @@ class EmbeddingCache(Closing):
         return found, from_rows(vectors, self._shown(output))
 
     def put(self, texts: object, vectors: object) -> int:
-        """Store the vectors of texts; where another vector is stored, replace it.
+        """Store the vectors of texts. A stored vector that differs is replaced.
 
         Args:
-            texts: n texts; of equal ones the last counts.
+            texts: n texts. If texts are equal, the last one counts.
             vectors: (n, dim): an array or tensor, lists, or a column of pandas, polars or Arrow.
 
         Returns:
-            How many rows were appended: vectors that are stored already are not.
+            How many rows were appended. Vectors that are already stored are not appended.
 
         Raises:
-            ItemError: a text is none.
+            ItemError: a text is not a string.
             VectorsError: the vectors do not fit; nothing was written.
             NonFiniteVectorsError: see ``on_nonfinite``.
-            StorageError: they could not be written.
+            StorageError: the vectors could not be written.
         """
         keys, settings = text_keys(texts), self._settings
         return self._store.put(keys, vectors, dtype=settings.dtype, on_nonfinite=settings.on_nonfinite)
 
     def plan(self, texts: object) -> Plan:
-        """Tell what ``encode`` would find: hits, misses, duplicates, and the bytes that it would add."""
+        """Return what ``encode`` would find: hits, misses, duplicates, and the bytes that it would add."""
         return plan(self._store, text_keys(texts), self._settings)
 
     def search(
         self, queries: object, k: int, *, metric: Metric | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Find the nearest stored vectors of each query, comparing it with all of them.
+        """Find the nearest stored vectors of each query, by comparison with all stored vectors.
 
-        The newest vector of each text counts, as this handle knows it (see :meth:`refresh`). The vectors are
-        read where they lie, without a copy; their checksums are not verified.
+        The newest vector of each text counts, as this object knows it (see :meth:`refresh`). The vectors are
+        read from the mapped file, without a copy, and their checksums are not verified.
 
         Args:
             queries: (n, dim), in any form that NumPy converts to float32.
-            k: how many to find for each.
-            metric: squared Euclidean distance (``"l2"``) or inner product (``"ip"``); None for that of the
+            k: how many vectors to find for each query.
+            metric: squared Euclidean distance (``"l2"``) or inner product (``"ip"``). None: the metric of the
                 file, ``"l2"`` for ``vectors.npy``.
 
         Returns:
-            Distances (n, k), the nearest first, and rows (n, k) of ``vectors``, -1 where there are fewer.
+            Distances (n, k), the nearest first, and row numbers (n, k) in ``vectors``. If there are fewer
+            than k vectors, the remaining row numbers are -1.
 
         Raises:
             VectorsError: the queries have another dimension, or the vectors are neither float32 nor float16.
@@ -395,24 +397,25 @@ class EmbeddingCache(Closing):
         train_rows: int | None = None,
         progress: bool | None = None,
     ) -> Any:
-        """Build an index for approximate search, or take the one that was built of the same rows.
+        """Build an index for approximate search, or load a saved one that was built from the same rows.
 
-        It is trained on rows drawn at random and filled a block at a time, so that memory holds those to
-        train on, one block, and the index. Of product-quantised lists (``IVF4096,PQ48``) this has no table of
-        distances computed beforehand, which may be larger than itself and saves a search little. The index
-        is saved in the cache's directory, and extended if rows only came to it since; if rows were replaced,
-        it is built anew. Damaged rows are left out.
+        The index is trained on random rows and filled in blocks. So memory holds the training rows, one block
+        and the index. With product-quantised lists (``IVF4096,PQ48``), FAISS's table of precomputed distances
+        is dropped: it may be larger than the index, and saves a search little time. The index is saved in the
+        cache's directory. If rows were only added since then, it is extended. If rows were replaced, it is
+        built again. Damaged rows are left out.
 
         Args:
             factory: any string that ``faiss.index_factory`` takes, such as ``"IVF4096,PQ48"``.
             metric: as in :meth:`search`.
-            train_rows: how many rows to train on at most; None for 30 a list of an inverted file, 65,536 at
-                least. Of these, the codes of an inverted file are trained on 32,768 at most.
-            progress: whether to show a bar; None: on a terminal.
+            train_rows: how many rows to train on at most. None: 30 for each list of an inverted file, at
+                least 65,536. The codes of an inverted file are trained on at most 32,768 of these rows.
+            progress: whether to show a progress bar; None: on a terminal.
 
         Returns:
-            A ``faiss.IndexIDMap`` whose ids are rows of ``vectors``: its ``search(queries, k)`` returns
-            distances and rows. ``faiss.extract_index_ivf(index).nprobe`` sets how many lists that visits.
+            A ``faiss.IndexIDMap``. Its ids are row numbers in ``vectors``, so its ``search(queries, k)``
+            returns distances and row numbers. ``faiss.extract_index_ivf(index).nprobe`` sets how many lists a
+            search visits.
 
         Raises:
             VectorsError: there are no vectors.
@@ -423,28 +426,29 @@ class EmbeddingCache(Closing):
         return build_index(self._store, factory, metric, train_rows, progress)
 
     def refresh(self) -> int:
-        """Learn what other processes have stored; return the number of rows.
+        """Read the commits of other processes; return the number of rows.
 
-        ``encode``, ``get``, ``in`` and ``len`` do so by themselves. ``vectors``, ``keys``, ``search`` and
-        ``stats`` go by what this object knows.
+        ``encode``, ``get``, ``in`` and ``len`` do this by themselves. ``vectors``, ``keys``, ``search`` and
+        ``stats`` use the rows that this object knows.
 
         Raises:
             CacheNotFoundError: the directory is gone, and ``mode="r"``.
             StorageError: the files cannot be read.
-            CorruptCacheError: they do not hold what was committed.
+            CorruptCacheError: committed rows are missing in the files.
         """
         return self._store.refresh()
 
     def sync(self) -> None:
-        """Make all that is stored survive a power loss.
+        """Make all stored rows durable, so that they survive a power loss.
 
         Raises:
-            StorageError: that failed, or the directory was replaced before what was put there was synced.
+            StorageError: a sync failed; or the directory was replaced, and unsynced rows were lost with the
+                old files.
         """
         self._store.sync()
 
     def close(self) -> None:
-        """Sync and release everything; later calls raise ``ClosedCacheError``. Closing twice is fine.
+        """Sync, and close all files. Later calls raise ``ClosedCacheError``. Closing twice is allowed.
 
         Raises:
             StorageError: see :meth:`sync`.
@@ -455,9 +459,10 @@ class EmbeddingCache(Closing):
         """Return counts and sizes.
 
         Returns:
-            ``rows``, replaced ones too; ``keys``, the different ones; ``synced`` rows; ``epoch``, which grows
-            by one with each commit; ``row_bytes``; ``bytes_on_disk``; ``snapshot_rows`` and ``delta_rows``,
-            the rows that are looked up in the index file and in memory.
+            ``rows``: committed rows, including replaced ones. ``keys``: different keys. ``synced``: rows
+            known to be durable. ``epoch``: the number of the last commit. ``row_bytes``: bytes of a row.
+            ``bytes_on_disk``: bytes of all files. ``snapshot_rows`` and ``delta_rows``: rows in the index
+            file and in the index in memory.
         """
         return self._store.stats()
 
@@ -465,8 +470,9 @@ class EmbeddingCache(Closing):
         """Check every row and file.
 
         Returns:
-            ``rows``, ``keys`` (different ones), ``dead`` (rows given up), ``replaced`` (rows), ``damaged`` (a
-            list of rows) and ``problems`` (a list of sentences, one for each damaged file).
+            The numbers of committed ``rows``, of different ``keys``, of ``dead`` rows (their records were
+            zeroed) and of ``replaced`` rows; the ``damaged`` row numbers (a list); and the ``problems`` (a
+            list with one sentence for each damaged file).
 
         Raises:
             StorageError: the files cannot be read.
@@ -481,25 +487,25 @@ class EmbeddingCache(Closing):
         lock_timeout: float = 60.0,
         allow_network: bool = False,
     ) -> dict[str, Any]:
-        """Make a damaged cache good again, also one that does not open.
+        """Repair a damaged cache, even if it cannot be opened.
 
-        Damaged rows become misses. The commit record, the headers and the index are made anew where they are
-        damaged.
+        Damaged rows become misses. A damaged commit record, header or index is rebuilt.
 
         Args:
             path: the directory.
-            force: whether to go on if more rows are damaged than sound.
+            force: whether to repair a cache with more damaged than sound rows.
             lock_timeout: seconds to wait for another process that is writing.
             allow_network: whether to write on a network file system.
 
         Returns:
-            What :meth:`verify` found before the repair.
+            The result of :meth:`verify` before the repair.
 
         Raises:
             CacheNotFoundError: there is no cache.
-            CorruptCacheError: most rows are damaged and ``force`` is false, or ``meta.json`` is damaged.
+            CorruptCacheError: more rows are damaged than sound and ``force`` is false, or ``meta.json`` is
+                damaged.
             LockTimeoutError: another process was writing for longer than ``lock_timeout``.
-            NetworkFileSystemError: the directory is on one.
+            NetworkFileSystemError: the directory is on a network file system, and that is not allowed.
 
         Example:
             >>> import tempfile, numpy as np
@@ -516,7 +522,7 @@ class EmbeddingCache(Closing):
         )
 
     def _shown(self, output: Output) -> Output:
-        """Return the kind of array to return in the place of the stored one."""
+        """Return the array kind of results: the one from ``output=``, or the stored one."""
         return output if self._kind is None else replace(output, library=self._kind)
 
     def _serving(
@@ -526,7 +532,7 @@ class EmbeddingCache(Closing):
         texts: Callable[[Positions], list[str]],
         encode: Callable[[Positions], Any],
     ) -> AbstractContextManager[tuple[VectorStore, Callable[[Positions], Any]]]:
-        """Return the context of the store, once the function is known to make its vectors, and ``encode``."""
+        """Return a context with the store and ``encode``. It checks the function on entry."""
         if not self._confirming.items or self._settings.refresh or not callable(function):
             return nullcontext((self._store, encode))
         if self._check is None:

@@ -17,8 +17,8 @@ def sentence(
 
     Args:
         where: the thing at fault; or the whole message.
-        expected: what the thing should have been.
-        found: what the caller gave, or a file holds.
+        expected: the right state of the thing.
+        found: the caller's value, or the content of the file.
         remedy: what to do about it.
 
     Example:
@@ -40,16 +40,16 @@ class DejavecError(Exception):
 
     Args:
         where: the thing at fault; or the whole message. A path also sets the attribute ``path``.
-        expected: what the thing should have been.
-        found: what the caller gave, or the file holds.
+        expected: the right state of the thing.
+        found: the caller's value, or the content of the file.
         remedy: what to do about it.
-        path: the file or directory concerned, if ``where`` is not its path.
+        path: the file or directory at fault, if ``where`` is not its path.
 
     Attributes:
         where: the thing at fault.
-        path: the file or directory concerned, or None.
-        expected: what was expected there, or None.
-        found: what was found instead, or None.
+        path: the file or directory at fault, or None.
+        expected: the right state of the thing, or None.
+        found: the caller's value or the content of the file, or None.
         remedy: what to do about it, or None.
 
     Example:
@@ -114,7 +114,7 @@ class CacheNotFoundError(DejavecError, FileNotFoundError):
 
 
 class UnsupportedVersionError(DejavecError, ValueError):
-    """The cache was written by a newer format version."""
+    """The cache has a newer format version."""
 
 
 class IdentityMismatchError(DejavecError, ValueError):
@@ -126,23 +126,23 @@ class VectorsError(DejavecError, ValueError):
 
 
 class NonFiniteVectorsError(VectorsError):
-    """Vectors hold NaN or infinity and ``on_nonfinite="raise"`` was asked for."""
+    """Vectors hold NaN or infinity, and ``on_nonfinite="raise"`` is set."""
 
 
 class ItemError(DejavecError, TypeError):
-    """An item is not text."""
+    """An item is not text, or its content has no key."""
 
 
 class MissingVectorsError(DejavecError, LookupError):
-    """Items are not in the cache and ``miss="raise"`` was asked for."""
+    """Items are not in the cache, and ``miss="raise"`` is set."""
 
 
 class SpotCheckError(DejavecError, ValueError):
-    """A vector that is held is not what the model returns now."""
+    """A stored vector differs from the vector that the model returns now."""
 
 
 class UnconfirmedError(DejavecError, RuntimeError):
-    """The model could not confirm cached vectors, and ``on_unconfirmed="raise"`` was asked for."""
+    """The model could not confirm cached vectors, and ``on_unconfirmed="raise"`` is set."""
 
 
 class LockTimeoutError(DejavecError, TimeoutError):
@@ -150,7 +150,7 @@ class LockTimeoutError(DejavecError, TimeoutError):
 
 
 class NetworkFileSystemError(DejavecError, OSError):
-    """The cache lies on a network file system, whose locks may not keep two writers apart."""
+    """The cache is on a network file system. Its locks may not keep two writers apart."""
 
 
 class ReadOnlyCacheError(DejavecError, PermissionError):

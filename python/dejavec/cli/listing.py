@@ -1,4 +1,4 @@
-"""``dejavec ls`` and ``dejavec stats``: which caches there are, and whose vectors they hold."""
+"""``dejavec ls`` and ``dejavec stats``: the caches below a directory, and the models of their vectors."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Listed:
     Attributes:
         path: its directory.
         identity: which model and settings made its vectors.
-        rows: how many are committed, replaced ones too.
+        rows: committed rows, including replaced ones.
         dim: numbers in a vector.
-        dtype: the library and dtype in which the model returned them.
-        bytes: of all files.
+        dtype: the library and dtype of the vectors that the model returned, such as ``"numpy float32"``.
+        bytes: the size of all files.
     """
 
     path: Path
@@ -45,10 +45,10 @@ class Listed:
 
 
 def describe_cache(path: Path) -> Listed:
-    """Return what one cache tells of itself, reading none of its vectors.
+    """Return the description of one cache, without reading its vectors.
 
     Raises:
-        DejavecError: it does not open.
+        DejavecError: the cache cannot be opened.
     """
     with KeyedCache(path, mode="r") as cache:
         stats, output = cache.stats(), cache.output
@@ -61,10 +61,10 @@ def ls_command(directory: Path) -> int:
     """Print a table of all caches at and below a directory.
 
     Returns:
-        The exit status: 1 if one of them does not open, or a directory cannot be read.
+        The exit status: 1 if a cache cannot be opened or a directory cannot be read, otherwise 0.
 
     Raises:
-        CacheNotFoundError: there is none.
+        CacheNotFoundError: there is no cache.
     """
     listed: list[Listed] = []
     refused: list[str] = []
@@ -92,7 +92,7 @@ def stats_command(path: Path) -> int:
         The exit status, 0.
 
     Raises:
-        DejavecError: there is none, or it does not open.
+        DejavecError: there is no cache, or it cannot be opened.
     """
     cache = describe_cache(path)
     with KeyedCache(path, mode="r") as opened:
@@ -104,7 +104,7 @@ def stats_command(path: Path) -> int:
     for description in read_proven(path / PROVEN):
         versions = " ".join(f"{name} {version}" for name, version in description.versions)
         seen = f"{description.seen[:12]} on {description.device or 'no device'}"
-        print(f"  proven for the model as it looked: {seen}, {versions}")
+        print(f"  proven for a model with the description {seen}, {versions}")
     return 0
 
 
@@ -125,7 +125,7 @@ def _cells(cache: Listed, directory: Path) -> dict[str, str]:
 
 
 def _model(identity: Mapping[str, Any]) -> str:
-    """Return the shortest text that tells a model from others, for a reader who knows them."""
+    """Return a short text that identifies a model."""
     model = identity.get("model")
     if not isinstance(model, Mapping):
         return "(none named)" if identity == BARE else ""
@@ -133,7 +133,7 @@ def _model(identity: Mapping[str, Any]) -> str:
     parts = [str(name or "(no name)")]
     if revision is not None:
         parts.append(f"@{_short(str(revision))}")
-    for digest in ("weights", "state"):  # The first was written before states were known.
+    for digest in ("weights", "state"):  # Older caches have "weights" instead of "state".
         if digest in model:
             parts.append(f" {digest} {str(model[digest])[:12]}")
     if variant is not None:
@@ -150,13 +150,13 @@ def _printable(text: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """Return a text as one short line, on any terminal."""
+    """Return a text as one short line that any terminal can print."""
     plain = _printable(text)
     return plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST - 1]}…"
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    """Yield the lines of a table: texts to the left, numbers to the right, no column that is empty."""
+    """Yield the lines of a table without empty columns. Texts are left-aligned, numbers right-aligned."""
     names = [name for name in _HEADINGS if any(row[name] for row in rows)]
     lines = [{name: name for name in names}, *rows]
     widths = {name: max(len(line[name]) for line in lines) for name in names}

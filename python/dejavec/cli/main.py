@@ -14,32 +14,32 @@ from dejavec._core import __version__
 from dejavec.errors import DejavecError
 
 _KEPT = {
-    "demo": "what was encoded is kept, but for the last ten seconds; run it again to go on",
-    "import": "what was imported is kept; run it again to go on",
-    "export": "a cache that was being written is not there; run it again",
-    "verify": "a repair that was cut short is done by the next one",
+    "demo": "vectors encoded before the last ten seconds are kept; run it again to continue",
+    "import": "what was imported is kept; run it again to continue",
+    "export": "nothing was exported; run it again",
+    "verify": "an interrupted repair is completed by the next one",
 }
-"""What is true when a command is interrupted."""
+"""Messages after an interrupt: what each command keeps."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: the words after the program's name; None for those of this process.
+        arguments: the words after the program's name; None: the arguments of this process.
 
     Returns:
         The exit status: 0, 1 for a failure, 2 for a wrong call.
     """
     options = _parser().parse_args(arguments)
     if options.command == "run":
-        # Outside the try: whatever the script raises is the script's.
+        # Outside the try: exceptions of the script are not caught here.
         from dejavec.drop_in.run import run
 
         return run(options.script, options.arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # Names and prompts in any script are printed on any terminal.
+            # Names and prompts may hold characters that the terminal's encoding lacks.
             stream.reconfigure(errors="backslashreplace")
     try:
         status = int(_COMMANDS[options.command](options))
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dejavec: interrupted; {_KEPT.get(options.command, 'nothing was changed')}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever read the output, such as `head`, has had enough of it.
+        # The reader of the output, such as `head`, closed it.
         _drop_output()
         return 0
     except OSError as error:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _drop_output() -> None:
-    """Have the interpreter flush what is left of the output to nowhere when it ends."""
+    """Discard the rest of the output, which the interpreter would flush when it ends."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -76,10 +76,10 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser(
         "demo",
-        help="evaluate a model with mteb: uncached, with a cold cache, with a warm one",
-        description="Evaluate a model with mteb three times, without the cache, with it cold and with it "
-        "warm, and compare scores, vectors and times. By default all-MiniLM-L6-v2 searches the docstrings of "
-        "Python's standard library, and no network is used.",
+        help="evaluate a model with mteb: uncached, with a cold cache, with a warm cache",
+        description="Evaluate a model with mteb three times (without the cache, with a cold cache, with a "
+        "warm cache), and compare scores, vectors and times. By default all-MiniLM-L6-v2 searches the "
+        "docstrings of Python's standard library, and no network is used.",
     )
     demo.add_argument(
         "--cache", type=Path, default=Path("demo-cache"), metavar="DIR", help="default: %(default)s"
@@ -93,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser(
         "ls",
         help="list the caches below a directory",
-        description="List all caches at and below a directory: whose vectors they hold, how many, and how "
-        "large they are. The status is 1 if one of them does not open.",
+        description="List all caches at and below a directory, with model, settings, number of rows and "
+        "size. The status is 1 if a cache cannot be opened.",
     )
     listing.add_argument("directory", type=Path, metavar="DIR", nargs="?", default=Path(), help="default: .")
 
@@ -108,12 +108,12 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser(
         "verify",
         help="check every row and file of a cache",
-        description="Check every row and file of a cache and name what is damaged. With --repair, damaged "
-        "rows become misses, and what can be made from the rest is made anew. The status is 1 if anything is "
-        "damaged still.",
+        description="Check every row and file of a cache, and list the damaged ones. With --repair, damaged "
+        "rows become misses, and files that can be rebuilt from the others are rebuilt. The status is 1 if "
+        "anything is still damaged.",
     )
     verify.add_argument("cache", type=Path, metavar="DIR")
-    verify.add_argument("--repair", action="store_true", help="make a damaged cache good again")
+    verify.add_argument("--repair", action="store_true", help="repair a damaged cache")
     verify.add_argument("--force", action="store_true", help="repair it even if most rows are damaged")
     verify.add_argument(
         "--allow-network",
@@ -123,17 +123,17 @@ def _parser() -> argparse.ArgumentParser:
 
     importing = commands.add_parser(
         "import",
-        help="take the vectors of a cache that mteb wrote",
-        description="Take the vectors of one cache that mteb 1 or 2 wrote, or of all below a directory, into "
-        "caches of dejavec. The old files are only read. Vectors that may be wrong are left out, with the "
-        "reason.",
+        help="import the vectors of a cache that mteb wrote",
+        description="Import the vectors of one cache that mteb 1 or 2 wrote, or of all below a directory, "
+        "into caches of dejavec. The old files are only read. Vectors that may be wrong are left out, and "
+        "the reason is printed.",
     )
     importing.add_argument("old", type=Path, metavar="OLD")
     importing.add_argument("new", type=Path, metavar="NEW")
     importing.add_argument(
         "--model", required=True, metavar="NAME@REVISION", help="which model made the vectors"
     )
-    importing.add_argument("--trust", action="store_true", help="take vectors that may be wrong too")
+    importing.add_argument("--trust", action="store_true", help="also import vectors that may be wrong")
 
     exporting = commands.add_parser(
         "export",
@@ -147,8 +147,8 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser(
         "run",
-        help="run a script written for mteb's cache with dejavec's in its place",
-        description="Run a Python script as `python SCRIPT ...` does, with dejavec's cache in the place of "
+        help="run a script written for mteb's cache with dejavec's instead",
+        description="Run a Python script as `python SCRIPT ...` does, with dejavec's cache instead of "
         "mteb's, also under the names of mteb 1.x. The script needs no change.",
     )
     run.add_argument("script", metavar="SCRIPT")
@@ -164,7 +164,7 @@ def _positive(text: str) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    # All read when the libraries are imported.
+    # The libraries read these variables when they are imported.
     if options.task is None and options.model is None:
         for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
             os.environ.setdefault(variable, "1")

@@ -1,1 +1,1 @@
-"""The demonstration: a real model on real text, without the cache, with it cold and with it warm."""
+"""The demonstration: a real model on real text, uncached, with a cold cache and with a warm cache."""

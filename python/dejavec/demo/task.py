@@ -1,4 +1,4 @@
-"""A retrieval task over texts that are already here, and its exact scores."""
+"""A retrieval task over given texts, and its unrounded scores."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SPLIT = "test"
 class TextRetrieval(AbsTaskRetrieval):  # type: ignore[misc]  # mteb is not analysed
     """Retrieval over given documents and queries, for ``mteb.evaluate``.
 
-    mteb rounds the scores it returns to five decimals. So this task also keeps what they were computed from.
+    mteb rounds the returned scores to five decimals. So this task also keeps the unrounded values.
 
     Attributes:
-        similarities: query id -> document id -> similarity, of the last evaluation.
-        query_scores: query id -> name of a measure -> its unrounded value, of the last evaluation.
+        similarities: query id -> document id -> similarity, in the last evaluation.
+        query_scores: query id -> name of a measure -> its unrounded value, in the last evaluation.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class TextRetrieval(AbsTaskRetrieval):  # type: ignore[misc]  # mteb is not anal
         queries: Dataset,
         relevant: Mapping[str, Mapping[str, int]],
     ) -> None:
-        """Take the texts over.
+        """Make a task of these texts.
 
         Args:
             name: the name of the task, and of its directory in a cache.
@@ -63,7 +63,7 @@ class TextRetrieval(AbsTaskRetrieval):  # type: ignore[misc]  # mteb is not anal
         self.query_scores: dict[str, dict[str, float]] = {}
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:  # noqa: ARG002
-        """Hand the texts to mteb."""
+        """Give the texts to mteb."""
         relevant = {query: dict(documents) for query, documents in self._relevant.items()}
         self.dataset = {
             "default": {
@@ -82,17 +82,17 @@ class TextRetrieval(AbsTaskRetrieval):  # type: ignore[misc]  # mteb is not anal
         hf_split: str,  # noqa: ARG002
         hf_subset: str,  # noqa: ARG002
     ) -> dict[str, float]:
-        """Keep what mteb is about to round; adds no score of its own."""
+        """Keep the values that mteb will round. Add no scores."""
         self.query_scores = scores
         self.similarities = results
         return {}
 
     def ndcg_at_10(self) -> float:
-        """The unrounded mean over the queries of the last evaluation."""
+        """Return the unrounded mean over the queries of the last evaluation."""
         return float(np.mean([measures["ndcg_cut_10"] for measures in self.query_scores.values()]))
 
     def digest(self) -> str:
-        """SHA-256 over every query, document and similarity of the last evaluation."""
+        """Return the SHA-256 of every query, document and similarity of the last evaluation."""
         sha = hashlib.sha256()
         for query in sorted(self.similarities):
             ranked = self.similarities[query]
@@ -103,7 +103,7 @@ class TextRetrieval(AbsTaskRetrieval):  # type: ignore[misc]  # mteb is not anal
 
 
 def docstring_task(corpus: Corpus) -> TextRetrieval:
-    """Ask for the docstring that belongs to a first line."""
+    """Return the task: find the docstring that belongs to a first line."""
     return TextRetrieval(
         "DocstringRetrieval",
         "Find the docstring of the Python standard library that a first line belongs to.",

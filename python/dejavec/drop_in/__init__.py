@@ -1,1 +1,1 @@
-"""dejavec's cache in the place of mteb's, without a change to the script."""
+"""dejavec's cache instead of mteb's, without a change to the script."""

@@ -1,4 +1,4 @@
-"""dejavec's classes under the names of mteb's cache, so that what was written for that one uses this one."""
+"""dejavec's classes under the names of mteb's cache, so that code for mteb's cache uses dejavec's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REPLACED = (
     ("mteb.models.cache_wrappers.cache_backends.numpy_cache", "NumpyCache"),
     ("mteb.models.cache_wrappers.cache_backends.faiss_cache", "FaissCache"),
 )
-"""Every module of mteb that binds a class for which dejavec has its own."""
+"""Every module of mteb with a class that dejavec replaces, and the name of the class."""
 
 _OLD_MODULE = "mteb.models.cache_wrapper"
 _OLD_NAMES = ("CachedEmbeddingWrapper", "TextVectorMap")
@@ -34,20 +34,20 @@ _ABSENT = object()
 
 
 def install() -> None:
-    """Put dejavec's cache in the place of mteb's, for this process.
+    """Replace mteb's cache by dejavec's, in this process.
 
-    From now on ``CachedEmbeddingWrapper``, ``NumpyCache`` and ``FaissCache`` are dejavec's wherever they are
-    imported from mteb, and ``mteb.models.cache_wrapper``, the module of mteb 1.x, can be imported with its
-    ``CachedEmbeddingWrapper`` and ``TextVectorMap``. mteb itself is not imported: if it is not yet, this
-    happens as soon as something imports it. Installing twice is fine.
+    From now on, an import of ``CachedEmbeddingWrapper``, ``NumpyCache`` or ``FaissCache`` from mteb gives
+    dejavec's class. The module of mteb 1.x, ``mteb.models.cache_wrapper``, can be imported too, with its
+    ``CachedEmbeddingWrapper`` and ``TextVectorMap``. This function does not import mteb. If mteb is not yet
+    imported, its names are replaced when something imports it. Installing twice is allowed.
 
-    What was taken from mteb before cannot be changed: after ``from mteb.models import
-    CachedEmbeddingWrapper`` that name, a subclass made of it and its instances stay mteb's. So call this
-    first. A child process started by ``multiprocessing`` with "spawn" or "forkserver" imports the main script
-    anew: call this at its top level, not below ``if __name__ == "__main__"``.
+    Names that were imported from mteb earlier do not change. After ``from mteb.models import
+    CachedEmbeddingWrapper``, that name, its subclasses and its instances stay mteb's. So call this first. A
+    child process started by ``multiprocessing`` with "spawn" or "forkserver" imports the main script again.
+    So call this at the top level of the script, not below ``if __name__ == "__main__"``.
 
     Raises:
-        MissingPackageError: mteb is older than 2.20; raised by the import of mteb if that comes later.
+        MissingPackageError: mteb is older than 2.20. If mteb is imported later, that import raises it.
 
     Example:
         >>> import dejavec
@@ -65,10 +65,10 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Undo :func:`install`: mteb's modules have their own names again, and only these.
+    """Undo :func:`install`: mteb's modules get their own classes back, and lose the names of mteb 1.x.
 
-    Names that were imported in between stay dejavec's, and their instances go on working. A name that
-    somebody else has replaced since is left to them. Uninstalling twice, or without installing, is fine.
+    Names that were imported in between stay dejavec's, and their instances continue to work. A name that
+    other code has replaced since then is not changed. Uninstalling twice, or without installing, is allowed.
     """
     if _finder in sys.meta_path:
         sys.meta_path.remove(_finder)
@@ -76,7 +76,7 @@ def uninstall() -> None:
 
 
 class _Names:
-    """What has been put into modules and ``sys.modules``, and what was there before."""
+    """The replaced entries of modules and of ``sys.modules``, with their old values."""
 
     def __init__(self) -> None:
         self._done: list[tuple[dict[str, Any], str, object, object]] = []
@@ -85,7 +85,7 @@ class _Names:
         """Put our classes into mteb's modules, all or none.
 
         Raises:
-            ImportError: these are not the modules of a supported mteb.
+            ImportError: this mteb is not supported.
         """
         for namespace, name, ours in list(_wanted()):
             theirs = namespace.get(name, _ABSENT)
@@ -94,7 +94,7 @@ class _Names:
                 namespace[name] = ours
 
     def restore(self) -> None:
-        """Put back what was there, the last first."""
+        """Put the old values back, the latest first."""
         while self._done:
             namespace, name, theirs, ours = self._done.pop()
             if namespace.get(name, _ABSENT) is not ours:
@@ -106,7 +106,7 @@ class _Names:
 
 
 def _wanted() -> Iterator[tuple[dict[str, Any], str, object]]:
-    """Yield each namespace, the name in it and the object that it is to have.
+    """Yield each namespace, the name to replace in it, and the new object.
 
     Raises:
         ImportError: a module or a name is missing.
@@ -120,7 +120,7 @@ def _wanted() -> Iterator[tuple[dict[str, Any], str, object]]:
         except (ModuleNotFoundError, KeyError) as error:
             found = getattr(sys.modules.get("mteb"), "__version__", "a module without version")
             raise ImportError(
-                f"dejavec's cache can take the place of that of mteb 2.20 or later, found {found}, without "
+                f"dejavec's cache for mteb: expected mteb 2.20 or later, found {found}, without "
                 f"{path}.{name}; install a newer mteb, or run without dejavec",
                 name=path,
             ) from error
@@ -141,15 +141,15 @@ def _old_module() -> ModuleType:
 
 
 class _Finder(MetaPathFinder):
-    """Finds mteb as the other finders do, and has the names replaced once it is imported.
+    """Finds mteb as the other finders do, and replaces the names when mteb has been imported.
 
-    All of mteb's modules are imported after ``mteb`` itself, so nobody can be given a name before.
+    Other code imports mteb's modules only after ``mteb`` itself, so it always gets the new names.
     """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the spec of ``mteb``, None for all else."""
+        """Return the spec of ``mteb``; None for every other module."""
         if fullname != "mteb" or self not in sys.meta_path:
             return None
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
@@ -162,7 +162,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(Loader):
-    """Loads a module as another loader does, and has the names replaced then."""
+    """Loads a module as another loader does, then replaces the names."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader

@@ -1,4 +1,4 @@
-"""``dejavec run``: a script as Python would run it, with dejavec's cache in the place of mteb's."""
+"""``dejavec run``: runs a script as Python does, with dejavec's cache instead of mteb's."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from dejavec.drop_in.install import install
 def run(script: str, arguments: Sequence[str]) -> int:
     """Run a script as ``python script arguments`` does, after :func:`dejavec.install`.
 
-    The process is the script's from here on, until it ends: ``__main__``, ``sys.argv`` and ``sys.path[0]``
-    stay its own for its threads and exit handlers. Its children by ``multiprocessing`` have dejavec's cache
-    too, however they are started; other programs that it starts have not.
+    From here on the process belongs to the script. ``__main__``, ``sys.argv`` and ``sys.path[0]`` stay the
+    script's until the process ends, also for threads and exit handlers. Children started by
+    ``multiprocessing`` have dejavec's cache too, with any start method. Other programs that the script
+    starts do not have it.
 
-    Not :mod:`runpy`, which gives ``__main__`` back too early and leaves its own frames in tracebacks.
+    :mod:`runpy` is not used: it restores ``__main__`` too early, and leaves its own frames in tracebacks.
 
     Args:
         script: the path of a Python source file.
@@ -31,8 +32,8 @@ def run(script: str, arguments: Sequence[str]) -> int:
         The exit status: 0, or 2 if the script cannot be read.
 
     Raises:
-        BaseException: whatever the script raises, ``SystemExit`` included; its traceback is printed as that
-            of the script alone.
+        BaseException: any exception of the script, ``SystemExit`` included. The printed traceback has only
+            frames of the script.
     """
     path = Path.cwd() / script
     try:
@@ -58,9 +59,9 @@ def run(script: str, arguments: Sequence[str]) -> int:
 
 
 def _print_without_this_frame(error: BaseException) -> None:
-    """Have an exception, if it ends the process, printed as the script's alone.
+    """If the exception ends the process, print it without the frame of this module.
 
-    It is printed by the interpreter, which also knows the exit status or signal that belongs to it.
+    The interpreter prints it, and chooses the exit status or signal.
     """
     trace = error.__traceback__ and error.__traceback__.tb_next
     hook = sys.excepthook
@@ -75,11 +76,11 @@ def _print_without_this_frame(error: BaseException) -> None:
 
 
 def _install_here_and_in_children() -> None:
-    """Install in this process and in all that ``multiprocessing`` starts from it, and so on.
+    """Install in this process, its ``multiprocessing`` children, their children, and so on.
 
-    A forked child has everything. Another one is a new interpreter that reads its preparation data, then
-    imports the script: reading ours installs. A fork server gets no such data, so it must not import the
-    script for its children.
+    A forked child inherits the installation. A spawned child is a new interpreter: it unpickles its
+    preparation data, then imports the script. Our entry in this data installs when it is unpickled. A fork
+    server gets no such data, so it must not preload the script for its children.
     """
     install()
     if "forkserver" in multiprocessing.get_all_start_methods():

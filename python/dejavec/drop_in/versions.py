@@ -1,4 +1,4 @@
-"""Which versions of mteb the wrapper is tested with."""
+"""The versions of mteb that are supported."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import re
 from dejavec.errors import MissingPackageError
 
 LOWEST = (2, 20)
-"""The oldest that is tested; 2.0 to 2.12 lack names that the wrapper needs."""
+"""The oldest tested version. Versions 2.0 to 2.12 lack names that the wrapper needs."""
 
 
 def check_mteb() -> None:
-    """Refuse an mteb that is too old.
+    """Check that a supported mteb is installed.
 
     Raises:
-        MissingPackageError: it is, or there is none.
+        MissingPackageError: mteb is too old or not installed.
     """
     expected, remedy = f"mteb {LOWEST[0]}.{LOWEST[1]} or later", "pip install --upgrade 'dejavec[mteb]'"
     try:

@@ -1,4 +1,4 @@
-"""Approximate search: any index that FAISS can make, trained on a cache and filled from it."""
+"""Approximate search: any index that FAISS can make, trained on the rows of a cache and filled with them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dejavec.support.progress import progress
 from dejavec.support.warn import warn
 
 _BLOCK_NUMBERS = 1 << 20
-"""Numbers that are read at a time; to encode them, FAISS may take some dozen times their memory."""
+"""How many numbers to read at a time. FAISS may take some dozen times their memory to encode them."""
 
 _FEWEST_TO_TRAIN = 65_536
 _ROWS_A_LIST = 30
-"""FAISS asks for 39, and warns. With 30 the recall is the same within its spread, with less memory."""
+"""FAISS asks for 39, and warns below. With 30 the recall is the same within its spread, with less memory."""
 
 _MOST_TO_TRAIN_CODES = 32_768
 """FAISS takes 65,536 for codes of 8 bits, and keeps two copies: the rows and their residuals."""
@@ -36,8 +36,8 @@ class _Rows:
     """The rows of a cache as they were at one moment.
 
     Attributes:
-        count: how many there are.
-        is_newest: whether each is the newest of its key (count,).
+        count: how many rows there are.
+        is_newest: whether each row is the newest of its key (count,).
     """
 
     count: int
@@ -82,7 +82,7 @@ def build_index(
             ) from error
         drop_table(made)
         _train(cache, made, rows, train_rows)
-        # Rows that a later one replaced are left out, so the index is told each row's number.
+        # Replaced rows are left out, so positions in the index are no row numbers. Its ids are.
         index = faiss.IndexIDMap(made)
     if covered < rows.count:
         with progress(progress_shown, rows.count - covered, "row") as advance:
@@ -98,9 +98,9 @@ def _made_of(cache: KeyedCache, factory: str, metric: Metric, train_rows: int | 
 
 
 def _saved(cache: KeyedCache, made_of: str, rows: _Rows) -> tuple[Any | None, int]:
-    """Return the saved index that covers the most rows as they are, and how many; else (None, 0).
+    """Return the saved index that covers the most rows and is still valid, and how many rows; else (None, 0).
 
-    The replaced ones among the first n rows only become more, so their number tells which they are.
+    The set of replaced rows among the first n rows only grows, so their number identifies the set.
     """
     for file in saved_indexes(cache.path, made_of):
         if file.rows <= rows.count and file.replaced == rows.replaced_before(file.rows):
@@ -111,7 +111,7 @@ def _saved(cache: KeyedCache, made_of: str, rows: _Rows) -> tuple[Any | None, in
 
 
 def _train(cache: KeyedCache, index: Any, rows: _Rows, train_rows: int | None) -> None:
-    """Train an index, if it wants that, on rows drawn at random, always the same ones."""
+    """Train an index, if it needs training, on random rows. The same cache gives the same rows each time."""
     if index.is_trained:
         return
     faiss = import_faiss()
@@ -147,9 +147,9 @@ def _sample(cache: KeyedCache, dim: int, rows: _Rows, count: int) -> NDArray[np.
 def _blocks(
     cache: KeyedCache, dim: int, rows: _Rows, start: int, advance: Callable[[int], object]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield row numbers (k,) and vectors (k, dim) of the newest rows from ``start`` on, some at a time.
+    """Yield row numbers (k,) and vectors (k, dim) of the newest rows from ``start`` on, in blocks.
 
-    Rows whose checksum does not hold are left out.
+    Rows with a checksum mismatch are left out.
     """
     size = max(1, _BLOCK_NUMBERS // dim)
     for first in range(start, rows.count, size):
@@ -162,7 +162,7 @@ def _blocks(
 
 
 def _save(cache: KeyedCache, index: Any, made_of: str, rows: _Rows) -> None:
-    """Keep an index beside the cache; if that cannot be done, warn."""
+    """Save an index in the directory of the cache. If that fails, warn."""
     file = IndexFile(cache.path, made_of, rows.count, rows.replaced_before(rows.count))
     try:
         file.write(index)

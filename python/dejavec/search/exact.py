@@ -1,4 +1,4 @@
-"""Exact search among the vectors of a cache, by FAISS, over the file as it lies."""
+"""Exact search among the vectors of a cache, by FAISS, over the mapped file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.vectors.arrays import to_rows
 
 Metric = Literal["l2", "ip"]
-"""Squared Euclidean distance, where less is nearer; inner product, where more is."""
+"""Squared Euclidean distance (less is nearer) or inner product (more is nearer)."""
 
 
 def import_faiss() -> Any:
@@ -35,7 +35,7 @@ def import_faiss() -> Any:
 
 
 def metric_number(metric: Metric) -> int:
-    """Return FAISS's number of a metric.
+    """Return FAISS's number for a metric.
 
     Raises:
         ValueError: there is no such metric.
@@ -48,19 +48,19 @@ def metric_number(metric: Metric) -> int:
 
 
 def flat_index(vectors: NDArray[Any], metric: Metric) -> Any:
-    """Return a flat index of vectors as they lie in memory, without a copy.
+    """Return a flat index over vectors in memory, without a copy.
 
     Args:
         vectors: (rows, dim), float32 or float16, C-contiguous; aligned or not.
         metric: how vectors are compared.
 
     Returns:
-        ``faiss.IndexFlatL2`` or ``IndexFlatIP``; of float16, ``faiss.IndexScalarQuantizer``. It holds a
-        reference to the vectors, which copies made by ``faiss.clone_index`` do not. It is for searching
-        only: FAISS ends the process if something is added to an index over memory not its own.
+        ``faiss.IndexFlatL2`` or ``IndexFlatIP``; for float16, ``faiss.IndexScalarQuantizer``. It holds a
+        reference to the vectors; copies made by ``faiss.clone_index`` do not. It is for searching only:
+        FAISS ends the process if something is added to an index over memory that FAISS does not own.
 
     Raises:
-        VectorsError: numbers of another type.
+        VectorsError: the vectors have another dtype.
     """
     faiss = import_faiss()
     number, dim = metric_number(metric), vectors.shape[1]
@@ -121,5 +121,5 @@ def search(
 
 
 def default_metric(cache: KeyedCache) -> Metric:
-    """Return the metric of the cache's file, ``"l2"`` if it has none."""
+    """Return the metric of the cache's file, or ``"l2"`` for ``vectors.npy``, which has none."""
     return "ip" if cache.container == "faiss-ip" else "l2"

@@ -1,8 +1,8 @@
-"""Indexes saved beside a cache: each one's name says what it is of, and a digest ends it.
+"""Indexes saved in the directory of a cache.
 
-``search-<made of>-<rows>-<replaced>.faiss`` is what FAISS writes, then the SHA-256 of it, which FAISS does
-not read. ``made of`` are 12 hex digits of the cache and of how the index was made; ``rows`` is how many rows
-of the cache it covers, ``replaced`` how many of these it leaves out.
+A file ``search-<made of>-<rows>-<replaced>.faiss`` is what FAISS writes, then the SHA-256 of these bytes,
+which FAISS does not read. ``made of`` is 12 hex digits, a digest of the cache's uuid and the settings of the
+index. ``rows`` is how many rows of the cache the index covers, ``replaced`` how many of these it leaves out.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class IndexFile:
     """One saved index.
 
     Attributes:
-        directory: of the cache.
-        made_of: 12 hex digits.
+        directory: the directory of the cache.
+        made_of: 12 hex digits, a digest of the cache's uuid and the settings of the index.
         rows: how many rows of the cache it covers.
         replaced: how many of these it leaves out.
     """
@@ -45,7 +45,7 @@ class IndexFile:
         return self.directory / f"search-{self.made_of}-{self.rows}-{self.replaced}.faiss"
 
     def read(self) -> Any | None:
-        """Return the index; None if the file is not as it was written."""
+        """Return the index; None if the file cannot be read, or its SHA-256 does not match."""
         try:
             with self.path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size - _DIGEST_BYTES
@@ -54,18 +54,18 @@ class IndexFile:
             index = import_faiss().read_index(os.fspath(self.path))
         except (OSError, RuntimeError):
             return None
-        # FAISS has a flag to read without the table, but then residual quantisers lack theirs too.
+        # FAISS has a flag to read without this table, but it also drops the tables of residual quantisers.
         drop_table(index)
         return index
 
     def write(self, index: Any) -> None:
-        """Write the index, all of it or nothing, and remove older ones of the same make.
+        """Write the index, completely or not at all, and remove older files with the same ``made_of``.
 
-        If another process is writing one of this make, nothing is done.
+        If another process is writing such a file, nothing is done.
 
         Raises:
-            OSError: it cannot be written.
-            RuntimeError: likewise, said by FAISS.
+            OSError: the index cannot be written.
+            RuntimeError: FAISS cannot write the index.
         """
         # One name for all writers: a crashed writer's file is unlocked, so the next writer reuses it.
         temporary = self.directory / f"search-{self.made_of}.tmp"
@@ -92,7 +92,7 @@ class IndexFile:
 
 
 def saved_indexes(directory: Path, made_of: str) -> list[IndexFile]:
-    """Return the saved indexes of one make, the one of the most rows first."""
+    """Return the saved indexes with this ``made_of``, most rows first."""
     names = [_NAME.fullmatch(path.name) for path in directory.glob(f"search-{made_of}-*.faiss")]
     files = [
         IndexFile(directory, made_of, int(name["rows"]), int(name["replaced"])) for name in names if name
@@ -101,10 +101,10 @@ def saved_indexes(directory: Path, made_of: str) -> list[IndexFile]:
 
 
 def drop_table(index: Any) -> None:
-    """Have an index do without the distances that FAISS computes beforehand for product-quantised lists.
+    """Drop the table of distances that FAISS precomputes for product-quantised lists.
 
-    They are a KiB for each list and part of a vector, often several times the index, and save a search
-    little. What it finds is the same.
+    The table takes a KiB for each list and each part of a vector, often several times the size of the index,
+    and saves a search little time. The results are the same without it.
     """
     faiss = import_faiss()
     inverted = faiss.downcast_index(faiss.try_extract_index_ivf(index))
@@ -114,7 +114,7 @@ def drop_table(index: Any) -> None:
 
 
 def _digest(file: BinaryIO, size: int) -> bytes:
-    """Return the SHA-256 of the first bytes of a file, and leave it at their end."""
+    """Return the SHA-256 of the first ``size`` bytes of a file. The file position is then behind them."""
     digest = hashlib.sha256()
     file.seek(0)
     while size > 0 and (block := file.read(min(size, _BLOCK_BYTES))):
