@@ -31,6 +31,6 @@ run new hit filled
 environment refused mteb==2.12.0 sentence-transformers==6.2.0 datasets==5.2.0
 found=$(PYTHONPATH=python "$below/refused/bin/python" -c "import dejavec; dejavec.install(); import mteb" 2>&1 | tail -n 1) || true
 case $found in
-*"needs mteb 2.20 or later, found 2.12.0"*) echo "refused: mteb 2.12.0" ;;
+*"expected mteb 2.20 or later, found 2.12.0"*) echo "refused: mteb 2.12.0" ;;
 *) echo "expected mteb 2.12.0 to be refused, found: $found" >&2; exit 1 ;;
 esac

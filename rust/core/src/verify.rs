@@ -28,7 +28,7 @@ pub struct Report {
     pub rows: u64,
     /// Different keys among the rows that are neither dead nor damaged.
     pub keys: u64,
-    /// Rows without a key: zeroed by a repair.
+    /// Rows without a key: zeroed by a repair, or by a writer after a power loss.
     pub dead: u64,
     /// Rows that a newer row of their key replaces.
     pub replaced: u64,
