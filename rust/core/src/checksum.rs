@@ -16,19 +16,28 @@ pub fn block(bytes: &[u8]) -> u64 {
 /// xxh3-64(key ‖ row number ‖ first element ‖ element behind the last ‖ xxh3-64 of the row's bytes in each file).
 ///
 /// The row number reveals a shifted file. The key reveals a vector at the row of another key.
-#[inline]
+#[inline(always)]
 pub fn row(key: &Key, row: u64, content: &Row<'_>) -> u64 {
-    let Some(Span { start, end }) = content.span else {
-        let mut message = [0_u8; 48];
-        message[..32].copy_from_slice(key);
-        message[32..40].copy_from_slice(&row.to_le_bytes());
-        message[40..].copy_from_slice(&xxh3_64(content.data).to_le_bytes());
-        return xxh3_64(&message);
-    };
+    match content.span {
+        None => dense_row(key, row, content.data),
+        Some(span) => row_of_elements(key, row, span, content),
+    }
+}
+
+#[inline]
+fn dense_row(key: &Key, row: u64, vector: &[u8]) -> u64 {
+    let mut message = [0_u8; 48];
+    message[..32].copy_from_slice(key);
+    message[32..40].copy_from_slice(&row.to_le_bytes());
+    message[40..].copy_from_slice(&xxh3_64(vector).to_le_bytes());
+    xxh3_64(&message)
+}
+
+fn row_of_elements(key: &Key, row: u64, span: Span, content: &Row<'_>) -> u64 {
     let mut message = [0_u8; 72];
     message[..32].copy_from_slice(key);
-    let hashes = [row, start, end, xxh3_64(content.data), content.indices.map_or(0, xxh3_64)];
-    for (target, number) in message[32..].as_chunks_mut().0.iter_mut().zip(hashes) {
+    let numbers = [row, span.start, span.end, xxh3_64(content.data), content.indices.map_or(0, xxh3_64)];
+    for (target, number) in message[32..].as_chunks_mut().0.iter_mut().zip(numbers) {
         *target = number.to_le_bytes();
     }
     // A cache without indices has one file of elements.
