@@ -144,12 +144,17 @@ impl CacheFiles {
 
     /// Writes the headers of the files of rows, which show durable rows to other programs.
     ///
-    /// That of the offsets is the last one: they never show rows whose elements another file does not show.
+    /// The offsets never show rows whose elements another file does not show, also after a power loss. So the other
+    /// headers are synced first.
     pub fn write_row_headers(&self, synced: Extent) -> Result<()> {
-        for (file, column) in self.row_files() {
-            let is_of_rows = self.rows.indptr().is_some_and(|indptr| std::ptr::eq(indptr, file));
-            let count = if is_of_rows { synced.rows } else { synced.elements };
-            file.write_header(&column.header(count))?;
+        let Meta { container, dtype, dim, .. } = self.meta;
+        let files = self.rows.of_elements().zip(std::iter::once(container.data(dtype, dim)).chain(container.indices()));
+        for (file, column) in files {
+            file.write_header(&column.header(synced.elements))?;
+        }
+        if let (Some(file), Some(column)) = (self.rows.indptr(), container.indptr()) {
+            self.rows.of_elements().try_for_each(RecordsFile::sync)?;
+            file.write_header(&column.header(synced.rows))?;
         }
         Ok(())
     }

@@ -37,7 +37,7 @@ impl RowFiles {
     }
 
     /// The files of elements.
-    fn of_elements(&self) -> impl Iterator<Item = &RecordsFile> {
+    pub(crate) fn of_elements(&self) -> impl Iterator<Item = &RecordsFile> {
         std::iter::once(&self.data).chain(&self.indices)
     }
 

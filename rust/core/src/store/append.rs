@@ -32,6 +32,8 @@ pub(super) struct Writer {
     pub(super) names_are_durable: bool,
     /// Whether this handle wrote the bytes behind the committed rows.
     pub(super) tail_is_ours: bool,
+    /// What the headers of the files of rows show, if this handle wrote them last.
+    pub(super) shown: Option<Extent>,
     /// Whether this handle appended rows.
     pub(super) appended: bool,
     /// Whether there are committed rows that are not synced.
@@ -206,9 +208,11 @@ impl Store {
         writer.appended = true;
         open.note_examined(slot.committed);
         writer.unsynced |= slot.synced.rows < slot.committed.rows;
-        if slot.synced.rows > 0 {
-            // For other programs only. The next group writes it again.
-            let _ = open.files.write_row_headers(slot.synced);
+        if slot.synced.rows > 0 && writer.shown != Some(slot.synced) {
+            // For other programs only. The next group writes them again. A failed sync is none of this commit, which is
+            // acknowledged, but leaves the content of the disk unknown.
+            let shown = poisoning(&mut writer.poisoned, || open.files.write_row_headers(slot.synced));
+            writer.shown = shown.is_ok().then_some(slot.synced);
         }
         open.adopt(&*self.storage, &self.directory, slot)
     }

@@ -161,8 +161,9 @@ impl Store {
         open.note_examined(extent);
         // The next group must not write into pages that a failed sync marked as clean.
         files.forget_pages_behind(extent)?;
+        writer.shown = None;
         if !files.has_whole_headers() {
-            files.write_row_headers(synced)?;
+            poisoning(&mut writer.poisoned, || files.write_row_headers(synced))?;
         }
         let durable = recovered.roll_forward || behind || self.options.durability == Durability::Commit;
         if durable {

@@ -9,6 +9,7 @@ use dejavec_core::format::column::Column;
 use dejavec_core::format::container::Container;
 use dejavec_core::format::dtype::Dtype;
 use dejavec_core::format::keys::{RECORD_BYTES, Record};
+use dejavec_core::format::npy::Header;
 use dejavec_core::index;
 use dejavec_core::repair;
 use dejavec_core::storage::{Access, Storage};
@@ -338,6 +339,9 @@ impl History {
             }
             Err(error) => panic!("a reader is refused: {error}"),
         };
+        if !torn {
+            self.check_shown_rows(&*storage);
+        }
         let before = committed(&*storage, self.container, read, elements);
         // After a commit without syncs, torn within a sector, it is unknown which rows were durable. A damaged row
         // before sound ones hides older rows of its key.
@@ -405,6 +409,23 @@ impl History {
                 self.check(&image, known, torn || torn_again, None, tally);
                 tally.in_recovery += tally.images - seen;
             }
+        }
+    }
+
+    /// Checks that the headers show other programs only rows that are there, and no row without its elements.
+    fn check_shown_rows(&self, storage: &dyn Storage) {
+        let header = |name: &str| bytes_of(storage, name).get(..128).and_then(|bytes| Header::parse(bytes).ok());
+        let spec = contents::spec_of(self.container, ELEMENT_BYTES);
+        let data = self.container.data(Dtype::parse("<f4").unwrap(), spec.dim);
+        let Some(shown) = header(data.file_name) else { return };
+        let rows = match self.container.indptr() {
+            None => shown.rows,
+            Some(indptr) => header(indptr.file_name).map_or(0, |header| header.rows.saturating_sub(1)),
+        };
+        let (records, files) = committed(storage, self.container, rows, shown.rows);
+        for (row, record) in records.as_chunks().0.iter().enumerate() {
+            let is_there = files.row(row).is_some_and(|content| Record::from_bytes(record).holds(row as u64, &content));
+            assert!(is_there || *record == [0; RECORD_BYTES], "row {row} of {rows} is shown, and is not there");
         }
     }
 
