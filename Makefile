@@ -108,7 +108,7 @@ docs: build $(STAMPS)/docs ## the site, into target/site
 readers: $(STAMPS)/readers ## other programs that read our files, in an environment of their own, for a test
 
 wheel: wheel-build ## wheels, a source distribution and a bill of materials into dist/, audited and tried in empty environments
-	UV="$(CURDIR)/$(UV)" $(VENV)/release/bin/python -m pytest --config-file release/pytest.ini -rAs release $(ARGS)
+	UV="$(CURDIR)/$(UV)" $(OFFLINE) $(TEST_THREADS) $(VENV)/release/bin/python -m pytest --config-file release/pytest.ini -rAs release $(ARGS)
 
 wheel-build: $(STAMPS)/release
 	$(VENV)/release/bin/python release/build.py

@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import re
-import shlex
 import subprocess
 import sys
 import tarfile
@@ -21,14 +20,12 @@ from collections.abc import Callable
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
-from typing import Any
 
 import components
 import pytest
+from installing import DIST, ROOT, UV, native, run
+from pages import blocks
 
-ROOT = Path(__file__).resolve().parents[1]
-DIST = ROOT / "dist"
-UV = shlex.split(os.environ.get("UV", "uv"))
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 # What needs no more than NumPy and tqdm.
 SLICE = ("commands/test_command_line.py", "cache/test_decorator.py", "reliability/test_fresh_reads.py")
@@ -37,13 +34,6 @@ LARGEST = 2_000_000
 
 wheels = pytest.mark.parametrize("wheel", sorted(DIST.glob("*.whl")), ids=lambda wheel: wheel.name)
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="a promise of wheels for Linux")
-
-
-def run(*command: object, **settings: Any) -> str:
-    """A program's output; the test fails with all of it if the program does."""
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, **settings)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 def extension(wheel: Path) -> bytes:
@@ -55,12 +45,6 @@ def metadata(wheel: Path) -> Message:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         return Parser().parsestr(archive.read(name).decode())
-
-
-def native() -> Path:
-    """The wheel that this machine's Pythons take."""
-    (wheel,) = (wheel for wheel in DIST.glob("*.whl") if "musllinux" not in wheel.name)
-    return wheel
 
 
 def source() -> Path:
@@ -145,10 +129,9 @@ def try_out(environment: Path, pytest_alone: Path, where: Path) -> None:
     own = "from importlib.metadata import distributions as all_; print(*sorted(d.name for d in all_()))"
     assert run(python, "-c", own).split() == ["dejavec", "numpy", "tqdm"]
 
-    readme = (ROOT / "README.md").read_text()
-    (quick_start,) = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)[:1]
+    quick_start = next(blocks(ROOT / "README.md", "python"))
     assert run(python, "-c", "print(__import__('dejavec').__file__)", cwd=where).startswith(str(environment))
-    run(python, "-c", quick_start, cwd=where)
+    assert run(python, "-c", quick_start.source, cwd=where) == quick_start.output
 
     command = environment / "bin/dejavec"
     assert run(command, "--version").split()[-1] == metadata(native())["Version"]

@@ -3,78 +3,42 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import OUTPUT, ROOT, Block, blocks, fences
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FENCE = re.compile(r"^```(?P<language>\w*)(?P<info>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 # What a fence of another language than Python may be: shown, not run.
 SHOWN = {"sh", "text", "toml", "json"}
-OUTPUT = 'title="output"'
 WITH_PROGRAMS = {"README.md", "index.md", "mteb.md", "search.md", "moving.md"}
 
 
-@dataclass(frozen=True)
-class Block:
-    """A program in a page.
-
-    Attributes:
-        page: the page.
-        line: how many lines are above the code.
-        code: the program.
-        output: what the page says it prints; None if it says nothing.
-    """
-
-    page: Path
-    line: int
-    code: str
-    output: str | None
-
-    def __str__(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
-
-
-def blocks(page: Path) -> Iterator[Block]:
-    text = page.read_text()
-    fences = list(FENCE.finditer(text))
-    for at, fence in enumerate(fences):
-        if fence["language"] != "python":
-            continue
-        follower = fences[at + 1] if at + 1 < len(fences) else None
-        output = follower["code"] if follower and OUTPUT in follower["info"] else None
-        yield Block(page, text.count("\n", 0, fence.start("code")), fence["code"], output)
-
-
 @pytest.mark.filterwarnings("ignore::dejavec.errors.DejavecWarning")
-@pytest.mark.parametrize("block", [block for page in PAGES for block in blocks(page)], ids=str)
+@pytest.mark.parametrize("block", [block for page in PAGES for block in blocks(page, "python")], ids=str)
 def test_a_block_runs_by_itself_and_prints_what_the_page_says(
     block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    # A traceback then names the line of the page.
-    exec(compile("\n" * block.line + block.code, str(block.page), "exec"), {"__name__": "__main__"})
+    exec(compile(block.source, str(block.page), "exec"), {"__name__": "__main__"})
     if block.output is not None:
         assert capsys.readouterr().out == block.output
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_block_escapes_by_its_language(page: Path) -> None:
-    fences = list(FENCE.finditer(page.read_text()))
-    assert {fence["language"] for fence in fences} <= SHOWN | {"python"}
-    assert page.read_text().count("\n```") == 2 * len(fences)
+    found = fences(page)
+    assert {fence["language"] for fence in found} <= SHOWN | {"python"}
+    assert page.read_text().count("\n```") == 2 * len(found)
 
 
 def test_an_output_follows_a_program_that_prints() -> None:
     for page in PAGES:
-        fences = list(FENCE.finditer(page.read_text()))
-        for before, fence in zip([None, *fences], fences, strict=False):
+        found = fences(page)
+        for before, fence in zip([None, *found], found, strict=False):
             if OUTPUT in fence["info"]:
                 assert before, page.name
                 assert before["language"] == "python", page.name
@@ -84,7 +48,7 @@ def test_an_output_follows_a_program_that_prints() -> None:
 @pytest.mark.parametrize("name", sorted(WITH_PROGRAMS))
 def test_the_pages_for_users_have_programs(name: str) -> None:
     (page,) = (page for page in PAGES if page.name == name and page.parent.name != "api")
-    assert list(blocks(page))
+    assert list(blocks(page, "python"))
 
 
 def test_links_within_the_project_lead_somewhere() -> None:
