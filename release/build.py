@@ -79,7 +79,7 @@ def main() -> None:
     bill = DIST / f"dejavec-{version}.cdx.json"
     # Cargo fetches the crates here, so that the folder which holds their sources has a name from now on.
     run(sys.executable, ROOT / "release" / "components.py", "--sbom", bill)
-    build = [
+    build: list[str | Path] = [
         sys.executable,
         "-m",
         "maturin",
