@@ -57,6 +57,13 @@ def test_links_within_the_project_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_every_picture_has_words_for_who_cannot_see_it() -> None:
+    pictures = [text for page in PAGES for text in re.findall(r"!\[(.*?)\]\(", page.read_text())]
+    assert pictures
+    assert all(map(str.strip, pictures))
+    assert not any("<img" in page.read_text() for page in PAGES)
+
+
 def test_the_page_about_the_command_line_is_what_the_program_says() -> None:
     script = ROOT / "docs" / "command_line.py"
     names: dict[str, Any] = {"__name__": "command_line", "__file__": str(script)}
