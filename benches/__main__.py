@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from benches import cases, machine, plots, report
+from benches import cases, machine, plots, report, sessions
 from benches.contestants import BY_NAME
-from benches.runner import Outcome, Run
+from benches.runner import Run
+from benches.sessions import Session
 
 _ROOT = Path(__file__).parents[1]
 _PEERS = ("mteb", "faiss", "lmdb", "rocksdict", "diskcache", "langchain_classic", "matplotlib")
@@ -26,6 +26,14 @@ def main() -> int:
     if missing:
         sys.exit(f"expected every peer to be installed, found no {', '.join(missing)}; run `make bench`")
     rounds = options.rounds or (2 if options.small else 3)
+    out = options.out or _ROOT / "benches" / "results"
+    page = (options.out or _ROOT / "docs") / "benchmarks.md"
+    results = out / "benchmarks.json"
+    earlier = sessions.load(results) if options.keep or options.draw else []
+    if options.draw:
+        _write(earlier, results, page)
+        return 0
+    failed = False
     with tempfile.TemporaryDirectory(prefix="dejavec-bench-", dir=options.scratch) as directory:
         run = Run(
             Path(directory),
@@ -34,24 +42,23 @@ def main() -> int:
             contestants=options.contestants and set(options.contestants),
             most_rows=options.most_rows,
         )
-        out = options.out or _ROOT / "benches" / "results"
-        page = (options.out or _ROOT / "docs") / "benchmarks.md"
-        text, outcomes = "", []
+        text = ""
         for outcomes in run.outcomes(cases.BY_NAME[name] for name in options.cases):
-            text = _write(outcomes, out, page, rounds)
+            names = {outcome.contestant for outcome in outcomes} & set(BY_NAME)
+            on = machine.describe(package for name in names for package in BY_NAME[name].packages)
+            failed = any(outcome.failure for outcome in outcomes)
+            text = _write(sessions.joined(earlier, Session(on, rounds, outcomes)), results, page)
     print(text)
-    return int(any(outcome.failure for outcome in outcomes))
+    return int(failed)
 
 
-def _write(outcomes: list[Outcome], directory: Path, page: Path, rounds: int) -> str:
-    directory.mkdir(parents=True, exist_ok=True)
-    names = {outcome.contestant for outcome in outcomes} & set(BY_NAME)
-    on = machine.describe(package for name in names for package in BY_NAME[name].packages)
-    everything = {"machine": on, "rounds": rounds, "outcomes": [outcome.to_json() for outcome in outcomes]}
-    (directory / "benchmarks.json").write_text(json.dumps(everything, indent=1) + "\n")
-    below = os.path.relpath(directory, page.parent)
-    drawn = {f"{below}/{name}": text for name, text in plots.draw(outcomes, directory).items()}
-    text = report.page(outcomes, on, rounds, drawn)
+def _write(found: Sequence[Session], results: Path, page: Path) -> str:
+    results.parent.mkdir(parents=True, exist_ok=True)
+    sessions.save(results, found)
+    outcomes = [outcome for session in found for outcome in session.outcomes]
+    below = os.path.relpath(results.parent, page.parent)
+    drawn = {f"{below}/{name}": text for name, text in plots.draw(outcomes, results.parent).items()}
+    text = report.page(found, drawn)
     page.write_text(text)
     return text
 
@@ -67,6 +74,10 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--most-rows", type=int, default=10**9, help="leave larger setups out")
     parser.add_argument("--rounds", type=int, help="measurements of each; 3, or 2 with --small")
+    parser.add_argument("--keep", action="store_true", help="keep the results of cases that are not measured")
+    parser.add_argument(
+        "--draw", action="store_true", help="measure nothing: page and plots from the results that lie there"
+    )
     parser.add_argument(
         "--out",
         type=Path,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-_ALWAYS = ("dejavec", "numpy", "datasets", "pyarrow")
+_ALWAYS = ("dejavec", "numpy", "datasets", "pyarrow", "mteb")
 
 
 def describe(packages: Iterable[str]) -> dict[str, str]:

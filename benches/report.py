@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from benches import cases, floors, targets
 from benches.contestants import BY_NAME
 from benches.runner import Outcome
+from benches.sessions import Session
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
@@ -17,24 +18,21 @@ def duration(seconds: float) -> str:
     return f"{seconds / size:,.3g} {unit}" if seconds < 1_000 * size else f"{seconds / size:,.0f} {unit}"
 
 
-def page(
-    outcomes: Sequence[Outcome], machine: Mapping[str, str], rounds: int, plots: Mapping[str, str]
-) -> str:
+def page(sessions: Sequence[Session], plots: Mapping[str, str]) -> str:
     """The whole page.
 
     Args:
-        outcomes: of all cases.
-        machine: what :func:`benches.machine.describe` found.
-        rounds: how often each was measured.
+        sessions: in which everything was measured.
         plots: alternative text of each plot by the name of its file, to show above the tables.
     """
+    outcomes = [outcome for session in sessions for outcome in session.outcomes]
     parts = [
         "# Measured",
         "Written by `make bench`; `benches/` is the program. Every contestant does the same work in the same "
         "run, each measurement in a process of its own, the contestants in turns; every result that is timed "
-        f"is compared with the vectors that were stored. Times are medians of {rounds} rounds; ± is half the "
+        "is compared with the vectors that were stored. Times are medians of rounds; ± is half the "
         "difference between the slowest and the fastest round.",
-        ", ".join(f"{name} {value}" for name, value in machine.items()) + ".",
+        *_session_lines(sessions),
         *(f"![{text}]({name})" for name, text in plots.items()),
         "## Targets",
         _table(["work", "rows", "measured", "aimed at", ""], _target_lines(outcomes)),
@@ -43,6 +41,16 @@ def page(
         _table(["contestant", "given", "set up"], _setting_lines(outcomes)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _session_lines(sessions: Sequence[Session]) -> Iterable[str]:
+    """On what the cases were measured; the session with the most of them need not name its own."""
+    most = max(sessions, key=lambda session: len(session.cases))
+    for session in sessions:
+        titles = "; ".join(f"*{cases.BY_NAME[name].title}*" for name in session.cases)
+        what = "" if len(sessions) == 1 else " of all else" if session is most else f" of {titles}"
+        machine = ", ".join(f"{name} {value}" for name, value in session.machine.items())
+        yield f"{session.rounds} rounds{what}: {machine}."
 
 
 def _target_lines(outcomes: Sequence[Outcome]) -> Iterable[list[str]]:

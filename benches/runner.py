@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,12 @@ class Outcome:
     def per_item(self) -> float:
         """Seconds an item."""
         return self.median / self.items
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Outcome:
+        """What :meth:`to_json` made."""
+        own = {name: found[name] for name in cls.__dataclass_fields__}
+        return cls(**{**own, "setup": Setup(**found["setup"])})
 
     def to_json(self) -> dict[str, Any]:
         found = {**asdict(self), "setup": asdict(self.setup)}

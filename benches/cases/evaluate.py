@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from benches import checks
 from benches.cases.base import Case, Measured, Place, timed
 from benches.model import NumberedModel
 from benches.work import Setup
 
+if TYPE_CHECKING:
+    from benches.runner import Outcome
+
 OURS, MTEBS, MINILM = "dejavec, everything cached", "mteb's own cache, everything cached", "MiniLM, no cache"
+FIRST = {OURS: "dejavec, nothing cached", MTEBS: "mteb's own cache, nothing cached"}
+"""The first run of each cache, with a model that costs nothing."""
+SHORT = {OURS: "dejavec", MTEBS: "mteb's own cache", MINILM: "no cache"}
+"""What a plot calls them."""
 _QUERIES = 1_000
 _UNCACHED_DOCUMENTS = 500
 """MiniLM embeds so many; its time for all is calculated from these."""
@@ -27,20 +36,68 @@ class Evaluate(Case):
         return super().setups(small) if small else (Setup(100_000),)
 
     def contestants(self) -> Sequence[str]:
-        return OURS, MTEBS, MINILM
+        return OURS, MTEBS, *FIRST.values(), MINILM
 
     def prepare(self, place: Place) -> None:
-        if place.contestant != MINILM:
-            _evaluate(_wrapper(place, NumberedModel(place.work)), _task(place, place.setup.rows))
+        if place.contestant in FIRST:
+            model = NumberedModel(place.work)
+            _evaluate(_wrapper(place, model, place.directory), _task(place, place.setup.rows))
 
     def measure(self, place: Place) -> Measured:
         if place.contestant == MINILM:
             return _uncached(place)
         model = NumberedModel(place.work)
-        wrapper, task = _wrapper(place, model), _task(place, place.setup.rows)
+        warm = place.contestant in FIRST
+        wrapper = _wrapper(place, model, place.directory if warm else place.scratch)
+        task = _task(place, place.setup.rows)
         seconds, _ = timed(lambda: _evaluate(wrapper, task))
-        checks.equal("texts encoded", model.encoded, 0)
+        checks.equal("texts encoded", model.encoded, 0 if warm else _texts(place.setup.rows))
         return Measured(seconds, place.setup.rows)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """How long evaluations take, one after the other.
+
+    Attributes:
+        documents: in the task.
+        seconds: of one run of each contestant, by its name; uncached, for all texts of the task.
+    """
+
+    documents: int
+    seconds: Mapping[str, float]
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome]) -> Runs | None:
+        """The runs over the most documents; None if some contestant was not measured."""
+        found = [outcome for outcome in outcomes if outcome.case == Evaluate.name]
+        documents = max((outcome.setup.rows for outcome in found), default=0)
+        seconds = {
+            outcome.contestant: outcome.per_item * _texts(documents)
+            if outcome.contestant == MINILM
+            else outcome.median
+            for outcome in found
+            if outcome.setup.rows == documents
+        }
+        return cls(documents, seconds) if {OURS, MTEBS, MINILM, *FIRST.values()} <= set(seconds) else None
+
+    @property
+    def contestants(self) -> tuple[str, ...]:
+        """Who runs, slowest first."""
+        return tuple(sorted((OURS, MTEBS, MINILM), key=lambda name: -self.again(name)))
+
+    def again(self, contestant: str) -> float:
+        """Seconds of each run after the first."""
+        return self.seconds[contestant]
+
+    def sum(self, contestant: str, runs: int) -> float:
+        """Seconds of so many runs; the first of a cache takes the model's time and the cache's."""
+        first = self.seconds[MINILM] + (self.seconds[FIRST[contestant]] if contestant in FIRST else 0)
+        return first + (runs - 1) * self.again(contestant)
+
+
+def _texts(documents: int) -> int:
+    return documents + min(_QUERIES, documents)
 
 
 def _uncached(place: Place) -> Measured:
@@ -51,18 +108,18 @@ def _uncached(place: Place) -> Measured:
     model = SentenceTransformerEncoderWrapper(SentenceTransformer(str(get_model_path()), device="cpu"))
     task = _task(place, _UNCACHED_DOCUMENTS)
     seconds, _ = timed(lambda: _evaluate(model, task))
-    return Measured(seconds, _UNCACHED_DOCUMENTS + min(_QUERIES, _UNCACHED_DOCUMENTS))
+    return Measured(seconds, _texts(_UNCACHED_DOCUMENTS))
 
 
-def _wrapper(place: Place, model: NumberedModel) -> Any:
-    if place.contestant == OURS:
+def _wrapper(place: Place, model: NumberedModel, directory: Path) -> Any:
+    if place.contestant in (OURS, FIRST[OURS]):
         from dejavec import CachedEmbeddingWrapper
 
         # Named, it is not asked: it has no weights that could be looked at.
-        return CachedEmbeddingWrapper(model, place.directory / "evaluate-ours", model_name="bench@1")
+        return CachedEmbeddingWrapper(model, directory / "evaluate-ours", model_name="bench@1")
     from mteb.models.cache_wrappers import CachedEmbeddingWrapper as OfMteb
 
-    return OfMteb(model, place.directory / "evaluate-mteb")
+    return OfMteb(model, directory / "evaluate-mteb")
 
 
 def _task(place: Place, documents: int) -> Any:
