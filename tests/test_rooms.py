@@ -119,12 +119,10 @@ def test_the_names_of_other_libraries_are_used() -> None:
     assert set(OF_OTHERS) - used == set()
 
 
-DRAWING = re.compile(r'^```text title="rooms of the package"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-
-
-def drawn_levels(page: str) -> dict[str, int]:
-    """Return the line of each room in the drawing, counted from the top."""
-    found = DRAWING.search(page)
+def drawn_levels(page: str, title: str) -> dict[str, int]:
+    """Return the line of each room in the drawing with this title, counted from the top."""
+    drawing = rf'^```text title="{title}"\n(.*?)^```$'
+    found = re.search(drawing, page, re.MULTILINE | re.DOTALL)
     assert found, "no drawing"
     return {room: at for at, line in enumerate(found[1].splitlines()) for room in line.split()}
 
@@ -170,7 +168,9 @@ def wrong_arrows(module: str, source: str, levels: dict[str, int]) -> list[str]:
 
 # The package itself and `python -m dejavec` are doors, not rooms.
 ROOMED = [path for path in MODULES if module_of(path) not in ("", "__main__")]
-LEVELS = drawn_levels((Path(__file__).parents[1] / "docs" / "design.md").read_text())
+PROJECT = Path(__file__).parents[1]
+DESIGN = (PROJECT / "docs" / "design.md").read_text()
+LEVELS = drawn_levels(DESIGN, "rooms of the package")
 
 
 @pytest.mark.parametrize("path", ROOMED, ids=module_of)
@@ -193,3 +193,75 @@ def test_the_drawing_has_every_room_and_no_other() -> None:
 )
 def test_an_arrow_that_points_up_is_seen(source: str) -> None:
     assert len(wrong_arrows("storage.handle", source, LEVELS)) == 1
+
+
+CORE = PROJECT / "rust" / "core" / "src"
+CORE_FILES = sorted(path.relative_to(CORE) for path in CORE.rglob("*.rs") if path.name != "lib.rs")
+CORE_LEVELS = drawn_levels(DESIGN, "rooms of the core")
+
+
+def core_room_of(file: Path) -> str:
+    """Return the room of a file of the core: the module of the crate that it belongs to."""
+    return file.parts[0].removesuffix(".rs")
+
+
+def core_imports_of(file: Path, source: str) -> set[str]:
+    """Return the other rooms of the core that a file names outside of its tests and comments."""
+    code = re.sub(r"//.*", "", re.split(r"^#\[cfg\(test\)\]\nmod ", source, flags=re.MULTILINE)[0])
+    # `super` of a room is the crate, and so is `super::super` one directory below.
+    root = rf"\b(?:crate::|(?<!super::)(?:super::){{{len(file.parts)}}}(?!super))"
+    found = set(re.findall(rf"{root}(\w+)", code))
+    for group in re.findall(rf"{root}\{{(.*?)\}};", code, re.DOTALL):
+        found |= set(re.findall(r"(?:^|,)\s*(\w+)", re.sub(r"\{.*?\}", "", group, flags=re.DOTALL)))
+    return found - {core_room_of(file)}
+
+
+def wrong_core_arrows(file: Path, source: str, levels: dict[str, int]) -> list[str]:
+    """Return what a file of the core imports from a room that does not stand below its own."""
+    own = levels[core_room_of(file)]
+    return sorted(room for room in core_imports_of(file, source) if levels.get(room, -1) <= own)
+
+
+@pytest.mark.parametrize("file", CORE_FILES, ids=str)
+def test_every_arrow_of_the_core_points_down_in_the_drawing(file: Path) -> None:
+    assert wrong_core_arrows(file, (CORE / file).read_text(), CORE_LEVELS) == []
+
+
+def test_the_drawing_of_the_core_has_every_room_and_no_other() -> None:
+    declared = re.findall(r"^(?:pub(?:\(crate\))? )?mod (\w+);", (CORE / "lib.rs").read_text(), re.MULTILINE)
+    assert set(CORE_LEVELS) == set(declared) == {core_room_of(file) for file in CORE_FILES}
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("key.rs", "use crate::store::Store;"),
+        ("key.rs", "use crate::checksum;"),
+        ("key.rs", "use crate::fingerprint;"),
+        ("key.rs", "fn f() { crate::store::open() }"),
+        ("key.rs", "use crate::{parallel, store};"),
+        ("key.rs", "use crate::{\n    parallel::{self, Found},\n    store::{Store, Spec},\n};"),
+        ("key.rs", "use super::store::Store;"),
+        ("storage/disk.rs", "use super::super::store::Store;"),
+        ("key.rs", "use crate::nowhere;"),
+    ],
+)
+def test_an_arrow_of_the_core_that_points_up_is_seen(file: str, source: str) -> None:
+    assert len(wrong_core_arrows(Path(file), source, CORE_LEVELS)) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "use crate::text::Texts;",
+        "use crate::{parallel, sha256};",
+        "// crate::store calls this",
+        "#[cfg(test)]\nmod tests {\n    use crate::store::Store;\n}",
+    ],
+)
+def test_arrows_down_and_what_tests_import_are_allowed_in_the_core(source: str) -> None:
+    assert wrong_core_arrows(Path("key.rs"), source, CORE_LEVELS) == []
+
+
+def test_super_within_a_room_of_the_core_is_no_arrow() -> None:
+    assert core_imports_of(Path("storage/disk.rs"), "use super::{Access, Storage};") == set()
