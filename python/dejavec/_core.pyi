@@ -248,37 +248,72 @@ class Store:
         arange(n))`` marks the misses to encode, and ``first != arange(n)`` the duplicates.
         """
 
-    def append(self, keys: NDArray[np.uint8], vectors: NDArray[Any], seen: NDArray[np.int64] | None) -> int:
+    def append(
+        self,
+        keys: NDArray[np.uint8],
+        vectors: NDArray[Any],
+        seen: NDArray[np.int64] | None,
+        *,
+        indices: NDArray[np.int32] | None = None,
+        indptr: NDArray[np.int64] | None = None,
+    ) -> int:
         """Append one group of rows and commit it.
 
         ``seen`` (n,) has the newest row of each key at the caller's look-up, -1 for none; None: no key had a
         row. A key is dropped only if another row is the newest now. ``vectors`` is C-contiguous, (n, dim),
         with the store's dtype. Keys must differ from each other.
 
+        In a ragged store ``vectors`` is (elements, dim), and row ``i`` has the elements from ``indptr[i]`` up
+        to, and without, ``indptr[i + 1]``. In a sparse store ``vectors`` and ``indices`` are (elements,).
+
         Returns:
             How many rows were appended.
 
         Raises:
+            VectorsError: the arrays do not fit the store or each other.
             ReadOnlyCacheError, LockTimeoutError, PoisonedWriterError: see these classes.
         """
 
-    def put(self, keys: NDArray[np.uint8], vectors: NDArray[Any]) -> int:
-        """Append all vectors except those that are already stored with the same bytes.
+    def put(
+        self,
+        keys: NDArray[np.uint8],
+        vectors: NDArray[Any],
+        *,
+        indices: NDArray[np.int32] | None = None,
+        indptr: NDArray[np.int64] | None = None,
+    ) -> int:
+        """Append all rows except those that are already stored with the same bytes.
 
-        If keys are equal, the last one wins.
+        The arrays are those of ``append``. If keys are equal, the last one wins.
 
         Returns:
             How many rows were appended.
         """
 
+    def lengths(self, rows: NDArray[np.int64], out: NDArray[np.int64]) -> None:
+        """Write how many elements each of the rows has into ``out`` (n,).
+
+        It is 1 in a dense store, and 0 for row -1 and for a damaged row.
+        """
+
     def gather(
-        self, keys: NDArray[np.uint8], rows: NDArray[np.int64], out: NDArray[Any], *, verify: bool
+        self,
+        keys: NDArray[np.uint8],
+        rows: NDArray[np.int64],
+        out: NDArray[Any],
+        *,
+        verify: bool,
+        indices: NDArray[np.int32] | None = None,
+        indptr: NDArray[np.int64] | None = None,
     ) -> list[int]:
         """Copy the rows that ``lookup`` gave for ``keys`` into ``out``.
 
         ``out`` is C-contiguous, (n, dim), with the store's dtype. Row -1 gives zeros. With ``verify=False``
         the checksums of rows that are known to be durable are not checked. The keys of rows are always
         checked.
+
+        Where rows have elements, ``out`` and ``indices`` have places for those of all rows, and ``indptr``
+        (n + 1,) says where the place of each row begins: see ``lengths`` and ``append``.
 
         Returns:
             The positions of rows that are not committed, have another key or a checksum mismatch. ``out`` is
@@ -293,16 +328,20 @@ class Store:
         ``out`` is C-contiguous, (n, dim).
 
         Raises:
-            VectorsError: the store has another dtype.
+            VectorsError: the store has another dtype, or rows with elements.
         """
 
-    def map_rows(self, keys: NDArray[np.uint8], first: int, *, verify: bool) -> tuple[Rows, list[int]] | None:
+    def map_rows(
+        self, keys: NDArray[np.uint8], first: int, *, verify: bool
+    ) -> tuple[Rows, Rows | None, bytes | None, list[int]] | None:
         """Map the rows of ``keys`` for the caller. They must be contiguous from row ``first`` on.
 
         The mapping is private and writable (copy-on-write): nothing is copied, and the file does not change.
 
         Returns:
-            The mapping, and the positions that failed as in ``gather``. None if the rows cannot be mapped.
+            The mapping; that of the indices in a sparse store; the offsets of the rows (n + 1,) as the bytes
+            of ``<i8`` where rows have elements; and the positions that failed as in ``gather``. None if the
+            rows cannot be mapped.
         """
 
     def read_rows(self, first: int, out: NDArray[Any], *, verify: bool) -> list[int]:
@@ -318,8 +357,13 @@ class Store:
             VectorsError: not all of these rows are committed.
         """
 
-    def map_all(self) -> Rows:
-        """All committed rows as a read-only mapping."""
+    def map_all(self) -> tuple[Rows, Rows | None, Rows | None]:
+        """All committed rows as read-only mappings.
+
+        Returns:
+            The vectors or numbers; their indices in a sparse store; and where each row ends, ``<i8``, where
+            rows have elements.
+        """
 
     def refresh(self) -> int:
         """Read the commits of other handles, and return ``rows``.

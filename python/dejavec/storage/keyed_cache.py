@@ -26,7 +26,7 @@ from dejavec.vectors.arrays import Container, Output, Rows, check_kind, from_row
 from dejavec.vectors.fitting import check_out, fitting_rows
 
 _MAPPED_BYTES = 1 << 20
-_STATS = ("rows", "keys", "synced", "epoch", "elements", "row_bytes", "bytes_on_disk", "snapshot_rows", "delta_rows")
+_STATS = ("rows", "keys", "synced", "epoch", "row_bytes", "bytes_on_disk", "snapshot_rows", "delta_rows")
 
 
 class KeyedCache(Closing):
