@@ -101,7 +101,11 @@ def _bars(outcomes: Sequence[Outcome]) -> Any:
 def _draw_bars(axes: Any, values: Mapping[str, float], short: Mapping[str, str] | None = None) -> None:
     names = [(short or {}).get(name, name) for name in values]
     bars = axes.barh(names, list(values.values()), color=[styles.of(name).colour for name in values])
-    axes.bar_label(bars, labels=[f" {value:.3g}" for value in values.values()], fontsize=10)
+    axes.bar_label(
+        bars,
+        labels=[f" {value:,.0f}" if value >= 100 else f" {value:.3g}" for value in values.values()],
+        fontsize=10,
+    )
     axes.set_xscale("log")
     axes.margins(x=0.2)
 
