@@ -352,7 +352,7 @@ fn every_case(container: Container, durability: [Durability; 2]) {
         let count = if whole { 3 } else { 1 + usize::from(is_first) };
         for reader in readers.into_iter().take(count) {
             for next in [Next::Reopened, Next::AfterKill, Next::Other] {
-                for calls in CALLS.into_iter().take(if whole { CALLS.len() } else { 3 }) {
+                for calls in CALLS.into_iter().take(if whole { CALLS.len() } else { 1 + 2 * usize::from(is_first) }) {
                     for evicted in [Evicted::Never, Evicted::BeforeTheNextIsOpened, Evicted::AfterTheNextIsOpened] {
                         let mut case = Case { container, durability, after: 0, kept, reader, next, evicted, calls };
                         while run(&case, &mut tally) {
