@@ -65,20 +65,15 @@ impl<'a> Block<'a> {
     pub(crate) fn of(batch: Batch<'a>, rows: usize, meta: &Meta) -> Result<Block<'a>> {
         let Batch { data, indices, indptr } = batch;
         let (container, sizes) = (meta.container, Sizes::of(meta));
-        if indptr.is_some() == container.is_dense() || indices.is_some() != container.indices().is_some() {
+        if !container.has_parts(indices.is_some(), indptr.is_some()) {
             return mismatch(format!("a batch for the container {}", container.name()), "one for another container");
         }
         let elements = match indptr {
             None => rows,
             Some(offsets) => check_offsets(offsets, rows, container.max_elements_of_row(meta.dim))?,
         };
-        let parts = [("vectors", Some(data), sizes.data), ("indices", indices, sizes.indices)];
-        for (what, bytes, size) in parts.into_iter().filter_map(|(what, bytes, size)| Some((what, bytes?, size))) {
-            let expected = elements.saturating_mul(size);
-            if bytes.len() != expected {
-                return mismatch(format!("{expected} bytes of {what}"), bytes.len());
-            }
-        }
+        check_bytes("vectors", elements, sizes.data, data.len())?;
+        indices.map_or(Ok(()), |indices| check_bytes("indices", elements, sizes.indices, indices.len()))?;
         let indices = indices.map(Cow::Borrowed);
         Ok(Block { data: data.into(), indices, indptr: indptr.map(Cow::Borrowed), rows, sizes })
     }
@@ -152,6 +147,12 @@ impl<'a> Block<'a> {
         });
         Block { data: data.into(), indices, indptr, rows: positions.len(), sizes: self.sizes }
     }
+}
+
+/// Checks how many bytes there are for some elements.
+pub(crate) fn check_bytes(what: &str, elements: usize, size: usize, found: usize) -> Result<()> {
+    let expected = elements.saturating_mul(size);
+    if found == expected { Ok(()) } else { mismatch(format!("{expected} bytes of {what}"), found) }
 }
 
 /// Checks where rows begin and end. Returns how many elements they have.

@@ -147,14 +147,14 @@ impl CacheFiles {
     /// The offsets never show rows whose elements another file does not show, also after a power loss. So the other
     /// headers are synced first.
     pub fn write_row_headers(&self, synced: Extent) -> Result<()> {
-        let Meta { container, dtype, dim, .. } = self.meta;
-        let files = self.rows.of_elements().zip(std::iter::once(container.data(dtype, dim)).chain(container.indices()));
-        for (file, column) in files {
-            file.write_header(&column.header(synced.elements))?;
-        }
-        if let (Some(file), Some(column)) = (self.rows.indptr(), container.indptr()) {
-            self.rows.of_elements().try_for_each(RecordsFile::sync)?;
-            file.write_header(&column.header(synced.rows))?;
+        let indptr = self.meta.container.indptr();
+        for (file, column) in self.row_files() {
+            let is_of_offsets = Some(column) == indptr;
+            if is_of_offsets {
+                self.rows.of_elements().try_for_each(RecordsFile::sync)?;
+            }
+            let count = if is_of_offsets { synced.rows } else { synced.elements };
+            file.write_header(&column.header(count))?;
         }
         Ok(())
     }

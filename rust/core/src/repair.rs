@@ -60,7 +60,7 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
     let files = CacheFiles::open_unchecked(storage, directory, true)?;
     let (report, recovered, extent) = verify::inspect(storage, directory, &files)?;
     let (older, damaged) = rows_to_zero(&files, &report, recovered)?;
-    let never_durable = recovered.map_or(0..0, |recovered| never_durable(&recovered));
+    let never_durable = never_durable(recovered);
     let lost = damaged.iter().filter(|row| !never_durable.contains(row)).count() as u64;
     // Rows without a record, since `keys.bin` was cut. Without a valid commit only the rows file counts them.
     let cut = match recovered {
@@ -111,9 +111,9 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
     Ok(report)
 }
 
-/// The rows that a valid slot calls not durable.
-fn never_durable(recovered: &Recovered) -> Range<u64> {
-    recovered.slot.synced.rows..recovered.claimed.rows
+/// The rows that a valid slot calls not durable; no rows without such a slot.
+fn never_durable(recovered: Option<Recovered>) -> Range<u64> {
+    recovered.map_or(0..0, |recovered| recovered.slot.synced.rows..recovered.claimed.rows)
 }
 
 /// The older rows of the damaged rows' keys, and the damaged rows.
@@ -123,7 +123,7 @@ fn rows_to_zero(files: &CacheFiles, report: &Report, recovered: Option<Recovered
     let Some(&last) = report.damaged.last() else { return Ok(Default::default()) };
     let records = files.key_records(files.keys.whole_records()?.min(last.saturating_add(1)))?;
     let key_of = |row: u64| records.key(row).unwrap_or(DEAD);
-    let never_durable = recovered.map_or(0..0, |recovered| never_durable(&recovered));
+    let never_durable = never_durable(recovered);
     let mut lost: HashSet<Key> = HashSet::new();
     let mut older = Vec::new();
     for row in (0..records.rows()).rev() {

@@ -1,7 +1,6 @@
 //! The files of the rows: one of numbers, and where rows have elements, of their indices and of where each row ends.
 
 use std::ops::Range;
-use std::path::Path;
 
 use crate::batch::{Block, Sizes};
 use crate::error::Result;
@@ -41,7 +40,7 @@ impl RowFiles {
         std::iter::once(&self.data).chain(&self.indices)
     }
 
-    /// All files, in the order of [`Meta::columns`].
+    /// All files, in the order of [`Meta::columns`]: that of the offsets is the last.
     pub fn all(&self) -> impl Iterator<Item = &RecordsFile> {
         self.of_elements().chain(&self.indptr)
     }
@@ -272,11 +271,6 @@ impl RowFiles {
     pub(crate) fn spans(&self, extent: Extent) -> Result<Spans<'_>> {
         let ends = self.indptr.as_ref().map(|file| file.map_or_copy(extent.rows)).transpose()?;
         Ok(Spans { files: self, ends, extent })
-    }
-
-    /// The path of the file of numbers, for messages about the rows.
-    pub fn path(&self) -> &Path {
-        self.data.path()
     }
 }
 

@@ -247,8 +247,7 @@ impl Store {
         let (open, target) = (self.current()?, target.into());
         same_length("row numbers", keys.len(), rows.len())?;
         let container = open.files.meta.container;
-        if target.indptr.is_some() == container.is_dense() || target.indices.is_some() != container.indices().is_some()
-        {
+        if !container.has_parts(target.indices.is_some(), target.indptr.is_some()) {
             let expected = format!("a target for the container {}", container.name());
             return Err(Error::Argument { expected, found: "one for another container".into() });
         }

@@ -1,5 +1,6 @@
 //! Memory of a caller, with a place for each row that is read.
 
+use crate::batch::check_bytes;
 use crate::error::{Error, Result};
 
 /// The memory.
@@ -61,15 +62,8 @@ impl<'a> Target<'a> {
                 offsets.last().map_or(0, |last| usize::try_from(*last).unwrap_or(usize::MAX))
             }
         };
-        let parts = [(Some(self.data.len()), sizes.0), (self.indices.as_ref().map(|all| all.len()), sizes.1)];
-        for (found, size) in parts.into_iter().filter_map(|(found, size)| Some((found?, size))) {
-            let expected = elements.saturating_mul(size);
-            if found != expected {
-                let expected = format!("{expected} bytes of output");
-                return Err(Error::Argument { expected, found: found.to_string() });
-            }
-        }
-        Ok(())
+        check_bytes("output", elements, sizes.0, self.data.len())?;
+        self.indices.as_ref().map_or(Ok(()), |indices| check_bytes("output", elements, sizes.1, indices.len()))
     }
 
     /// The places of each `piece` rows. The target is checked.

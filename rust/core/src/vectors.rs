@@ -84,7 +84,7 @@ impl<'a> Source<'a> {
         Ok(Source { files, records, spans: files.spans(extent)?, mapped })
     }
 
-    /// Prefetches where a row lies, its numbers and its record.
+    /// Prefetches the first element of a row, and its record.
     #[inline]
     fn prefetch(&self, row: i64) {
         let Ok(row) = u64::try_from(row) else { return };

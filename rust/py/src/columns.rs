@@ -16,17 +16,26 @@ pub struct Columns {
 type Object<'a, 'py> = &'a Bound<'py, PyAny>;
 
 impl Columns {
+    fn of(
+        data: Object<'_, '_>,
+        indices: Option<Object<'_, '_>>,
+        indptr: Option<Object<'_, '_>>,
+        array: fn(Object<'_, '_>) -> PyResult<Array<u8>>,
+    ) -> PyResult<Self> {
+        Ok(Columns {
+            data: array(data)?,
+            indices: indices.map(array).transpose()?,
+            indptr: indptr.map(Array::input).transpose()?,
+        })
+    }
+
     /// Arrays that are only read.
     pub fn input(
         data: Object<'_, '_>,
         indices: Option<Object<'_, '_>>,
         indptr: Option<Object<'_, '_>>,
     ) -> PyResult<Self> {
-        Ok(Columns {
-            data: Array::input(data)?,
-            indices: indices.map(Array::input).transpose()?,
-            indptr: indptr.map(Array::input).transpose()?,
-        })
+        Columns::of(data, indices, indptr, Array::input)
     }
 
     /// Arrays that are filled, but for the offsets.
@@ -35,11 +44,7 @@ impl Columns {
         indices: Option<Object<'_, '_>>,
         indptr: Option<Object<'_, '_>>,
     ) -> PyResult<Self> {
-        Ok(Columns {
-            data: Array::output(data)?,
-            indices: indices.map(Array::output).transpose()?,
-            indptr: indptr.map(Array::input).transpose()?,
-        })
+        Columns::of(data, indices, indptr, Array::output)
     }
 
     /// The rows, to store.

@@ -56,6 +56,11 @@ impl Container {
         matches!(self, Container::Npy | Container::Flat(_))
     }
 
+    /// Whether its rows have exactly these parts beside their numbers.
+    pub(crate) fn has_parts(self, indices: bool, indptr: bool) -> bool {
+        indices == self.indices().is_some() && indptr != self.is_dense()
+    }
+
     /// Whether it can hold numbers of this type.
     pub fn holds(self, dtype: Dtype) -> bool {
         match self {
