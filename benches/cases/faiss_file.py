@@ -123,11 +123,11 @@ def _open(path: Path, **options: Any) -> Any:
     from dejavec.storage.identity import describe
     from dejavec.storage.keyed_cache import KeyedCache
 
-    return KeyedCache(path, identity=describe("numbered@1", None), container="faiss-l2", **options)
+    return KeyedCache(path, identity=describe("numbered@1", None), containers=("faiss-l2",), **options)
 
 
 def _append(cache: Any, first: int, vectors: Vectors) -> None:
-    from dejavec.vectors.arrays import Output
+    from dejavec.vectors.output import Output
 
     cache.append(keys(first, first + len(vectors)), vectors, Output("numpy", "float32"))
 

@@ -54,8 +54,9 @@ class Identity(Case):
         from dejavec.storage.keyed_cache import KeyedCache
 
         (stored,) = _directory(place).rglob("meta.json")
-        container = NumpyCache.container
-        with KeyedCache(stored.parent, identity=read_identity(stored.parent), container=container) as cache:
+        with KeyedCache(
+            stored.parent, identity=read_identity(stored.parent), containers=NumpyCache.containers
+        ) as cache:
             cache.put(text_keys(rows["text"]), place.work.vectors())
 
     def measure(self, place: Place) -> Measured:

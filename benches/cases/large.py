@@ -194,7 +194,7 @@ def _open(path: Path, mode: Literal["a", "r"] = "a") -> Any:
 
 
 def _output() -> Any:
-    from dejavec.vectors.arrays import Output
+    from dejavec.vectors.output import Output
 
     return Output("numpy", "float32")
 

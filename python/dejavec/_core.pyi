@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.vectors.arrays import Container
+from dejavec.vectors.output import Container
 
 _Result = TypeVar("_Result")
 
@@ -385,8 +385,8 @@ class Store:
     def stats(self) -> dict[str, int]:
         """Return counts and sizes.
 
-        ``rows``, ``keys``, ``synced`` (rows), ``epoch``, ``row_bytes``, ``bytes_on_disk``, ``snapshot_rows``
-        and ``delta_rows``.
+        ``rows``, ``keys``, ``synced`` (rows), ``epoch``, ``elements``, ``row_bytes`` (the mean where rows
+        have any number of elements), ``bytes_on_disk``, ``snapshot_rows`` and ``delta_rows``.
         """
 
     def close(self) -> None:

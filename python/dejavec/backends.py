@@ -18,7 +18,8 @@ from dejavec.search.approximate import build_index
 from dejavec.search.exact import Metric, default_metric, flat_index, search
 from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.support.paths import local_directory
-from dejavec.vectors.arrays import Container, from_rows, to_rows
+from dejavec.vectors.arrays import from_rows, to_dense_rows
+from dejavec.vectors.output import DENSE, Container
 
 Item = str | Mapping[str, Any]
 """A text, or a dict as in mteb: ``{"text": …, "title": …}``."""
@@ -53,8 +54,8 @@ class CacheBackendProtocol(Protocol):
 class _Backend:
     """The common part of the backends: everything except the container."""
 
-    container: Container | None = None
-    """The container that the cache must have. None accepts any, and makes ``vectors.npy`` in a new cache."""
+    containers: tuple[Container, ...] = DENSE
+    """The containers that the cache may have. A new cache has the first."""
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = local_directory(directory, "directory")
@@ -186,7 +187,8 @@ class _Backend:
     def vectors(self) -> NDArray[Any]:
         """All rows (rows, dim): read-only, not copied. ``hash_to_index`` has their keys."""
         self._refuse_directory_above()
-        return self._cache.vectors
+        vectors: NDArray[Any] = self._cache.vectors  # type: ignore[assignment]  # Dense, as `containers` says.
+        return vectors
 
     @property
     def vector_dim(self) -> int | None:
@@ -224,10 +226,10 @@ class _Backend:
                 found=error.found,
                 remedy="use another directory, or dejavec's CachedEmbeddingWrapper; reading is allowed",
             )
-            self._cache = KeyedCache(self.directory, container=self.container, mode="r")
+            self._cache = KeyedCache(self.directory, containers=self.containers, mode="r")
 
     def _cache_of(self, identity: Mapping[str, Any] | None) -> KeyedCache:
-        return KeyedCache(self.directory, identity=identity, container=self.container, durability="close")
+        return KeyedCache(self.directory, identity=identity, containers=self.containers, durability="close")
 
     def _refuse_directory_above(self) -> None:
         if self._cache.dim is not None:
@@ -311,7 +313,7 @@ class FaissCache(_Backend):
         >>> directory.cleanup()
     """
 
-    container: Container | None = "faiss-l2"
+    containers: tuple[Container, ...] = ("faiss-l2",)
 
     def __init__(
         self,
@@ -324,7 +326,7 @@ class FaissCache(_Backend):
             raise ValueError(f"expected metric to be one of {get_args(Metric)}, found {metric!r}")
         if dtype not in ("float32", None):
             raise ValueError(f"expected dtype to be 'float32' or None, found {dtype!r}")
-        self.container = "faiss-ip" if metric == "ip" else "faiss-l2"
+        self.containers = ("faiss-ip" if metric == "ip" else "faiss-l2",)
         self._rounds = dtype is not None
         super().__init__(directory)
 
@@ -377,7 +379,7 @@ def _rounded(vectors: Any) -> NDArray[np.float32]:
     """Return vectors (n, dim), or one (dim,), as float32."""
     if np.ndim(vectors) == 1:
         vectors = [vectors]
-    return to_rows(vectors, None, "the vectors")[0].astype(np.float32)
+    return to_dense_rows(vectors, None, "the vectors")[0].astype(np.float32)
 
 
 TextVectorMap = NumpyCache

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +30,10 @@ from dejavec.storage.summary import line_of, table_of
 from dejavec.support.canonical import canonical_json
 from dejavec.support.closing import Closing
 from dejavec.support.paths import local_directory
-from dejavec.vectors.arrays import Container, Kind, Output, from_rows
+from dejavec.vectors.arrays import from_rows
+from dejavec.vectors.output import Container, Kind, Output
+from dejavec.vectors.ragged import Ragged
+from dejavec.vectors.sparse import to_scipy
 
 _PLACE = ("self", "path", "on_mismatch")
 """Arguments of ``EmbeddingCache`` about its directory. Pickling replaces them by the directory in use."""
@@ -58,7 +60,9 @@ class EmbeddingCache(Closing):
             when it is asked, or answers differently each time.
         container: the format of the rows: ``"npy"`` is ``vectors.npy``; ``"faiss-l2"`` and ``"faiss-ip"`` are
             ``vectors.faiss``, an index that FAISS reads. The latter stores float32, and dtypes that float32
-            holds exactly. None is the container of the directory, or ``"npy"`` for a new one.
+            holds exactly. ``"ragged"`` holds multi-vector items, and ``"sparse"`` sparse vectors. None is the
+            container of the directory; in a new one, the first vectors choose ``"npy"``, ``"ragged"`` or
+            ``"sparse"``.
         mode: ``"a"`` reads and appends; ``"r"`` only reads, and accepts any model's cache if none is named.
         miss: whether ``encode`` has texts encoded that are not cached, or raises before any is encoded.
         refresh: whether ``encode`` encodes every text again and replaces the stored vectors.
@@ -67,6 +71,8 @@ class EmbeddingCache(Closing):
         chunk_rows: the most texts in a chunk.
         chunk_seconds: how long a chunk should take before it is committed; None: no limit.
         dtype: ``"float32"`` rounds all vectors, on the first run too; None: no rounding.
+        store_dtype: ``"float16"`` stores half of the bytes: numbers are rounded, on the first run too, and
+            returned in the dtype of the model. It is a part of the identity. None: no rounding.
         output: the library of returned arrays, ``"numpy"``, ``"torch"`` or ``"list"``; None is the one that
             was stored first. Lists of Python floats are stored as float64.
         on_write_error: whether ``encode`` warns and completes if vectors cannot be written, or raises.
@@ -116,6 +122,7 @@ class EmbeddingCache(Closing):
         chunk_rows: int = 10_000,
         chunk_seconds: float | None = 10.0,
         dtype: Literal["float32"] | None = None,
+        store_dtype: Literal["float16"] | None = None,
         output: Kind | None = None,
         on_write_error: OnProblem = "warn",
         on_nonfinite: OnProblem = "warn",
@@ -126,7 +133,7 @@ class EmbeddingCache(Closing):
         progress: bool | None = False,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in _PLACE}
-        described = describe(model, identity, prompt=prompt, role=role)
+        described = describe(model, identity, prompt=prompt, role=role, store_dtype=store_dtype)
         check_choice("on_unconfirmed", on_unconfirmed, OnUnconfirmed)
         check_choice("output", output or "numpy", Kind)
         if identity is not None:
@@ -141,6 +148,7 @@ class EmbeddingCache(Closing):
             refresh=refresh,
             progress=progress,
             dtype=dtype,
+            store_dtype=store_dtype,
             on_nonfinite=on_nonfinite,
             on_write_error=on_write_error,
         )
@@ -150,7 +158,7 @@ class EmbeddingCache(Closing):
         self._store = KeyedCache(
             path,
             identity=None if described == BARE else described,
-            container=container,
+            containers=() if container is None else (container,),
             mode=mode,
             verify=verify,
             durability=durability,
@@ -228,9 +236,20 @@ class EmbeddingCache(Closing):
         return self._store.closed
 
     @property
-    def vectors(self) -> NDArray[Any]:
-        """All committed rows (rows, dim), replaced ones too: read-only, not copied, in the stored dtype."""
-        return self._store.vectors
+    def vectors(self) -> Any:
+        """All committed rows, replaced ones too: read-only, not copied, in the stored dtype.
+
+        Dense rows are an array (rows, dim). Multi-vector rows are a sequence of (tokens, dim) arrays
+        (:class:`dejavec.vectors.ragged.Ragged`, with ``data`` and ``indptr``). Sparse rows are a
+        ``scipy.sparse.csr_array`` (rows, columns).
+
+        Raises:
+            MissingPackageError: the rows are sparse, and SciPy is not installed.
+        """
+        rows = self._store.vectors
+        if isinstance(rows, Ragged) and rows.indices is not None:
+            return to_scipy(rows, Output("scipy", rows.dtype.name, "csr_array", "int64"))
+        return rows
 
     def keys(self) -> Keys:
         """Return the key of each row of :attr:`vectors`.
@@ -256,16 +275,18 @@ class EmbeddingCache(Closing):
 
         Args:
             texts: n texts, in any form of :func:`dejavec.keys.items.text_keys`.
-            encode_fn: returns the vectors (k, dim) of k different texts, at most ``chunk_rows`` at a time. It
-                may also yield them, in order: blocks (j, dim), each committed at once, or single vectors
-                (dim,), committed every ``chunk_seconds``. The vector of a text must not depend on the other
-                texts, as it does with ``precision="int8"`` of sentence-transformers.
+            encode_fn: returns the vectors of k different texts, at most ``chunk_rows`` at a time: (k, dim); a
+                list of k arrays (tokens, dim), or one padded array (k, longest, dim); or a sparse matrix. It
+                may also yield blocks of them, in order, each committed at once, or single vectors (dim,),
+                committed every ``chunk_seconds``. The vector of a text must not depend on the other texts, as
+                it does with ``precision="int8"`` of sentence-transformers.
             batch_size: how many texts ``encode_fn`` gets at a time, if it does not batch by itself.
 
         Returns:
-            The vectors (n, dim) in the order of the texts, with the dtype that ``encode_fn`` returns. They
-            are an array, a tensor or a list of lists, as ``output`` says, or as was stored first. Lists that
-            the stored dtype would round are returned, not stored, with a warning.
+            The n vectors in the order of the texts, with the dtype that ``encode_fn`` returns. They are an
+            array, a tensor or a list of lists, as ``output`` says, or as was stored first: multi-vector items
+            as a list or one padded array, sparse vectors as a sparse matrix. Lists that the stored dtype
+            would round are returned, not stored, with a warning.
 
         Raises:
             ItemError: a text is not a string.
@@ -318,9 +339,9 @@ class EmbeddingCache(Closing):
             out: an array for the vectors: C-contiguous, (n, dim), of the stored dtype.
 
         Returns:
-            Which texts are stored (n,), and the vectors (n, dim), zeros for the other texts. The vectors are
-            ``out``, or an array of the kind that was stored first. A row with a checksum mismatch counts as
-            not stored.
+            Which texts are stored (n,), and the n vectors; those of the other texts are zeros, or without
+            tokens. The vectors are ``out``, or of the kind that was stored first. A row with a checksum
+            mismatch counts as not stored.
 
         Raises:
             ItemError: a text is not a string.
@@ -339,7 +360,8 @@ class EmbeddingCache(Closing):
 
         Args:
             texts: n texts. If texts are equal, the last one counts.
-            vectors: (n, dim): an array or tensor, lists, or a column of pandas, polars or Arrow.
+            vectors: (n, dim): an array or tensor, lists, or a column of pandas, polars or Arrow; or
+                multi-vector items or sparse vectors, as ``encode_fn`` returns them.
 
         Returns:
             How many rows were appended. Vectors that are already stored are not appended.
@@ -351,7 +373,13 @@ class EmbeddingCache(Closing):
             StorageError: the vectors could not be written.
         """
         keys, settings = text_keys(texts), self._settings
-        return self._store.put(keys, vectors, dtype=settings.dtype, on_nonfinite=settings.on_nonfinite)
+        return self._store.put(
+            keys,
+            vectors,
+            dtype=settings.dtype,
+            store_dtype=settings.store_dtype,
+            on_nonfinite=settings.on_nonfinite,
+        )
 
     def plan(self, texts: object) -> Plan:
         """Return what ``encode`` would find: hits, misses, duplicates, and the bytes that it would add."""
@@ -460,7 +488,8 @@ class EmbeddingCache(Closing):
 
         Returns:
             ``rows``: committed rows, including replaced ones. ``keys``: different keys. ``synced``: rows
-            known to be durable. ``epoch``: the number of the last commit. ``row_bytes``: bytes of a row.
+            known to be durable. ``epoch``: the number of the last commit. ``row_bytes``: bytes of a row, or
+            the mean. ``elements``: tokens or numbers of all rows, where they have any number.
             ``bytes_on_disk``: bytes of all files. ``snapshot_rows`` and ``delta_rows``: rows in the index
             file and in the index in memory.
         """
@@ -523,7 +552,7 @@ class EmbeddingCache(Closing):
 
     def _shown(self, output: Output) -> Output:
         """Return the array kind of results: the one from ``output=``, or the stored one."""
-        return output if self._kind is None else replace(output, library=self._kind)
+        return output if self._kind is None else output.shown_as(self._kind)
 
     def _serving(
         self,

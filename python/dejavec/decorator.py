@@ -31,7 +31,7 @@ from dejavec.storage.identity import describe, sibling
 from dejavec.support.canonical import canonical_json
 from dejavec.support.in_thread import call_in_thread, wait_for
 from dejavec.support.paths import local_directory
-from dejavec.vectors.arrays import Container, Kind
+from dejavec.vectors.output import Container, Kind
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 

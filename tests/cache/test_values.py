@@ -10,7 +10,9 @@ import torch
 from comparing import bits_equal
 
 from dejavec.errors import VectorsError
-from dejavec.vectors.arrays import Output, check_kind, from_rows, nonfinite, to_rows
+from dejavec.vectors.arrays import from_rows, to_rows
+from dejavec.vectors.output import Output
+from dejavec.vectors.stored import check_kind, nonfinite
 
 NUMPY_DTYPES = ["f2", "f4", "f8", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "?"]
 TORCH_DTYPES = ["float16", "bfloat16", "float32", "float64", "int8", "uint8", "int32", "int64", "bool"]
@@ -18,6 +20,7 @@ TORCH_DTYPES = ["float16", "bfloat16", "float32", "float64", "int8", "uint8", "i
 
 def round_trip(vectors: Any, count: int) -> Any:
     rows, output = to_rows(vectors, count, "the model")
+    assert isinstance(rows, np.ndarray)
     assert rows.flags.c_contiguous
     assert rows.dtype.byteorder in "<=|"
     return from_rows(rows, Output.from_json(output.to_json()))
@@ -78,7 +81,7 @@ def test_a_list_of_tensors_is_a_tensor() -> None:
         (np.ma.masked_array(np.zeros((2, 2)), mask=True), "masked"),
         (torch.zeros(2, 2, dtype=torch.complex64), "complex64"),
         (torch.zeros(2, 2, dtype=torch.float8_e5m2), "float8"),
-        (torch.zeros(2, 2).to_sparse(), "sparse"),
+        (torch.zeros(2, 2, 2).to_sparse(), r"shape \(2, 2, 2\)"),
         (None, "None"),
         ({"vectors": np.zeros((2, 2))}, "dict with the keys vectors"),
         ("ab", "a str"),
@@ -92,9 +95,9 @@ def test_anything_but_one_row_of_numbers_per_text_is_refused(vectors: Any, found
 
 def test_bfloat16_and_float32_are_different_although_stored_alike() -> None:
     rows, output = to_rows(torch.zeros(1, 2, dtype=torch.bfloat16), 1, "the model")
-    check_kind(rows, output, 2, "bfloat16", "the model")
+    check_kind(rows, output, 2, Output("torch", "bfloat16"), "the model")
     with pytest.raises(VectorsError, match="expected dtype float32, found bfloat16"):
-        check_kind(rows, output, 2, "float32", "the model")
+        check_kind(rows, output, 2, Output("torch", "float32"), "the model")
 
 
 def test_rows_with_nan_or_infinity_are_found() -> None:

@@ -151,7 +151,7 @@ class TestDataSets:
         class InPlace(FieldsModel):
             def encode(self, inputs: Any, **arguments: Any) -> Any:
                 inputs.collate_fn = self.collate
-                return np.stack([super(InPlace, self).encode(inputs, **arguments)] * 2, axis=1)
+                return np.stack([super(InPlace, self).encode(inputs, **arguments)] * 2, axis=1)[..., None]
 
             @staticmethod
             def collate(batch: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -167,7 +167,7 @@ class TestDataSets:
             return DataLoader(Stream(), batch_size=2, collate_fn=as_lists)
 
         wrapper = CachedEmbeddingWrapper(InPlace(), tmp_path, chunk_rows=2)
-        with pytest.warns(DejavecWarning, match="no dense 2-D array"):
+        with pytest.warns(DejavecWarning, match="has no form that is kept"):
             found = encode(wrapper, inputs())
         assert bits_equal(found, encode(InPlace(), inputs()))
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ import numpy as np
 import pytest
 from comparing import bits_equal
 from mteb.mocks import mock_tasks
-from mteb_models import FieldsModel, evaluate, loader, loads_ffmpeg, minilm
+from mteb_models import FieldsModel, evaluate, minilm
+from mteb_tasks import ALL_CLASSES, FAIL_UNCACHED, half, small
 from per_item_backend import FileBackend
 from threadpoolctl import threadpool_limits
 
@@ -23,59 +22,6 @@ from dejavec.demo.corpus import read_corpus
 from dejavec.demo.task import docstring_task
 
 pytestmark = pytest.mark.slow
-
-
-def mock_classes() -> list[type]:
-    modules = [
-        importlib.import_module(f"{mock_tasks.__name__}.{part.name}")
-        for part in pkgutil.iter_modules(mock_tasks.__path__)
-    ]
-    return [
-        made
-        for module in modules
-        for name, made in vars(module).items()
-        if name.startswith("Mock") and isinstance(made, type) and made.__module__ == module.__name__
-    ]
-
-
-ALL_CLASSES = mock_classes()
-
-
-# torchcodec decodes audio and video with the shared libraries of FFmpeg, which are no Python package.
-NEED_FFMPEG = [
-    "MockAudioMultilabelClassificationTask",
-    "MockAudioClassification",
-    "MockAudioClassificationCrossVal",
-    "MockVideoClassification",
-    "MockVideoAudioClassification",
-    "MockVideoMultilabelClassificationTask",
-    "MockVideoAudioMultilabelClassificationTask",
-    "MockAudioClusteringTask",
-    "MockVideoClusteringTask",
-    "MockVideoAudioClusteringTask",
-    "MockAudioPairClassification",
-    "MockVideoPairClassificationTask",
-    "MockVideoAudioPairClassificationTask",
-    "MockAsymVideoAudioPairClassificationTask",
-    "MockAsymVideoAudioPairClassificationTaskV2",
-    "MockSymCustomVideoAudioPairClassificationTaskV2",
-    "MockAudioReranking",
-    "MockAny2AnyRetrievalT2ATask",
-    "MockAny2AnyRetrievalA2TTask",
-    "MockAny2AnyRetrievalA2ATask",
-    "MockVideoRetrievalV2T",
-    "MockVideoRetrievalT2V",
-    "MockVideoAudioRetrievalVA2T",
-    "MockVideoAudioRetrievalT2VA",
-    "MockVideoAudioTextRetrievalVAT2T",
-    "MockVideoAudioSTSTask",
-    "MockSymCustomVideoAudiSTSTask",
-    "MockAudioZeroshotClassificationTask",
-    "MockVideoZeroshotClassificationTask",
-    "MockVideoAudioZeroshotClassificationTask",
-]
-FAIL_UNCACHED = [] if loads_ffmpeg() else NEED_FFMPEG
-"""Tasks that mteb itself cannot evaluate in this environment."""
 
 
 class ThirdParty(FileBackend):
@@ -99,38 +45,8 @@ class Recorder:
         return self._model.encode(inputs, **arguments)
 
 
-class Part:
-    """Some rows of a data set that cannot select them."""
-
-    def __init__(self, rows: Any, positions: Sequence[int]) -> None:
-        self.features = rows.features
-        self._items = [rows[position] for position in positions]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, position: int) -> Any:
-        return dict(self._items[position])
-
-
-def half(inputs: Any) -> Any:
-    rows = inputs.dataset
-    even = range(0, len(rows), 2)
-    part = rows.select(even) if hasattr(rows, "select") else Part(rows, even)
-    return loader(part, collate_fn=inputs.collate_fn)
-
-
 def random_baseline() -> Any:
     return mteb.get_model("mteb/baseline-random-encoder")
-
-
-def small(task_class: type) -> Any:
-    """A new task, with fewer repetitions of what is done with the vectors."""
-    task = task_class()
-    for repetitions in ("n_experiments", "n_clusters"):
-        if hasattr(task, repetitions):
-            setattr(task, repetitions, 2)
-    return task
 
 
 @pytest.fixture(scope="module", autouse=True)

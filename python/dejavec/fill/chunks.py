@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from dejavec.errors import VectorsError
 from dejavec.fill.settings import FillSettings
 from dejavec.vectors.arrays import to_rows
+from dejavec.vectors.ragged import Rows, joined
 
 _FIRST_ROWS = 32
 """The size of the first chunk if the batch size of a function is unknown: the usual batch size."""
@@ -37,7 +39,7 @@ class Batch:
     """A block of :class:`Blocks` with a known number of vectors.
 
     Attributes:
-        vectors: the vectors (rows, dim).
+        vectors: the vectors of some items.
         rows: how many vectors there must be.
     """
 
@@ -100,11 +102,28 @@ def _batches(encode_fn: Callable[[list[str]], Any], texts: list[str], batch_size
 
 
 def is_single(block: object) -> bool:
-    """Return whether a model yielded one vector (dim,), not several (k, dim)."""
-    try:
-        return int(np.ndim(block)) == 1  # type: ignore[arg-type]
-    except ValueError:
-        return False  # Rows of different lengths. The check of rows refuses them later.
+    """Return whether a model yielded one vector (dim,), not several.
+
+    Example:
+        >>> is_single(np.ones(3)), is_single([1.0, 2.0]), is_single([np.ones((2, 3))])
+        (True, True, False)
+    """
+    if isinstance(block, list | tuple):
+        return len(block) > 0 and np.ndim(block[0]) == 0
+    return int(getattr(block, "ndim", np.ndim(block))) == 1  # type: ignore[arg-type]
+
+
+def row_count(vectors: Any) -> int | None:
+    """Return how many vectors a model returned; None if that is unknown before they are read.
+
+    Example:
+        >>> row_count(np.ones((3, 2))), row_count([np.ones((4, 2))]), row_count(iter([]))
+        (3, 1, None)
+    """
+    shape = getattr(vectors, "shape", None)  # A sparse array has no length.
+    if shape is not None:
+        return int(shape[0]) if len(shape) else None
+    return len(vectors) if hasattr(vectors, "__len__") else None
 
 
 class ChunkSizes:
@@ -160,10 +179,20 @@ class ChunkSizes:
         self.rows = self._settings.chunk_rows
 
 
-def joined(made: Any) -> Any:
-    """Return the vectors of :class:`Blocks` as one array (k, dim), and any other result unchanged."""
+def rows_of(made: Any, count: int) -> Rows:
+    """Return the result of a model for ``count`` items as rows; those of :class:`Blocks` are joined.
+
+    Raises:
+        VectorsError: they are no vectors, or not as many.
+    """
+    where = "the vectors of some texts"
     if not isinstance(made, Blocks):
-        return made
+        return to_rows(made, count, where)[0]
     parts = (block.vectors if isinstance(block, Batch) else block for block in made.blocks)
-    rows = [to_rows([part] if is_single(part) else part, None, "a block of vectors")[0] for part in parts]
-    return np.concatenate(rows) if rows else np.empty((0, 0), np.float32)
+    rows = [to_rows([part] if is_single(part) else part, None, where)[0] for part in parts]
+    whole = joined(rows) if rows else np.empty((0, 0), np.float32)
+    if len(whole) != count:
+        raise VectorsError(
+            where, expected=f"{count} rows", found=f"{len(whole)}", remedy="yield one vector for each text"
+        )
+    return whole

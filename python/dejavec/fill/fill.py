@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dejavec.errors import CorruptCacheError
-from dejavec.fill.run import Run, row_bytes
+from dejavec.fill.run import Run
 from dejavec.fill.settings import FillSettings
 from dejavec.fill.vector_store import Positions, VectorStore
 from dejavec.keys.items import Keys, first_of_each
 from dejavec.support.core_errors import repair_command
-from dejavec.vectors.arrays import Output, Rows
+from dejavec.vectors.output import Output
+from dejavec.vectors.ragged import Rows
 
 _logger = logging.getLogger("dejavec")
 
@@ -73,7 +74,7 @@ class Filled:
     """The outcome of :func:`fill`.
 
     Attributes:
-        vectors: the vectors (n, dim) in the order of the items, writable and owned by the caller.
+        vectors: the n vectors in the order of the items, writable and owned by the caller.
         output: the array kind of the cache. The first stored vectors decide it.
         counts: the hits and misses of the call.
         encoded: how many items the model encoded.
@@ -168,4 +169,4 @@ def _survey(
     misses = int((source == np.arange(len(keys))).sum())
     hits = int((source < 0).sum())
     duplicates = len(keys) - hits - misses
-    return rows, source, Plan(len(keys), hits, misses, duplicates, misses * row_bytes(store))
+    return rows, source, Plan(len(keys), hits, misses, duplicates, misses * store.row_bytes)

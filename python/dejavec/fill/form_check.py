@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from dejavec.errors import VectorsError
+from dejavec.fill.settings import FillSettings
 from dejavec.fill.vector_store import Positions
-from dejavec.vectors.arrays import Output, Rows, check_kind, rounded, to_rows
+from dejavec.vectors.arrays import to_rows
 from dejavec.vectors.columns import as_array_or_rows, first_bad_row
+from dejavec.vectors.output import Output
+from dejavec.vectors.ragged import Rows, dim_of
+from dejavec.vectors.stored import check_kind, rounded
 
 
 class FormCheck:
@@ -19,7 +24,7 @@ class FormCheck:
     Args:
         dim: numbers in a stored vector; None if nothing is stored, so that the first vectors decide.
         output: the array kind of the stored vectors, likewise.
-        dtype: ``"float32"`` rounds all vectors to it.
+        settings: the settings of the call: ``dtype`` and ``store_dtype`` round all vectors.
         maker: how messages name the model or function.
         name: how messages name the item at a position.
 
@@ -28,7 +33,7 @@ class FormCheck:
         output: the array kind of the vectors.
 
     Example:
-        >>> check = FormCheck(None, None, None, "the model", "item {}".format)
+        >>> check = FormCheck(None, None, FillSettings(), "the model", "item {}".format)
         >>> _, rows, error = check.rows_of([[1.0, 2.0], [3.0]], np.array([4, 7]))
         >>> rows.tolist(), str(error)[:59]
         ([[1.0, 2.0]], 'the model: expected a vector of 2 numbers for item 7, found')
@@ -38,13 +43,13 @@ class FormCheck:
         self,
         dim: int | None,
         output: Output | None,
-        dtype: Literal["float32"] | None,
+        settings: FillSettings,
         maker: str,
         name: Callable[[int], str],
     ) -> None:
         self.dim = dim
         self.output = output or Output("numpy", "float32")
-        self._dtype = dtype
+        self._settings = settings
         self._maker = maker
         self._name = name
 
@@ -60,7 +65,7 @@ class FormCheck:
             chunk: the positions of the items (k,).
 
         Returns:
-            The items (m,) with a valid vector, these vectors (m, dim), and an error if other items have none.
+            The items (m,) with a valid vector, their m rows, and an error if other items have none.
 
         Raises:
             VectorsError: none of the vectors can be stored.
@@ -87,11 +92,17 @@ class FormCheck:
 
     def _fit(self, rows: Rows, output: Output, where: str) -> Rows:
         """Return rows that fit the earlier rows. Lists may stay float64."""
-        if self._dtype is not None:
-            rows, output = rounded(rows, output)
+        settings = self._settings
+        rows, output = rounded(rows, output, settings.dtype, settings.store_dtype, where)
         if self.dim is None:
-            self.dim, self.output = rows.shape[1], output
+            self.dim, self.output = dim_of(rows), output
             return rows
         is_list = output.library == "list" and rows.dtype == np.float64
-        check_kind(rows, self.output if is_list else output, self.dim, self.output.dtype, where)
+        check_kind(
+            rows,
+            replace(output, dtype=self.output.dtype) if is_list else output,
+            self.dim,
+            self.output,
+            where,
+        )
         return rows

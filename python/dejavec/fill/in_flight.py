@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
-from numpy.typing import NDArray
-
 from dejavec.keys.items import Keys
+from dejavec.vectors.ragged import Rows
 
 _tables: WeakValueDictionary[object, InFlight] = WeakValueDictionary()
 _all: WeakSet[InFlight] = WeakSet()
@@ -25,13 +23,13 @@ class Claim:
 
     Attributes:
         owner: the thread of the caller.
-        vectors: the vectors (dim,) that are not stored, such as vectors with NaN, by key.
+        rows: the rows that are not stored, such as vectors with NaN, by key: one row each.
         error: the exception that ended the chunk, if it concerns waiting callers too.
     """
 
     def __init__(self) -> None:
         self.owner = threading.get_ident()
-        self.vectors: dict[bytes, NDArray[Any]] = {}
+        self.rows: dict[bytes, Rows] = {}
         self.error: Exception | None = None
 
 

@@ -23,7 +23,7 @@ from dejavec.errors import (
     StorageError,
     VectorsError,
 )
-from dejavec.fill.chunks import Batch, Blocks, ChunkSizes, FirstRows, is_single
+from dejavec.fill.chunks import Batch, Blocks, ChunkSizes, FirstRows, is_single, row_count
 from dejavec.fill.form_check import FormCheck
 from dejavec.fill.in_flight import Claim, as_bytes
 from dejavec.fill.settings import FillSettings
@@ -31,9 +31,10 @@ from dejavec.fill.unstored import Unstored, listed
 from dejavec.fill.vector_store import Positions, VectorStore
 from dejavec.keys.items import Keys
 from dejavec.support.progress import progress
-from dejavec.vectors.arrays import Output, Rows, convert_list, nonfinite
+from dejavec.vectors.output import Output
+from dejavec.vectors.ragged import Rows, dim_of, joined, merged, stored_bytes
+from dejavec.vectors.stored import convert_list, nonfinite
 
-_KEY_RECORD_BYTES = 40
 WRITE_ERRORS = (
     StorageError,
     LockTimeoutError,
@@ -90,7 +91,7 @@ class Run:
         self._own_releases = 0
         self._writes = True
         self._is_gone = False
-        self._form = FormCheck(store.dim, store.output, settings.dtype, maker, name)
+        self._form = FormCheck(store.dim, store.output, settings, maker, name)
         self._unstored = Unstored(len(keys), name)
 
     def encode(self, positions: Positions, seen: NDArray[np.int64], ended: int | None = None) -> None:
@@ -139,12 +140,12 @@ class Run:
             source: position of the item that this call encoded for each vector, -1 for none (m,).
 
         Returns:
-            The vectors (m, dim), and which items have neither a sound row nor a vector in memory.
+            The m vectors, and which items have neither a sound row nor a vector in memory.
         """
         lost = rows < 0
         if self._is_replaced() or self._store.dim is None:
             lost[:] = True
-            vectors: Rows = np.zeros((len(keys), self._form.dim or 0), self._unstored.dtype)
+            vectors = self._unstored.blank(len(keys), self._form.dim or 0)
         else:
             vectors, damaged = self._store.gather(keys, rows, as_returned=True)
             lost[damaged] = True
@@ -156,18 +157,18 @@ class Run:
         """Fill in the vectors of items that were encoded once more.
 
         Args:
-            vectors: the vectors of all items (n, dim).
-            lost: positions of the items that were encoded once more (k,).
+            vectors: the vectors of all n items.
+            lost: positions of the items that were encoded once more, ascending (k,).
             source: position of the item that was encoded for each of them (k,).
 
         Returns:
-            The vectors (n, dim), and which of the ``lost`` still have no vector.
+            The n vectors, and which of the ``lost`` still have no vector.
         """
         keys = self._keys[lost]
         found, still = self.collect(keys, self.lookup(keys), source)
-        vectors = vectors.astype(np.result_type(vectors, found), copy=False)
-        vectors[lost] = found
-        return vectors, still
+        at = np.zeros(len(vectors), np.bool_)
+        at[lost] = True
+        return merged(vectors, at, found), still
 
     def output_of(self, vectors: Rows) -> Output:
         """Return the array kind of the result: float64 if a list was too precise for the store."""
@@ -238,9 +239,9 @@ class Run:
 
         def commit() -> None:
             if ready:
-                kept, rows = (np.concatenate(parts) for parts in zip(*ready, strict=True))
+                kept, rows = zip(*ready, strict=True)
                 ready.clear()
-                self._keep(kept, rows, seen, claim)
+                self._keep(np.concatenate(kept), joined(rows), seen, claim)
             self._sizes.start()
 
         try:
@@ -290,14 +291,15 @@ class Run:
                 raise NonFiniteVectorsError(self._store.path, **parts)
             self._unstored.nonfinite += chunk[bad].tolist()
             self._remember(chunk[bad], rows[bad], claim)
-            chunk, rows = (np.delete(part, bad, axis=0) for part in (chunk, rows))
+            sound = np.delete(np.arange(len(chunk)), bad)
+            chunk, rows = chunk[sound], rows[sound]
         chunk, rows = self._stored_form(chunk, rows, claim)
         if not self._writes:
             self._remember(chunk, rows, claim)
         elif len(chunk):
             try:
                 count = self._store.append(self._keys[chunk], rows, self._form.output, seen[chunk])
-                self.appended += count * row_bytes(self._store)
+                self.appended += count * stored_bytes(rows, self._store.dtype or rows.dtype) // len(rows)
                 self._form.output = self._store.output or self._form.output
             except (*WRITE_ERRORS, VectorsError) as error:
                 if isinstance(error, VectorsError) and not self._is_replaced():
@@ -332,7 +334,12 @@ class Run:
         except WRITE_ERRORS as error:
             self._go_on_in_memory(error)
             return True
-        return output is not None and (dim, output.dtype) != (self._form.dim, self._form.output.dtype)
+        form = self._form
+        return output is not None and (dim, output.family, output.dtype) != (
+            form.dim,
+            form.output.family,
+            form.output.dtype,
+        )
 
     def _take_over(self, waiting: dict[int, Claim]) -> Positions:
         """Wait for items that other callers are encoding; return the items that they did not encode.
@@ -351,11 +358,11 @@ class Run:
         undone = []
         for at in np.flatnonzero(~stored).tolist():
             claim, position = waiting[int(positions[at])], positions[at : at + 1]
-            vector = claim.vectors.get(keys[at])
-            if vector is not None and self._form.dim in (None, len(vector)):
-                self._form.dim = len(vector)
-                self._remember(position, vector[None], None)
-                if len(nonfinite(vector[None])):
+            row = claim.rows.get(keys[at])
+            if row is not None and self._form.dim in (None, dim_of(row)):
+                self._form.dim = dim_of(row)
+                self._remember(position, row, None)
+                if len(nonfinite(row)):
                     self._unstored.nonfinite.append(int(position[0]))
             elif claim.error is not None:
                 raise claim.error
@@ -367,7 +374,8 @@ class Run:
     def _remember(self, chunk: Positions, rows: Rows, claim: Claim | None) -> None:
         rows = self._unstored.add(chunk, rows)
         if claim is not None:
-            claim.vectors.update(zip(as_bytes(self._keys[chunk]), rows, strict=True))
+            one_each = (rows[at : at + 1] for at in range(len(rows)))
+            claim.rows.update(zip(as_bytes(self._keys[chunk]), one_each, strict=True))
 
     def _release(self, claim: Claim, chunk: Positions, error: BaseException | None = None) -> None:
         self._own_releases += 1
@@ -375,19 +383,12 @@ class Run:
 
 
 def _counted(block: Any, *, single: bool) -> tuple[Any, int | None]:
-    """Return vectors (k, dim) that a model yielded, and the expected number; None if that is unknown."""
+    """Return vectors that a model yielded, and the expected number; None if that is unknown."""
     if isinstance(block, Batch):
         return block.vectors, block.rows
     if single:
         return [block], 1
-    return block, len(block) if hasattr(block, "__len__") else None
-
-
-def row_bytes(store: VectorStore) -> int:
-    """Return how many bytes a row takes in a cache; 0 while the dimension is unknown."""
-    if store.dim is None or store.dtype is None:
-        return 0
-    return store.dim * store.dtype.itemsize + _KEY_RECORD_BYTES
+    return block, row_count(block)
 
 
 _ONE_FOR_EACH = "yield one vector for each text, in their order"

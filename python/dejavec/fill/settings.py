@@ -23,6 +23,7 @@ class FillSettings:
         refresh: whether every item is encoded again.
         progress: whether to show a bar; None: on a terminal.
         dtype: ``"float32"`` rounds all vectors to it; None: no rounding.
+        store_dtype: ``"float16"`` rounds the stored numbers to it; the vectors keep their dtype.
         on_nonfinite: whether vectors with NaN or infinity warn or raise.
         on_write_error: whether vectors that cannot be written warn or raise.
 
@@ -42,6 +43,7 @@ class FillSettings:
     refresh: bool = False
     progress: bool | None = False
     dtype: Literal["float32"] | None = None
+    store_dtype: Literal["float16"] | None = None
     on_nonfinite: OnProblem = "warn"
     on_write_error: OnProblem = "warn"
 
@@ -51,6 +53,8 @@ class FillSettings:
         check_flag("refresh", self.refresh)
         if self.dtype not in ("float32", None):
             raise ValueError(f"expected dtype to be 'float32' or None, found {self.dtype!r}")
+        if self.store_dtype not in ("float16", None):
+            raise ValueError(f"expected store_dtype to be 'float16' or None, found {self.store_dtype!r}")
         check_choice("on_nonfinite", self.on_nonfinite, OnProblem)
         check_choice("on_write_error", self.on_write_error, OnProblem)
         object.__setattr__(self, "chunk_rows", whole_number("chunk_rows", self.chunk_rows))

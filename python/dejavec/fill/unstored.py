@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from dejavec.fill.vector_store import Positions
 from dejavec.support.warn import warn
-from dejavec.vectors.arrays import Output, Rows
+from dejavec.vectors.output import Output
+from dejavec.vectors.ragged import Rows, blank, joined, merged
 
 _NAMED = 5
 
@@ -47,14 +48,14 @@ class Unstored:
         # For each item, the position of its vector among all vectors in memory; -1 for none.
         self._slot = np.full(count, -1, np.int64)
 
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        """The dtype of the first vectors in memory; float32 if there are none."""
-        return self._blocks[0].dtype if self._blocks else np.dtype(np.float32)
+    def blank(self, count: int, dim: int) -> Rows:
+        """Return rows for vectors that are not stored, in the form of those in memory; float32 by default."""
+        first = self._blocks[0] if self._blocks else None
+        return blank(count, first, dim, np.float32 if first is None else first.dtype)
 
     def add(self, positions: Positions, rows: Rows) -> Rows:
-        """Copy the vectors (k, dim) of items into memory, and return the copies."""
-        start = sum(map(len, self._blocks))
+        """Copy the vectors of k items into memory, and return the copies."""
+        start = sum(len(block) for block in self._blocks)
         self._slot[positions] = np.arange(start, start + len(positions))
         # The model may reuse its output buffer for the next chunk.
         rows = rows.copy()
@@ -65,20 +66,17 @@ class Unstored:
         """Put the vectors in memory into the vectors of a call.
 
         Args:
-            vectors: the vectors (m, dim).
+            vectors: the m vectors.
             source: position of the item that this call encoded for each vector, -1 for none (m,).
 
         Returns:
-            The vectors (m, dim), of a dtype that holds both, and which of them came from memory (m,).
+            The m vectors, of a dtype that holds both, and which of them came from memory (m,).
         """
         if not self._blocks:
             return vectors, np.zeros(len(vectors), np.bool_)
         slot = np.where(source < 0, -1, self._slot[source])
         found = slot >= 0
-        made = np.concatenate(self._blocks)
-        vectors = vectors.astype(np.result_type(vectors, made), copy=False)
-        vectors[found] = made[slot[found]]
-        return vectors, found
+        return merged(vectors, found, joined(self._blocks)[slot[found]]), found
 
     def nonfinite_parts(self, positions: list[int]) -> dict[str, str]:
         """Return the parts of a message about vectors with NaN or infinity."""

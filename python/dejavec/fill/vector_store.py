@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from dejavec.fill.in_flight import InFlight
 from dejavec.keys.items import Keys
-from dejavec.vectors.arrays import Output, Rows
+from dejavec.vectors.output import Output
+from dejavec.vectors.ragged import Rows
 
 Positions = NDArray[np.intp]
 """Positions among the items of one call, shape (k,)."""
@@ -35,6 +36,10 @@ class VectorStore(Protocol):
     def output(self) -> Output | None:
         """The array kind of the stored vectors; None before the first vector."""
 
+    @property
+    def row_bytes(self) -> int:
+        """How many bytes a row adds on disk, with its key; the mean of ragged rows; 0 before the first."""
+
     def refresh(self) -> int:
         """Read the commits of other processes; return the number of rows."""
 
@@ -47,7 +52,7 @@ class VectorStore(Protocol):
     def gather(
         self, keys: Keys, rows: NDArray[np.int64], *, as_returned: bool = False
     ) -> tuple[Rows, list[int]]:
-        """Return the vectors (n, dim) at row numbers, and the positions of damaged rows.
+        """Return the vectors at row numbers, and the positions of damaged rows.
 
         They have the stored dtype. With ``as_returned``, they may have the dtype that the model returned.
         """

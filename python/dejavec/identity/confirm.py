@@ -14,7 +14,9 @@ from dejavec.fill.vector_store import Positions, VectorStore
 from dejavec.identity.observed import Description, Look
 from dejavec.keys.items import Keys, first_of_each
 from dejavec.support.warn import warn
-from dejavec.vectors.arrays import Output, Rows
+from dejavec.vectors.compare import relative_differences
+from dejavec.vectors.output import Output
+from dejavec.vectors.ragged import Rows
 
 OnUnconfirmed = Literal["warn", "raise"]
 
@@ -109,43 +111,21 @@ def items_to_ask(known: Sequence[Description], description: Description, confirm
     return confirm if same else confirm * (UNKNOWN_ITEMS // KNOWN_ITEMS)
 
 
-def tolerance_for(known: Sequence[Description], look: Look, output: Output) -> float:
+def tolerance_for(known: Sequence[Description], look: Look, output: Output, stored: str) -> float:
     """Return how far a vector may be off, because of another batch, version or device.
 
     Args:
         known: the proven descriptions.
         look: the look at the model.
         output: the array kind that it returns.
+        stored: the name of the dtype of the cached numbers.
     """
     if known and all(known_.surroundings != look.description.surroundings for known_ in known):
         return _LOOSEST
-    names = {output.dtype, *look.dtypes}
-    if any("int" in name for name in names - {output.dtype}):
+    names = {output.dtype, stored, *look.dtypes}
+    if any("int" in name for name in look.dtypes - {output.dtype}):
         return _LOOSEST  # With packed integer weights, the batch changes the scale of activations.
     return max([_TOLERANCES.get(name, _TOLERANCE) for name in names])
-
-
-def difference(cached: Rows, found: Rows) -> float:
-    """Return how far vectors are off: the largest |difference| / largest |number| of any vector.
-
-    For integers it is the share of numbers that differ. It is infinity if the shapes differ.
-
-    Args:
-        cached: the cached vectors (n, dim).
-        found: the model's vectors for the same items.
-
-    Example:
-        >>> difference(np.array([[4.0, 2.0]]), np.array([[4.0, 2.5]]))
-        0.125
-    """
-    if cached.shape != found.shape or not cached.size:
-        return np.inf if cached.shape != found.shape else 0.0
-    if cached.dtype.kind in "iub" and found.dtype.kind in "iub":
-        return float((cached != found).mean(axis=1).max())
-    wide = cached.astype(np.float64)
-    scale = np.maximum(np.abs(wide).max(axis=1), np.finfo(np.float64).tiny)
-    off = np.abs(found.astype(np.float64) - wide).max(axis=1) / scale
-    return float(np.where(np.isnan(off), np.inf, off).max())
 
 
 def ask_about(
@@ -176,7 +156,8 @@ def ask_about(
     """
     rows = store.lookup(keys[chosen])
     cached, damaged = store.gather(keys[chosen], rows)
-    chosen, cached = np.delete(chosen, damaged), np.delete(cached, damaged, axis=0)
+    sound = np.delete(np.arange(len(chosen)), damaged)
+    chosen, cached = chosen[sound], cached[sound]
     output = store.output
     if not len(chosen) or output is None:
         return Answer(True, 0.0, 0, 0)  # All rows are damaged, so all items will be encoded again.
@@ -184,7 +165,7 @@ def ask_about(
     answer = ask(
         cached,
         lambda: encode(chosen),
-        tolerance=tolerance_for(known, look, output) if tolerance is None else tolerance,
+        tolerance=tolerance_for(known, look, output, cached.dtype.name) if tolerance is None else tolerance,
         proven=look.description in known,
     )
     if answer.doubt is not None:
@@ -196,7 +177,7 @@ def ask(cached: Rows, encode: Callable[[], Rows | None], *, tolerance: float, pr
     """Ask a model whether cached vectors are its own.
 
     Args:
-        cached: the vectors (n, dim) of some items.
+        cached: the vectors of n items.
         encode: returns the model's vectors of the same items; None if they are incomparable.
         tolerance: how far a number may be off.
         proven: whether the model's description is proven. Then the vectors count as its own even if the model
@@ -216,7 +197,7 @@ def ask(cached: Rows, encode: Callable[[], Rows | None], *, tolerance: float, pr
         return Answer(
             True, np.inf, count, count, f"one that failed when it was asked: {type(error).__name__}: {error}"
         )
-    off = np.inf if found is None else difference(cached, found)
+    off = np.inf if found is None else _largest(cached, found)
     if found is None or off <= tolerance or not np.isfinite(off):
         return Answer(off <= tolerance, off, count, count)
     try:
@@ -227,12 +208,17 @@ def ask(cached: Rows, encode: Callable[[], Rows | None], *, tolerance: float, pr
         return Answer(
             True, off, count, 2 * count, f"one that failed when it was asked: {type(error).__name__}: {error}"
         )
-    spread = np.inf if again is None else difference(found, again)
+    spread = np.inf if again is None else _largest(found, again)
     if off <= min(4 * spread, _LOOSEST):
         return Answer(True, off, count, 2 * count, f"one that answers differently each time, by {spread:.1g}")
     if spread > _LOOSEST and proven:
         return Answer(True, off, count, 2 * count, f"one that answers differently each time, by {spread:.1g}")
     return Answer(False, off, count, 2 * count)
+
+
+def _largest(cached: Rows, found: Rows) -> float:
+    """Return how far the worst vector is off; 0 without vectors."""
+    return float(relative_differences(cached, found).max(initial=0.0))
 
 
 def choose(

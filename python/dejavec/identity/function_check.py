@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dejavec.errors import IdentityMismatchError
-from dejavec.fill.chunks import joined
+from dejavec.fill.chunks import rows_of
 from dejavec.fill.vector_store import Positions, VectorStore
 from dejavec.identity.claiming import ClaimLostError, StoreOfModel
 from dejavec.identity.confirm import Confirming
@@ -21,7 +21,7 @@ from dejavec.identity.judge import Judge, ProvenStore, Subject
 from dejavec.identity.observed import observe
 from dejavec.keys.items import Keys
 from dejavec.support.fork import make_locks_of
-from dejavec.vectors.arrays import Rows, to_rows
+from dejavec.vectors.ragged import Rows
 
 _REMEDY = (
     'use another directory, and name there the model (model="name@revision") and what else changes vectors '
@@ -83,8 +83,7 @@ class FunctionCheck:
                 return encode(positions)
 
         def compared(positions: Positions) -> Rows:
-            made = joined(watched(positions))
-            return to_rows(made, len(positions), "the vectors of some texts")[0]
+            return rows_of(watched(positions), len(positions))
 
         subject = Subject(look, keys, texts, compared, self._most)
         try:

@@ -14,7 +14,7 @@ from dejavec.identity.confirm import Confirming, ask_about, choose, items_to_ask
 from dejavec.identity.observed import Description, Look
 from dejavec.identity.proven import Proofs
 from dejavec.keys.items import Keys
-from dejavec.vectors.arrays import Rows
+from dejavec.vectors.ragged import Rows
 
 
 class ProvenStore(VectorStore, Protocol):

@@ -204,22 +204,22 @@ class _Changed:
     """Values that ``encode`` changed, by path: before the first ``encode``, and after the last."""
 
     def __init__(self) -> None:
-        self._values: dict[str, tuple[str | None, str | None]] = {}
+        self._changed_values: dict[str, tuple[str | None, str | None]] = {}
 
     def learn(self, before: Mapping[str, str], after: Mapping[str, str]) -> None:
         """Note the values that differ."""
         for path in {*before, *after}:
             now = after.get(path)
-            if path in self._values or before.get(path) != now:
-                first, _ = self._values.get(path, (before.get(path), None))
-                self._values[path] = first, now
+            if path in self._changed_values or before.get(path) != now:
+                first, _ = self._changed_values.get(path, (before.get(path), None))
+                self._changed_values[path] = first, now
 
     def undone(self, found: Mapping[str, str]) -> dict[str, str]:
         """Return the found values, but the first value where only ``encode`` changed it."""
         result = dict(found)
-        for path, (first, last) in list(self._values.items()):
+        for path, (first, last) in list(self._changed_values.items()):
             if found.get(path) != last:
-                del self._values[path]
+                del self._changed_values[path]
             elif first is None:
                 result.pop(path, None)
             else:

@@ -126,7 +126,7 @@ class _Walk:
         self._ignored = _IGNORED | left_out
         self._seen: dict[Any, str] = {}  # The first path of each object.
         self._kept: list[Any] = []  # Keeps objects alive, so that no other object gets the same id.
-        self._values = 0
+        self._value_count = 0
         self._in_custom = False  # Whether the walk is within a module of a class outside libraries.
         self._torch = sys.modules.get("torch")
         module = getattr(getattr(self._torch, "nn", None), "Module", None)
@@ -158,8 +158,8 @@ class _Walk:
         self._see(value, path)
         if self._visit_numbers(path, value):
             return
-        self._values += 1
-        if depth > _DEEPEST or self._values > _MOST_VALUES:
+        self._value_count += 1
+        if depth > _DEEPEST or self._value_count > _MOST_VALUES:
             self.found.hidden.append(path)
             return
         if self._visit_container(path, value, depth):

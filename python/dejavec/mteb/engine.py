@@ -22,13 +22,16 @@ from dejavec.mteb.items import Items, Positions, UncacheableError
 from dejavec.mteb.model.encoders import INTEGER_PRECISIONS, refuse_sharing
 from dejavec.mteb.model.identity import Kind, ModelIdentity, Source
 from dejavec.mteb.model.lazy import ModelChangedError
-from dejavec.mteb.model_call import NOT_DENSE, ModelCall, divides_calls, not_dense, quantised
+from dejavec.mteb.model.methods import Methods, encoder_of, searcher
+from dejavec.mteb.model_call import NOT_VECTORS, ModelCall, divides_calls, not_vectors, quantised
 from dejavec.mteb.places import Place, Places
 from dejavec.mteb.siblings import Request, Siblings
 from dejavec.mteb.spot_check import compare, draw
 from dejavec.mteb.timed_loader import Pace
 from dejavec.support.warn import warn
-from dejavec.vectors.arrays import Rows, from_rows, to_rows
+from dejavec.vectors.arrays import from_rows, to_rows
+from dejavec.vectors.output import FLOAT32
+from dejavec.vectors.ragged import Rows
 
 _QUANTISED_HERE = frozenset({"int8", "uint8", "binary", "ubinary"})
 """Precisions that sentence-transformers makes from float vectors after the last batch."""
@@ -64,8 +67,10 @@ class Engine:
         self._pace = Pace()
         self._counting = threading.Lock()
         self._totals = Counts(0, 0, 0, 0, 0)
-        self._not_dense: set[Place] = set()
+        self._not_kept: dict[Place, str] = {}
+        """Why the vectors of a place are not kept, where a call has shown it."""
         self._warned: set[str] = set()
+        self._searcher: Any = None
         if settings.scope == "model" and source.is_built:
             refuse_sharing(source.profile().kind, text_only=True)
         _core.make_directories(str(settings.cache_path), shared=settings.shared)
@@ -93,7 +98,7 @@ class Engine:
             arguments: all other arguments of the model's ``encode``.
 
         Returns:
-            The vectors (n, dim) as the model returns them, or its result if the call cannot be cached.
+            The n vectors as the model returns them, or its result if the call cannot be cached.
 
         Raises:
             DejavecError: as :meth:`dejavec.CachedEmbeddingWrapper.encode` says.
@@ -112,7 +117,20 @@ class Engine:
         self._warn_once(uncacheable)
         if uncacheable.vectors is not None:
             return uncacheable.vectors
-        return self.source.model.encode(inputs, **arguments)
+        return encoder_of(self.source.model)(inputs, **arguments)
+
+    def searcher(self, *, renewed: bool) -> Any:
+        """Return the model for its own search. Where possible, its vectors come from the cache.
+
+        Args:
+            renewed: whether the search begins, with ``index``. Later calls get the same object.
+        """
+        model = self.source.model
+        if not Methods.of(model).are_cached or Methods.of(model).encodes:
+            return model
+        if renewed or self._searcher is None:
+            self._searcher = searcher(model, self.encode)
+        return self._searcher
 
     def place(self, kind: Kind, look: Look, arguments: Mapping[str, Any]) -> Place:
         """Return directory and identity for the vectors of a call.
@@ -167,7 +185,7 @@ class Engine:
         """
         kind = self._known_kind()
         if len(items) == 0:
-            return self.source.model.encode(items.inputs, **arguments)
+            return encoder_of(self.source.model)(items.inputs, **arguments)
         keys = items.keys()
         if self.settings.scope == "model":
             refuse_sharing(kind, text_only=items.text_only)
@@ -180,15 +198,15 @@ class Engine:
         makes_floats = known and (quantise or precision == "float32")
         look = self.source.look() if self._siblings.asks else UNSEEN
         place = self.place(kind, look, floats if makes_floats else arguments)
-        if place in self._not_dense:
-            raise UncacheableError(NOT_DENSE)
+        if place in self._not_kept:
+            raise UncacheableError(self._not_kept[place])
         try:
             filled = self._fill(
                 place, look, items, keys, kind=kind, arguments=floats if quantise else arguments
             )
         except UncacheableError as error:
-            if error.reason == NOT_DENSE:
-                self._not_dense.add(place)
+            if error.reason.startswith(NOT_VECTORS):
+                self._not_kept[place] = error.reason
             raise UncacheableError(error.reason, vectors=None if quantise else error.vectors) from None
         with self._counting:
             self._totals = _sum(self._totals, filled.counts)
@@ -230,7 +248,7 @@ class Engine:
                 settings=settings,
                 pace=self._pace,
                 divides=divides_calls(source.model if source.is_built else None, arguments),
-                refusal=not_dense if cache.container == "npy" else not_kept,
+                refusal=not_kept if cache.container in (None, *FLOAT32) else not_vectors,
             )
 
         def confirming(positions: Positions, cache: Any) -> Rows | None:
@@ -294,7 +312,7 @@ class _Watched:
     def encode(self, inputs: Any, **arguments: Any) -> Any:
         """Return the result of the model's ``encode``."""
         with self._encoding():
-            return self._whole.encode(inputs, **arguments)
+            return encoder_of(self._whole)(inputs, **arguments)
 
 
 def _sum(one: Counts, other: Counts) -> Counts:

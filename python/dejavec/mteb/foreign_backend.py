@@ -19,13 +19,15 @@ from dejavec.errors import IdentityMismatchError, StorageError
 from dejavec.fill.in_flight import InFlight
 from dejavec.identity.proven import Change, Proofs
 from dejavec.keys.items import Keys, first_of_each, text_keys
-from dejavec.mteb.model_call import not_dense
+from dejavec.mteb.model_call import NOT_VECTORS, is_dense
 from dejavec.storage.identity import compared, difference, sibling
 from dejavec.support.canonical import canonical_json
 from dejavec.support.json_file import locked, read_record, write_record
 from dejavec.support.paths import with_suffix
 from dejavec.support.warn import warn
-from dejavec.vectors.arrays import FLOAT32_HOLDS, Output, Rows, check_kind
+from dejavec.vectors.output import Output
+from dejavec.vectors.ragged import Rows, dim_of
+from dejavec.vectors.stored import FLOAT32_HOLDS, check_kind
 
 if TYPE_CHECKING:
     from dejavec.mteb.items import Items
@@ -42,10 +44,11 @@ def is_backend(backend: object) -> bool:
 
 def not_kept(vectors: Any) -> str | None:
     """Return why a float32 backend cannot hold these vectors exactly; None if it can."""
-    reason = not_dense(vectors)
-    if reason is None and str(vectors.dtype).removeprefix("torch.") not in FLOAT32_HOLDS:
-        reason = f"the backend keeps float32, which does not hold {vectors.dtype}"
-    return reason
+    if not is_dense(vectors):
+        return f"{NOT_VECTORS} by a float32 backend"
+    if str(vectors.dtype).removeprefix("torch.") not in FLOAT32_HOLDS:
+        return f"the backend keeps float32, which does not hold {vectors.dtype}"
+    return None
 
 
 class ForeignCache:
@@ -117,7 +120,7 @@ class ForeignCache:
             StorageError: the backend raised, or returns other vectors than it got.
         """
         self._write_record(rows, output)
-        wanted = rows.astype(np.float32)
+        wanted = np.asarray(rows, np.float32)  # They are dense: see `not_kept`.
         new = [at for at, item in enumerate(items) if not self._holds(item, wanted[at])]
         try:
             if new:
@@ -183,10 +186,10 @@ class ForeignCache:
 
     def _write_record(self, rows: Rows, output: Output) -> None:
         if self.output is not None and self.dim is not None and self._record.exists():
-            check_kind(rows, output, self.dim, self.output.dtype, f"the vectors for {self.path}")
+            check_kind(rows, output, self.dim, self.output, f"the vectors for {self.path}")
             return
-        self.output, self.dtype, self.dim = output, rows.dtype, rows.shape[1]
-        form = {"output": output.to_json(), "dtype": rows.dtype.str, "dim": rows.shape[1]}
+        self.output, self.dtype, self.dim = output, rows.dtype, dim_of(rows)
+        form = {"output": output.to_json(), "dtype": rows.dtype.str, "dim": dim_of(rows)}
         try:
             self._update_record(lambda record: {**record, **form})
         except OSError as error:
@@ -255,6 +258,11 @@ class ForeignCall:
     def dim(self) -> int | None:
         """Numbers in a vector."""
         return self._cache.dim
+
+    @property
+    def row_bytes(self) -> int:
+        """How many bytes a float32 row takes; the backend may need more."""
+        return (self.dim or 0) * np.dtype(np.float32).itemsize
 
     def refresh(self) -> int:
         """Do nothing, since the backend does not see other processes; return 0."""

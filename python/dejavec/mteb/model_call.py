@@ -1,4 +1,4 @@
-"""The model's part of one encode call: chunks in, dense vectors out."""
+"""The model's part of one encode call: chunks in, vectors out."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.fill.chunks import Blocks, FirstRows
+from dejavec.errors import VectorsError
+from dejavec.fill.chunks import Blocks, FirstRows, row_count
 from dejavec.fill.settings import FillSettings
 from dejavec.mteb.items import Items, Positions, UncacheableError
 from dejavec.mteb.model.identity import Kind
 from dejavec.mteb.timed_loader import Pace, Timer, timed
-from dejavec.vectors.arrays import Output, Rows
+from dejavec.vectors.arrays import to_rows
+from dejavec.vectors.multi_vector import are_items
+from dejavec.vectors.output import Output
+from dejavec.vectors.ragged import Rows
+from dejavec.vectors.sparse import is_sparse
 
 _DEFAULT_BATCH = 32
 """The default batch size of sentence-transformers."""
 
-NOT_DENSE = "the model's output is no dense 2-D array"
+NOT_VECTORS = "the model's output has no form that is kept"
 
 _TORCH_NUMBERS = re.compile(r"torch\.(float(16|32|64)|bfloat16|u?int(8|16|32|64)|bool)")
 
@@ -117,7 +122,7 @@ class ModelCall:
         reason = self._refusal(vectors)
         if reason is not None:
             raise UncacheableError(reason)
-        return vectors if places is None or len(vectors) != len(places) else vectors[places]
+        return vectors if places is None or row_count(vectors) != len(places) else vectors[places]
 
     def encode_in_time(self, positions: Positions) -> Any:
         """Encode items, and return in time for the next commit.
@@ -151,7 +156,7 @@ class ModelCall:
         batch_by_batch = timer.is_batch_by_batch
         if timer.was_cut:
             count = timer.batches * inputs.batch_size
-            fits = vectors is not None and self._refusal(vectors) is None and len(vectors) == count
+            fits = vectors is not None and self._refusal(vectors) is None and row_count(vectors) == count
             if fits and batch_by_batch:
                 return FirstRows(vectors, count)
             # The model did not work batch by batch, so its vectors may differ from those of a whole call.
@@ -196,9 +201,24 @@ def is_dense(vectors: object) -> bool:
     return number and vectors.ndim == 2 and vectors.shape[1] > 0
 
 
-def not_dense(vectors: object) -> str | None:
-    """Return why vectors are not stored; None for a plain array or dense tensor (n, dim) of numbers."""
-    return None if is_dense(vectors) else NOT_DENSE
+def not_vectors(vectors: object) -> str | None:
+    """Return why vectors are not stored; None if they are, and the same form can be returned.
+
+    Dense vectors are a plain array or tensor (n, dim) of numbers. Multi-vector items are a list of such
+    arrays, or one array (n, longest, dim) that is padded to its longest item. Sparse vectors are a tensor, or
+    an array of SciPy.
+    """
+    if is_dense(vectors):
+        return None
+    torch = sys.modules.get("torch")
+    plain = type(vectors) is np.ndarray or (torch is not None and isinstance(vectors, torch.Tensor))
+    if not is_sparse(vectors) and not are_items(vectors) and not (plain and getattr(vectors, "ndim", 0) == 3):
+        return NOT_VECTORS
+    try:
+        to_rows(vectors, None, "the model")
+    except VectorsError:
+        return NOT_VECTORS
+    return None
 
 
 def whole_batches(chunk_rows: int, batch_sizes: tuple[Any, ...]) -> int:

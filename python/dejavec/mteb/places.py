@@ -238,7 +238,7 @@ class Places:
         return KeyedCache(
             directory,
             identity=identity,
-            container=self._backend.container,
+            containers=() if self._backend is NumpyCache else self._backend.containers,
             on_mismatch="sibling",
             **self._options,
         )

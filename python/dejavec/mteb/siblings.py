@@ -23,7 +23,7 @@ from dejavec.mteb.foreign_backend import ForeignCache, ForeignCall
 from dejavec.mteb.items import Items, Positions
 from dejavec.mteb.places import Elsewhere, Place, Places
 from dejavec.support.fork import make_locks_of
-from dejavec.vectors.arrays import Rows
+from dejavec.vectors.ragged import Rows
 
 _CARRIED_ROWS = 10_000
 """Vectors are copied between siblings in groups of this size."""

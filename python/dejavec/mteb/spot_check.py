@@ -10,7 +10,9 @@ import numpy as np
 
 from dejavec.errors import SpotCheckError
 from dejavec.mteb.items import Positions
-from dejavec.vectors.arrays import Rows, to_rows
+from dejavec.vectors.arrays import to_rows
+from dejavec.vectors.compare import relative_differences
+from dejavec.vectors.ragged import Rows, dim_of
 
 
 def draw(hits: Positions, count: int) -> Positions:
@@ -29,7 +31,7 @@ def compare(
     """Compare cached vectors with new ones of the same items.
 
     Args:
-        held: the cached vectors (n, dim).
+        held: the cached vectors of n items.
         vectors: the model's result for the same n items.
         tolerance: how far a number may be off, as a part of the largest number in its cached vector.
         name: how messages name the item at a position.
@@ -37,21 +39,18 @@ def compare(
 
     Raises:
         SpotCheckError: a vector is farther off, or has another dimension.
-        VectorsError: the model returned no (n, dim) array.
+        VectorsError: the model returned other vectors.
     """
     found, _ = to_rows(vectors, len(held), f"the vectors of {len(held)} items that are encoded again")
     remedy = "use another cache_path, or a larger spot_check_tolerance if the model is as it was"
-    if found.shape != held.shape:
+    if dim_of(found) != dim_of(held):
         raise SpotCheckError(
             path,
-            expected=f"dimension {held.shape[1]}",
-            found=f"dimension {found.shape[1]}",
+            expected=f"dimension {dim_of(held)}",
+            found=f"dimension {dim_of(found)}",
             remedy=remedy,
         )
-    wide = held.astype(np.float64)
-    scale = np.maximum(np.abs(wide).max(axis=1), np.finfo(np.float64).tiny)
-    differences = np.abs(found.astype(np.float64) - wide).max(axis=1) / scale
-    differences[np.isnan(differences)] = np.inf
+    differences = relative_differences(held, found)
     worst = int(differences.argmax())
     if differences[worst] > tolerance:
         off = int((differences > tolerance).sum())

@@ -17,12 +17,14 @@ from dejavec.identity.confirm import OnUnconfirmed
 from dejavec.identity.wrapped import ModelWrapper
 from dejavec.mteb.engine import Engine
 from dejavec.mteb.engine_settings import EngineSettings
-from dejavec.mteb.model.encoders import as_encoder, searches
+from dejavec.mteb.model.encoders import as_encoder
 from dejavec.mteb.model.identity import BuiltModel, Source
 from dejavec.mteb.model.lazy import LazyModel, Recipe, is_recipe
+from dejavec.mteb.model.methods import Methods, no_vectors
 from dejavec.mteb.places import Scope
 from dejavec.storage.handle import OnMismatch
 from dejavec.support.closing import Closing
+from dejavec.support.warn import warn
 
 _NOT_FORWARDED = frozenset({"predict", "index", "search"})
 _NOT_SETTINGS = frozenset({"self", "model", "model_meta", "__class__"})
@@ -38,8 +40,12 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
     an API), the model is asked once in a process: it encodes a few cached items again. Vectors are served
     only if it returns the same.
 
-    Some calls cannot be cached correctly: output that is no dense 2-D array, vectors that depend on the rest
-    of the call, items or arguments without a stable form. They go to the model unchanged, with one warning.
+    Vectors may be dense (n, dim), multi-vector items or sparse. mteb's late-interaction models search by
+    themselves; the vectors of their searches are cached too.
+
+    Some calls cannot be cached correctly: output of another form, vectors that depend on the rest of the
+    call, items or arguments without a stable form. They go to the model unchanged, with one warning. So does
+    all that is asked of a model without vectors, such as a cross-encoder or BM25.
 
     A model may be given by its name. It is then built at the first miss, so a run with hits only needs
     neither weights nor a GPU. ``<cache_path>/models.json`` records the look at the model when it was first
@@ -85,7 +91,7 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
         allow_network: whether to write on a network file system, as in ``EmbeddingCache``.
 
     Raises:
-        ValueError: the model has no ``encode``, or quantises over the whole call; or see ``scope``.
+        ValueError: mteb cannot evaluate the model, or it quantises over the whole call; or see ``scope``.
         KeyError: mteb knows no model of this name.
 
     Example:
@@ -110,11 +116,8 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
             raise MissingPackageError(
                 cls.__name__, expected="the package mteb", found="none", remedy="pip install 'dejavec[mteb]'"
             )
-        if is_recipe(model):
-            searching = Recipe(model, keywords.get("model_meta")).searches
-        else:
-            searching = searches(model)
-        return super().__new__(_SearchingWrapper if searching and cls is CachedEmbeddingWrapper else cls)
+        methods = _methods(model, keywords.get("model_meta"))
+        return super().__new__(_kind_for(methods) if cls is CachedEmbeddingWrapper else cls)
 
     def __init__(
         self,
@@ -148,6 +151,9 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
             source = LazyModel(recipe, settings.cache_path, named=model_name is not None)
         else:
             source = BuiltModel(as_encoder(model))
+        methods = _methods(model, model_meta)
+        if not methods.are_cached:
+            warn(no_vectors(type(model).__name__ if not is_recipe(model) else str(model), methods))
         # `__setattr__` would assign other attributes to the model.
         self.__dict__["_engine"] = Engine(source, settings)
 
@@ -164,8 +170,8 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
             **arguments: ``prompt_type``, ``batch_size`` and whatever else the model's ``encode`` takes.
 
         Returns:
-            The vectors (n, dim) in the order of the loader, with the array kind of the model; tensors are on
-            the CPU. If the call cannot be cached, the model's result.
+            The n vectors in the order of the loader, with the array kind of the model; tensors are on the
+            CPU. If the call cannot be cached, the model's result.
 
         Raises:
             VectorsError: the number of rows is wrong, or dimension or dtype differ from earlier vectors.
@@ -256,11 +262,39 @@ class _SearchingWrapper(CachedEmbeddingWrapper):
 
     def index(self, *args: Any, **kwargs: Any) -> Any:
         """Have the model index a corpus."""
-        return self._engine.source.model.index(*args, **kwargs)
+        return self._engine.searcher(renewed=True).index(*args, **kwargs)
 
     def search(self, *args: Any, **kwargs: Any) -> Any:
         """Have the model search its index."""
-        return self._engine.source.model.search(*args, **kwargs)
+        return self._engine.searcher(renewed=False).search(*args, **kwargs)
+
+
+class _OnlySearchingWrapper(_SearchingWrapper):
+    """The wrapper of a model that searches and has no ``encode``, such as a late-interaction model."""
+
+    encode = None  # type: ignore[assignment]  # mteb's protocols read None as no such method.
+
+
+class _PredictingWrapper(CachedEmbeddingWrapper):
+    """The wrapper of a model that scores pairs. There is nothing to cache."""
+
+    encode = None  # type: ignore[assignment]  # As above.
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Have the model score pairs."""
+        return self._engine.source.model.predict(*args, **kwargs)
+
+
+def _methods(model: Any, meta: Any | None) -> Methods:
+    """Return the methods of a model, or of the one that a recipe makes."""
+    return Recipe(model, meta).methods if is_recipe(model) else Methods.of(as_encoder(model))
+
+
+def _kind_for(methods: Methods) -> type[CachedEmbeddingWrapper]:
+    """Return the class with the methods that mteb should find."""
+    if methods.encodes:
+        return _SearchingWrapper if methods.searches else CachedEmbeddingWrapper
+    return _OnlySearchingWrapper if methods.searches else _PredictingWrapper
 
 
 def engine_of(wrapper: CachedEmbeddingWrapper) -> Engine:

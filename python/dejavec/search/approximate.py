@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dejavec.errors import VectorsError
 from dejavec.fill.settings import whole_number
-from dejavec.search.exact import Metric, default_metric, import_faiss, metric_number
+from dejavec.search.exact import Metric, default_metric, import_faiss, metric_number, refuse_other_than_dense
 from dejavec.search.index_file import IndexFile, drop_table, saved_indexes
 from dejavec.storage.identity import digest
 from dejavec.storage.keyed_cache import KeyedCache
@@ -63,6 +63,7 @@ def build_index(
 ) -> Any:
     """Do what ``EmbeddingCache.build_index`` says."""
     faiss = import_faiss()
+    refuse_other_than_dense(cache)
     metric = metric or default_metric(cache)
     rows = _Rows.of(cache)
     if train_rows is not None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dejavec.errors import MissingPackageError, VectorsError
 from dejavec.fill.settings import whole_number
 from dejavec.storage.keyed_cache import KeyedCache
-from dejavec.vectors.arrays import to_rows
+from dejavec.vectors.arrays import to_dense_rows
 
 Metric = Literal["l2", "ip"]
 """Squared Euclidean distance (less is nearer) or inner product (more is nearer)."""
@@ -86,12 +86,29 @@ def flat_index(vectors: NDArray[Any], metric: Metric) -> Any:
     return index
 
 
+def refuse_other_than_dense(cache: KeyedCache) -> None:
+    """Refuse to search a cache of multi-vector or sparse rows.
+
+    Raises:
+        VectorsError: it is one.
+    """
+    output = cache.output
+    if output is not None and output.family != "dense":
+        raise VectorsError(
+            cache.path,
+            expected="one dense vector for each text, to search",
+            found=f"the container {cache.container}",
+            remedy="score its rows with the model's own similarity",
+        )
+
+
 def search(
     cache: KeyedCache, queries: object, k: int, metric: Metric | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Do what ``EmbeddingCache.search`` says."""
     faiss = import_faiss()
     k = whole_number("k", k)
+    refuse_other_than_dense(cache)
     first = next(iter(queries), None) if isinstance(queries, list | tuple) else queries
     if isinstance(first, str):
         raise VectorsError(
@@ -100,7 +117,7 @@ def search(
             found="texts",
             remedy="embed them with the cache's model",
         )
-    wanted = to_rows(queries, None, "the queries")[0].astype(np.float32, copy=False)
+    wanted = to_dense_rows(queries, None, "the queries")[0].astype(np.float32, copy=False)
     if cache.dim not in (None, wanted.shape[1]):
         found = f"{wanted.shape[1]}"
         raise VectorsError(
@@ -110,7 +127,7 @@ def search(
             remedy="embed them with the cache's model",
         )
     rows, replaced, bits = cache.newest()
-    vectors = cache.vectors[:rows] if rows else np.empty((0, wanted.shape[1]), np.float32)
+    vectors = np.asarray(cache.vectors[:rows]) if rows else np.empty((0, wanted.shape[1]), np.float32)
     index = flat_index(vectors, metric or default_metric(cache))
     parameters = None
     if replaced:

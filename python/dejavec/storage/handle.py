@@ -26,14 +26,15 @@ from dejavec.storage.identity import mismatch, model_text, same, sibling
 from dejavec.support.canonical import canonical_json
 from dejavec.support.mteb_files import is_old_cache, old_cache_error
 from dejavec.support.warn import warn
-from dejavec.vectors.arrays import Container, Output
+from dejavec.vectors.output import Container, Output, family_of
 
 Mode = Literal["r", "a"]
 Durability = Literal["commit", "close"]
 OnMismatch = Literal["raise", "sibling"]
 
 DEFAULT_CONTAINER: Container = "npy"
-"""The container of a new cache."""
+"""The container of dense rows in a new cache."""
+
 
 _handles: WeakSet[Handle] = WeakSet()
 
@@ -58,7 +59,7 @@ class Handle:
     Args:
         path: the directory.
         identity: the identity that the cache must have; None accepts any.
-        container: the container that the cache must have; None accepts any, and creates ``vectors.npy``.
+        containers: the containers that the cache may have; empty for any.
         mode: as in ``EmbeddingCache``.
         durability: likewise.
         on_mismatch: likewise.
@@ -77,7 +78,7 @@ class Handle:
         path: Path,
         *,
         identity: Mapping[str, Any] | None,
-        container: Container | None,
+        containers: tuple[Container, ...],
         mode: Mode,
         durability: Durability,
         on_mismatch: OnMismatch,
@@ -87,7 +88,7 @@ class Handle:
     ) -> None:
         self.path = path
         self._identity = identity
-        self._container: Container | None = container
+        self._containers = containers
         self._mode: Mode = mode
         self._durability: Durability = durability
         self.on_mismatch: OnMismatch = on_mismatch
@@ -140,9 +141,28 @@ class Handle:
 
     @property
     def container(self) -> Container:
-        """The container of the rows, even before there are any."""
+        """The container of the rows. Before there are any, the one that was asked for first."""
         store = self.store()
-        return (self._container or DEFAULT_CONTAINER) if store is None else store.container
+        return (*self._containers, DEFAULT_CONTAINER)[0] if store is None else store.container
+
+    def container_for(self, output: Output, where: str) -> Container:
+        """Return the container of the cache, or of a new one for vectors of an array kind.
+
+        Raises:
+            VectorsError: none that the cache may have holds such vectors.
+        """
+        store = self.store()
+        if store is not None:
+            return store.container
+        for container in self._containers or (DEFAULT_CONTAINER, "ragged", "sparse"):
+            if family_of(container) == output.family:
+                return container
+        raise VectorsError(
+            where,
+            expected=f"vectors that the container {self._containers[0]} holds",
+            found=f"{output.family} ones",
+            remedy="leave container out, or use NumpyCache, for a container that fits",
+        )
 
     @property
     def proofs(self) -> Proofs:
@@ -184,8 +204,8 @@ class Handle:
             return self.store()
         return store
 
-    def create(self, dim: int, dtype: str, output: Output) -> _core.Store:
-        """Return the open store, which is created for this dimension and dtype if necessary.
+    def create(self, dim: int, dtype: str, output: Output, container: Container) -> _core.Store:
+        """Return the open store, which is created in this form if necessary.
 
         Raises:
             LockTimeoutError: another writer held the lock for longer than ``lock_timeout``.
@@ -200,7 +220,7 @@ class Handle:
                     dtype=dtype,
                     identity=canonical_json(self._identity),
                     output=output.to_json(),
-                    container=self.container,
+                    container=container,
                     durability=self._durability,
                     lock_timeout=self._lock_timeout,
                     shared=self._shared,
@@ -238,8 +258,8 @@ class Handle:
             raise
         self._warn_of_open_directory()
         expected, found = self._identity, json.loads(store.identity)
-        if self._container is not None:
-            expected = {**({} if expected is None else expected), "container": self._container}
+        if self._containers and store.container not in self._containers:
+            expected = {**({} if expected is None else expected), "container": self._containers[0]}
             found = {**({} if self._identity is None else found), "container": store.container}
         if expected is None or same(found, expected):
             return store

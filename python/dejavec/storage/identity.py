@@ -83,11 +83,12 @@ def describe(
     *,
     prompt: str | None = None,
     role: str | None = None,
+    store_dtype: str | None = None,
 ) -> dict[str, Any]:
     """Make one identity from the caller's arguments; :data:`BARE` if there are none.
 
     Raises:
-        ValueError: the model, prompt or role is given twice.
+        ValueError: the model, prompt, role or store_dtype is given twice.
         TypeError: the identity is not JSON, or not Unicode.
 
     Example:
@@ -99,7 +100,12 @@ def describe(
     if identity is not None and not isinstance(identity, Mapping):
         raise TypeError(f"expected identity to be a dict, found {type(identity).__name__}")
     described = dict(identity or {})
-    given = {"model": None if model is None else parse_model(model), "prompt": prompt, "role": role}
+    given = {
+        "model": None if model is None else parse_model(model),
+        "prompt": prompt,
+        "role": role,
+        "store_dtype": store_dtype,
+    }
     for name, value in given.items():
         if value is not None:
             if name in described:

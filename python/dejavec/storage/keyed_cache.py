@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,16 +17,29 @@ from dejavec.fill.in_flight import InFlight
 from dejavec.fill.settings import OnProblem, check_choice, check_flag
 from dejavec.identity.proven import Proofs
 from dejavec.keys.items import Keys, first_of_each
-from dejavec.storage.handle import DEFAULT_CONTAINER, Durability, Handle, Mode, OnMismatch
+from dejavec.storage.handle import Durability, Handle, Mode, OnMismatch
 from dejavec.storage.identity import BARE, model_text
 from dejavec.support.closing import Closing
 from dejavec.support.paths import local_directory
 from dejavec.support.warn import warn
-from dejavec.vectors.arrays import Container, Output, Rows, check_kind, from_rows, nonfinite, stored_dtype
+from dejavec.vectors.arrays import from_rows
 from dejavec.vectors.fitting import check_out, fitting_rows
+from dejavec.vectors.output import Container, Output, family_of
+from dejavec.vectors.ragged import KEY_RECORD_BYTES, Ragged, Rows, dim_of, offsets_of
+from dejavec.vectors.stored import check_kind, nonfinite, stored_dtype
 
 _MAPPED_BYTES = 1 << 20
-_STATS = ("rows", "keys", "synced", "epoch", "row_bytes", "bytes_on_disk", "snapshot_rows", "delta_rows")
+_STATS = (
+    "rows",
+    "keys",
+    "synced",
+    "epoch",
+    "elements",
+    "row_bytes",
+    "bytes_on_disk",
+    "snapshot_rows",
+    "delta_rows",
+)
 
 
 class KeyedCache(Closing):
@@ -36,7 +49,8 @@ class KeyedCache(Closing):
         path: the directory. The first :meth:`append` or :meth:`put` creates it.
         identity: a JSON object that says which model and settings make the vectors. None: no model is named;
             with ``mode="r"``, any identity is accepted.
-        container: the container that the cache must have; None accepts any, and creates ``vectors.npy``.
+        containers: the containers that the cache may have; empty for any. The first vectors choose the first
+            that holds them.
         mode: ``"a"`` reads and appends, ``"r"`` only reads.
         verify: whether to verify each row's checksum when it is read.
         durability: ``"commit"`` syncs each append, ``"close"`` only :meth:`sync` and :meth:`close`.
@@ -67,7 +81,7 @@ class KeyedCache(Closing):
         path: str | os.PathLike[str],
         *,
         identity: Mapping[str, Any] | None = None,
-        container: Container | None = None,
+        containers: Sequence[Container] = (),
         mode: Mode = "a",
         verify: bool = True,
         durability: Durability = "commit",
@@ -85,7 +99,7 @@ class KeyedCache(Closing):
             ("mode", mode, Mode),
             ("durability", durability, Durability),
             ("on_mismatch", on_mismatch, OnMismatch),
-            ("container", container or DEFAULT_CONTAINER, Container),
+            *(("container", container, Container) for container in containers),
         ):
             check_choice(name, value, allowed)
         self._verify = verify
@@ -94,7 +108,7 @@ class KeyedCache(Closing):
         self._handle = Handle(
             directory,
             identity=(None if mode == "r" else dict(BARE)) if identity is None else identity,
-            container=container,
+            containers=tuple(containers),
             mode=mode,
             durability=durability,
             on_mismatch=on_mismatch,
@@ -144,8 +158,18 @@ class KeyedCache(Closing):
         return None if store is None else Output.from_json(store.output)
 
     @property
+    def row_bytes(self) -> int:
+        """How many bytes a row adds on disk, with its key; the mean of ragged rows; 0 before the first."""
+        store = self._handle.store()
+        if store is None:
+            return 0
+        if family_of(store.container) == "dense":
+            return store.dim * np.dtype(store.dtype).itemsize + KEY_RECORD_BYTES
+        return store.stats()["row_bytes"] + np.dtype(np.int64).itemsize + KEY_RECORD_BYTES
+
+    @property
     def container(self) -> Container:
-        """The container of the rows, even before there are any."""
+        """The container of the rows. Before there are any, the one of dense rows."""
         return self._handle.container
 
     @property
@@ -166,12 +190,16 @@ class KeyedCache(Closing):
         return None if store is None else store.uuid
 
     @property
-    def vectors(self) -> NDArray[Any]:
-        """All committed rows (rows, dim), replaced ones too: read-only, not copied, in the stored dtype."""
+    def vectors(self) -> Rows:
+        """All committed rows, replaced ones too: read-only, not copied, in the stored dtype."""
         store = self._handle.store()
         if store is None:
             return np.empty((0, 0), np.float32)
-        return np.frombuffer(memoryview(store.map_all()[0]), np.dtype(store.dtype)).reshape(-1, store.dim)
+        data, indices, ends = store.map_all()
+        if ends is None:
+            return np.frombuffer(memoryview(data), np.dtype(store.dtype)).reshape(-1, store.dim)
+        indptr = np.concatenate([np.zeros(1, np.int64), np.frombuffer(memoryview(ends), np.int64)])
+        return _ragged(store, memoryview(data), None if indices is None else memoryview(indices), indptr)
 
     @property
     def closed(self) -> bool:
@@ -239,8 +267,8 @@ class KeyedCache(Closing):
         store = self._handle.store()
         return (0, 0, b"") if store is None else store.newest()
 
-    def read_rows(self, first: int, count: int) -> tuple[Rows, list[int]]:
-        """Copy rows from ``first`` on, without mapping them.
+    def read_rows(self, first: int, count: int) -> tuple[NDArray[Any], list[int]]:
+        """Copy dense rows from ``first`` on, without mapping them.
 
         Returns:
             The vectors (count, dim), and the positions of dead or damaged rows.
@@ -291,8 +319,9 @@ class KeyedCache(Closing):
                 float32. Otherwise they have the stored dtype.
 
         Returns:
-            The vectors (n, dim), and the positions of damaged rows: another key, or a checksum mismatch.
-            The vectors are ``out``, a new array, or for a long run of rows a copy-on-write mapping.
+            The n vectors, and the positions of damaged rows: another key, or a checksum mismatch. The vectors
+            are ``out``, a new array, or for a long run of rows a copy-on-write mapping. Row -1 of a ragged
+            cache has no elements.
 
         Raises:
             VectorsError: ``out`` does not fit.
@@ -300,6 +329,8 @@ class KeyedCache(Closing):
         store = self._handle.store()
         if out is not None:
             check_out(out, len(rows), store)
+        if store is not None and family_of(store.container) != "dense":
+            return self._gather_ragged(store, keys, rows)
         if store is None:
             if out is None:
                 return np.zeros((len(rows), 0), np.float32), []
@@ -312,7 +343,7 @@ class KeyedCache(Closing):
             halves = np.empty(shape, np.float16)
             return halves, store.gather_halves(keys, rows, halves, verify=self._verify)
         many = len(rows) * store.dim * dtype.itemsize >= _MAPPED_BYTES
-        if many and rows[0] >= 0 and (np.diff(rows) == 1).all():
+        if many and _are_contiguous(rows):
             mapped = store.map_rows(keys, int(rows[0]), verify=self._verify)
             if mapped is not None:
                 return np.frombuffer(memoryview(mapped[0]), dtype).reshape(shape), mapped[3]
@@ -324,7 +355,7 @@ class KeyedCache(Closing):
 
         Args:
             keys: the keys (n, 32).
-            rows: the rows (n, dim), from :func:`dejavec.vectors.arrays.to_rows`.
+            rows: n rows, from :func:`dejavec.vectors.arrays.to_rows`.
             output: the array kind of the vectors.
             seen: each key's row number from the look-up (n,); None if no key had one. A key is left out if it
                 has another row by now.
@@ -338,6 +369,8 @@ class KeyedCache(Closing):
         """
         store, rows = self._writable(rows, output)
         try:
+            if isinstance(rows, Ragged):
+                return store.append(keys, rows.data, seen, indices=rows.indices, indptr=rows.indptr)
             return store.append(keys, rows, seen)
         except VectorsError as error:
             # These rows fit the opened cache, so another one is there now.
@@ -356,8 +389,8 @@ class KeyedCache(Closing):
             out: an array for the vectors: C-contiguous, (n, dim), of the stored dtype.
 
         Returns:
-            Which keys have a sound vector (n,), and the vectors (n, dim) as a NumPy array, zeros for the
-            others. :func:`dejavec.vectors.arrays.from_rows` converts it to the array kind.
+            Which keys have a sound vector (n,), and the n vectors; those of the others are zeros, or have no
+            elements. :func:`dejavec.vectors.arrays.from_rows` converts them to the array kind.
 
         Raises:
             VectorsError: ``out`` does not fit.
@@ -370,6 +403,8 @@ class KeyedCache(Closing):
         vectors, damaged = self.gather(keys, rows, out, as_returned=True)
         found = rows >= 0
         found[damaged] = False
+        if isinstance(vectors, Ragged):
+            return found, vectors.emptied(damaged)
         vectors[damaged] = 0
         return found, vectors
 
@@ -404,14 +439,16 @@ class KeyedCache(Closing):
         vectors: object,
         *,
         dtype: Literal["float32"] | None = None,
+        store_dtype: Literal["float16"] | None = None,
         on_nonfinite: OnProblem = "warn",
     ) -> int:
         """Store the vectors of keys, and replace other vectors of these keys.
 
         Args:
             keys: the keys (n, 32). The last of equal keys counts.
-            vectors: the vectors (n, dim): an array or tensor, lists, or a column of pandas, polars or Arrow.
+            vectors: n vectors: what :func:`dejavec.vectors.arrays.to_rows` takes.
             dtype: ``"float32"`` rounds the vectors to it.
+            store_dtype: ``"float16"`` rounds the stored numbers to it.
             on_nonfinite: whether vectors with NaN or infinity, which are never stored, warn or raise.
 
         Returns:
@@ -423,7 +460,15 @@ class KeyedCache(Closing):
             StorageError: the vectors could not be written.
         """
         where = f"the vectors of {len(keys)} items for {self.path}"
-        rows, output = fitting_rows(vectors, len(keys), where, dim=self.dim, stored=self.output, dtype=dtype)
+        rows, output = fitting_rows(
+            vectors,
+            len(keys),
+            where,
+            dim=self.dim,
+            stored=self.output,
+            dtype=dtype,
+            store_dtype=store_dtype,
+        )
         bad = nonfinite(rows)
         if len(bad):
             parts = {
@@ -434,10 +479,15 @@ class KeyedCache(Closing):
             if on_nonfinite == "raise":
                 raise NonFiniteVectorsError(self.path, **parts)
             warn(self.path, **parts)
-            keys, rows = np.delete(keys, bad, axis=0), np.delete(rows, bad, axis=0)
+            sound = np.delete(np.arange(len(keys)), bad)
+            keys, rows = keys[sound], rows[sound]
         self.refresh()  # The directory may be gone or replaced by now.
         store, rows = self._writable(rows, output)
-        return store.put(keys, rows) if len(rows) else 0
+        if not len(rows):
+            return 0
+        if isinstance(rows, Ragged):
+            return store.put(keys, rows.data, indices=rows.indices, indptr=rows.indptr)
+        return store.put(keys, rows)
 
     def warn_once(self, message: str) -> None:
         """Warn, unless this cache has warned before."""
@@ -448,7 +498,44 @@ class KeyedCache(Closing):
     def _writable(self, rows: Rows, output: Output) -> tuple[_core.Store, Rows]:
         """Check that rows fit; return the store, which is created if necessary, and the rows in its dtype."""
         where = f"the vectors for {self.path}"
-        dtype = stored_dtype(rows, output, self._handle.container, where)
-        store = self._handle.create(rows.shape[1], dtype.str, output)
-        check_kind(rows, output, store.dim, Output.from_json(store.output).dtype, where)
+        container = self._handle.container_for(output, where)
+        dtype = stored_dtype(rows, output, container, where)
+        store = self._handle.create(dim_of(rows), dtype.str, output, container)
+        check_kind(rows, output, store.dim, Output.from_json(store.output), where)
         return store, rows.astype(dtype, copy=False)
+
+    def _gather_ragged(
+        self, store: _core.Store, keys: Keys, rows: NDArray[np.int64]
+    ) -> tuple[Ragged, list[int]]:
+        """Read ragged rows: a copy-on-write mapping of contiguous ones, or one copy of others."""
+        if _are_contiguous(rows):
+            mapped = store.map_rows(keys, int(rows[0]), verify=self._verify)
+            if mapped is not None:
+                data, indices, ends, damaged = mapped
+                indptr = np.frombuffer(ends or b"", np.int64)
+                second = None if indices is None else memoryview(indices)
+                return _ragged(store, memoryview(data), second, indptr), damaged
+        lengths = np.empty(len(rows), np.int64)
+        store.lengths(rows, lengths)
+        indptr = offsets_of(lengths)
+        sparse = store.container == "sparse"
+        numbers = np.empty(int(indptr[-1]) * (1 if sparse else store.dim), np.dtype(store.dtype))
+        columns = np.empty(int(indptr[-1]), np.int32) if sparse else None
+        copied = _ragged(store, numbers, columns, indptr)
+        damaged = store.gather(
+            keys, rows, copied.data, verify=self._verify, indices=copied.indices, indptr=copied.indptr
+        )
+        return copied, damaged
+
+
+def _are_contiguous(rows: NDArray[np.int64]) -> bool:
+    """Return whether row numbers count up by one, from a row that exists."""
+    return len(rows) > 0 and bool(rows[0] >= 0) and bool((np.diff(rows) == 1).all())
+
+
+def _ragged(store: _core.Store, data: Any, indices: Any, indptr: NDArray[np.int64]) -> Ragged:
+    """Return rows over buffers with all numbers, and all column numbers of a sparse cache."""
+    numbers = np.frombuffer(data, np.dtype(store.dtype))
+    if indices is None:
+        return Ragged(numbers.reshape(-1, store.dim), indptr)
+    return Ragged(numbers, indptr, np.frombuffer(indices, np.int32), store.dim)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Awaitable, Coroutine, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,47 +13,13 @@ from numpy.typing import NDArray
 from dejavec.errors import VectorsError
 from dejavec.support.warn import warn
 from dejavec.vectors.columns import as_array_or_rows, is_list_of_lists
-
-Kind = Literal["numpy", "torch", "list"]
-"""NumPy arrays, torch tensors on the CPU, or lists of Python numbers."""
-
-Container = Literal["npy", "faiss-l2", "faiss-ip"]
-"""The format of the rows: ``vectors.npy``, or ``vectors.faiss``, a FAISS flat index of this metric."""
-
-Rows = NDArray[Any]
-"""Vectors as stored: (n, dim), C-contiguous, little-endian."""
+from dejavec.vectors.multi_vector import are_items, from_items, from_padded, padded
+from dejavec.vectors.output import PADDED, Output
+from dejavec.vectors.ragged import Ragged, Rows
+from dejavec.vectors.sparse import from_sparse, is_sparse, to_scipy, to_torch
 
 _STORABLE = ("<f2", "<f4", "<f8", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "|b1")
-FLOAT32_HOLDS = ("float32", "float16", "bfloat16", "int8", "uint8", "int16", "uint16", "bool")
-"""Names of dtypes that float32 holds exactly."""
-
-_LOST = {"float64": "half of its digits"}
-"""The loss if float32 stores a dtype, except for larger integers."""
-
 _REMEDY = "give one 2-D array of numbers with a row for each text"
-
-
-@dataclass(frozen=True)
-class Output:
-    """The array kind that a model returns.
-
-    Attributes:
-        library: ``"numpy"``, ``"torch"``, or ``"list"`` for lists of Python numbers.
-        dtype: the name of the dtype in that library; NumPy's for lists. ``"bfloat16"`` is stored as float32.
-    """
-
-    library: Kind
-    dtype: str
-
-    def to_json(self) -> str:
-        """Return the form that is stored with the cache."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> Output:
-        """Read what :meth:`to_json` wrote."""
-        fields = json.loads(text)
-        return cls(fields["library"], fields["dtype"])
 
 
 def to_rows(vectors: object, count: int | None, where: str) -> tuple[Rows, Output]:
@@ -64,12 +28,15 @@ def to_rows(vectors: object, count: int | None, where: str) -> tuple[Rows, Outpu
     Args:
         vectors: a 2-D NumPy array, torch tensor or other array of numbers; a list, generator, dict values, or
             a pandas, polars or Arrow column of rows of equal length. Integers in lists of Python numbers
-            become float64, as such lists have no dtype.
+            become float64, as such lists have no dtype. For multi-vector embeddings a list of (tokens, dim)
+            arrays, tensors or lists, or an array (n, longest, dim) padded with zeros. For sparse embeddings a
+            sparse tensor of torch, a list of those, or a sparse array of SciPy.
         count: how many rows are expected; None for any number.
         where: who returned the vectors, to begin an error message with.
 
     Returns:
-        The rows (count, dim), C-contiguous and little-endian, without a copy if possible; and the array kind.
+        The rows, without a copy if possible: dense (count, dim), C-contiguous and little-endian, or
+        :class:`dejavec.vectors.ragged.Ragged`. And the array kind.
 
     Raises:
         VectorsError: another row count or number of dimensions, rows of different lengths, or a dtype that
@@ -77,130 +44,100 @@ def to_rows(vectors: object, count: int | None, where: str) -> tuple[Rows, Outpu
 
     Example:
         >>> rows, output = to_rows([[1.0, 2.0], [3.0, 4.0]], 2, "the model")
-        >>> rows.shape, output
-        ((2, 2), Output(library='list', dtype='float64'))
+        >>> rows.shape, output.library, output.dtype
+        ((2, 2), 'list', 'float64')
+        >>> rows, output = to_rows([np.ones((3, 2)), np.ones((1, 2))], 2, "the model")
+        >>> rows.indptr, output.layout
+        (array([0, 3, 4]), 'items')
     """
     vectors = as_array_or_rows(vectors)
-    if vectors is None or isinstance(vectors, str | bytes | Mapping | Awaitable):
+    other = isinstance(vectors, str | bytes | Mapping | Awaitable) and not is_sparse(vectors)
+    if vectors is None or other:
         raise VectorsError(where, expected="an array (rows, dim)", found=found_type(vectors), remedy=_REMEDY)
-    rows, output = _from_torch(vectors, where) or _from_array(vectors, where)
+    rows, output = _converted(vectors, where)
     if rows.dtype.str not in _STORABLE:
         raise VectorsError(
             where, expected="numbers of 1 to 8 bytes", found=f"dtype {rows.dtype}", remedy=_REMEDY
         )
-    if rows.ndim != 2 or rows.shape[1] == 0:
-        expected = "shape (rows, dim)" if count is None else f"shape ({count}, dim)"
-        raise VectorsError(where, expected=expected, found=f"shape {rows.shape}", remedy=_REMEDY)
+    if isinstance(rows, np.ndarray):
+        if rows.ndim != 2 or rows.shape[1] == 0:
+            expected = "shape (rows, dim)" if count is None else f"shape ({count}, dim)"
+            raise VectorsError(where, expected=expected, found=f"shape {rows.shape}", remedy=_REMEDY)
+        rows = np.ascontiguousarray(rows)
+    elif rows.dim == 0:
+        raise VectorsError(where, expected="vectors (tokens, dim)", found="dim 0", remedy=_REMEDY)
     if count not in (None, len(rows)):
         raise VectorsError(where, expected=f"{count} rows", found=f"{len(rows)}", remedy=_REMEDY)
-    return np.ascontiguousarray(rows), output
+    return rows, output
 
 
-def check_kind(rows: Rows, output: Output, dim: int, dtype: str, where: str) -> None:
-    """Check that rows have the dimension and dtype of the stored ones.
-
-    Args:
-        rows: the rows from :func:`to_rows`.
-        output: their array kind.
-        dim: numbers in a stored vector.
-        dtype: the :attr:`Output.dtype` of the stored vectors. The stored dtype is not enough, since bfloat16
-            and float32 share it.
-        where: who returned the vectors, to begin an error message with.
+def to_dense_rows(vectors: object, count: int | None, where: str) -> tuple[NDArray[Any], Output]:
+    """Do what :func:`to_rows` does, for vectors that have to be dense.
 
     Raises:
-        VectorsError: the rows do not fit.
+        VectorsError: also for multi-vector and sparse embeddings.
     """
-    if rows.shape[1] != dim:
-        raise VectorsError(
-            where,
-            expected=f"dimension {dim}",
-            found=f"{rows.shape[1]}",
-            remedy="use another directory for another model",
-        )
-    if output.dtype != dtype:
-        raise VectorsError(
-            where,
-            expected=f"dtype {dtype}",
-            found=output.dtype,
-            remedy="convert the vectors or use another directory",
-        )
-
-
-def convert_list(rows: Rows, output: Output) -> tuple[Rows, NDArray[np.bool_]]:
-    """Convert rows of Python numbers to the dtype of the stored ones.
-
-    Args:
-        rows: float64, (n, dim).
-        output: the array kind of the stored vectors.
-
-    Returns:
-        The converted rows, and which of them are exact (n,).
-
-    Example:
-        >>> rows, exact = convert_list(np.array([[0.5], [0.1]]), Output("numpy", "float32"))
-        >>> rows.dtype, exact
-        (dtype('float32'), array([ True, False]))
-    """
-    with np.errstate(all="ignore"):
-        stored = rows.astype(np.float32 if output.dtype == "bfloat16" else output.dtype)
-        same = (stored.astype(np.float64) == rows) | (np.isnan(rows) & (stored.dtype.kind == "f"))
-    if output.dtype == "bfloat16":
-        same &= stored.view(np.uint32) & 0xFFFF == 0
-    return stored, same.all(axis=1)
-
-
-def stored_dtype(rows: Rows, output: Output, container: Container, where: str) -> np.dtype[Any]:
-    """Return the dtype in which a container stores rows: unchanged in ``vectors.npy``, otherwise float32.
-
-    Args:
-        rows: the rows from :func:`to_rows`.
-        output: their array kind.
-        container: the container.
-        where: who returned the vectors, to begin an error message with.
-
-    Raises:
-        VectorsError: the file is float32, which does not hold the dtype of the rows exactly.
-    """
-    if container == "npy":
-        return rows.dtype
-    if output.dtype not in FLOAT32_HOLDS:
-        lost = _LOST.get(output.dtype, "integers above 16,777,216")
-        raise VectorsError(
-            where,
-            expected="vectors that float32 holds exactly, as vectors.faiss does",
-            found=f"{output.dtype}, of which it would lose {lost}",
-            remedy='use NumpyCache, or accept the loss with FaissCache(directory, dtype="float32")',
-        )
-    return np.dtype("<f4")
+    rows, output = to_rows(vectors, count, where)
+    if isinstance(rows, Ragged):
+        expected = "shape (rows, dim)" if count is None else f"shape ({count}, dim)"
+        raise VectorsError(where, expected=expected, found=f"{output.family} vectors", remedy=_REMEDY)
+    return rows, output
 
 
 def from_rows(rows: Rows, output: Output) -> Any:
     """Return stored rows in the array kind of the model.
 
     Args:
-        rows: the rows (n, dim) or (dim,), writable, of a dtype that holds the output's exactly.
+        rows: the rows, writable, of a dtype that holds the output's exactly: dense (n, dim) or (dim,), or
+            ragged.
         output: the array kind.
 
     Returns:
         A NumPy array, or a torch tensor on the CPU, which shares the memory of ``rows`` if the dtype is the
-        same; or a list. Without torch, a NumPy array in place of a tensor, with one warning.
+        same; or a list. Multi-vector embeddings are a list of such arrays, or one padded array, and sparse
+        embeddings a sparse tensor or array. Without torch, NumPy arrays replace tensors, with one warning.
     """
+    if not isinstance(rows, Ragged):
+        return _from_dense(rows, output)
+    if rows.indices is not None:
+        if output.library == "torch" and _has_torch():
+            return to_torch(rows, output, _from_dense(rows.data, output))
+        return to_scipy(rows.astype(output.dtype.replace("bfloat16", "float32"), copy=False), output)
+    if output.layout == PADDED:
+        return _from_dense(padded(rows), output)
+    if output.library == "list":
+        return [item.tolist() for item in rows.astype(output.dtype, copy=False)]
+    data = _from_dense(rows.data, output)
+    if isinstance(data, np.ndarray):
+        return list(Ragged(data, rows.indptr))
+    return list(data.split(rows.lengths.tolist()))
+
+
+def _from_dense(rows: NDArray[Any], output: Output) -> Any:
+    """Return an array of numbers in the array kind of the model."""
     if output.dtype != "bfloat16":
         rows = rows.astype(output.dtype, copy=False)
     if output.library == "list":
         return rows.tolist()
-    if output.library == "numpy":
+    if output.library != "torch" or not _has_torch():
         return rows
-    try:
-        import torch
-    except ImportError:
-        _warn_of_torch()
-        return rows
+    import torch
+
     if output.dtype == "bfloat16":
         # The upper half of a float32 is the bfloat16 it was made from: exact, NaN payloads included.
-        upper = (rows.view("<u4") >> 16).astype(np.uint16)
+        upper = (rows.astype(np.float32, copy=False).view("<u4") >> 16).astype(np.uint16)
         return torch.from_numpy(upper.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(rows)
+
+
+def _has_torch() -> bool:
+    """Return whether torch is installed; warn once if not."""
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        _warn_of_torch()
+        return False
+    return True
 
 
 @functools.cache
@@ -221,31 +158,20 @@ def found_type(vectors: object) -> str:
     return "None" if vectors is None else f"a {type(vectors).__name__}"
 
 
-def rounded(rows: Rows, output: Output) -> tuple[Rows, Output]:
-    """Return rows in float32, and the array kind with that dtype. Too large numbers become infinite.
-
-    Example:
-        >>> rounded(np.array([[1e300, 2.0]]), Output("list", "float64"))
-        (array([[inf,  2.]], dtype=float32), Output(library='list', dtype='float32'))
-    """
-    with np.errstate(over="ignore"):
-        return rows.astype(np.float32, copy=False), replace(output, dtype="float32")
-
-
-def nonfinite(rows: Rows) -> NDArray[np.intp]:
-    """Return the positions of the rows that hold NaN or infinity.
-
-    Example:
-        >>> nonfinite(np.array([[1.0, 2.0], [3.0, np.nan]]))
-        array([1])
-    """
-    if rows.dtype.kind != "f":
-        return np.empty(0, np.intp)
-    return np.flatnonzero(~np.isfinite(rows).all(axis=1))
+def _converted(vectors: object, where: str) -> tuple[Rows, Output]:
+    """Convert vectors of any kind, of any number and dtype."""
+    if is_sparse(vectors):
+        return from_sparse(vectors, where)
+    if isinstance(vectors, list | tuple) and are_items(vectors):
+        return from_items(vectors, where)
+    rows, output = _from_torch(vectors, where) or _from_array(vectors, where)
+    if rows.ndim == 3 and rows.dtype.str in _STORABLE:
+        return from_padded(rows, output, where)
+    return rows, output
 
 
-def _from_torch(vectors: object, where: str) -> tuple[Rows, Output] | None:
-    """Convert a tensor or a list of tensors; None if ``vectors`` is neither."""
+def _from_torch(vectors: object, where: str) -> tuple[NDArray[Any], Output] | None:
+    """Convert a tensor or a list of tensors (dim,); None if ``vectors`` is neither."""
     torch = sys.modules.get("torch")
     if torch is None:
         return None
@@ -259,8 +185,6 @@ def _from_torch(vectors: object, where: str) -> tuple[Rows, Output] | None:
     if not isinstance(vectors, torch.Tensor):
         return None
     output = Output("torch", str(vectors.dtype).removeprefix("torch."))
-    if vectors.layout is not torch.strided:
-        raise VectorsError(where, expected="a dense tensor", found=f"layout {vectors.layout}", remedy=_REMEDY)
     try:
         dense = vectors.float() if vectors.dtype == torch.bfloat16 else vectors
         return dense.numpy(force=True), output
@@ -278,7 +202,7 @@ def _dimensions(part: object) -> int:
     return int(getattr(part, "ndim", isinstance(part, list | tuple)))
 
 
-def _from_array(vectors: object, where: str) -> tuple[Rows, Output]:
+def _from_array(vectors: object, where: str) -> tuple[NDArray[Any], Output]:
     """Convert anything else that NumPy understands as one array."""
     if isinstance(vectors, np.ma.MaskedArray):
         raise VectorsError(where, expected="an array without a mask", found="a masked array", remedy=_REMEDY)

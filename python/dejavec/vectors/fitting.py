@@ -9,8 +9,11 @@ import numpy as np
 
 from dejavec import _core
 from dejavec.errors import VectorsError
-from dejavec.vectors.arrays import Output, Rows, convert_list, rounded, to_rows
+from dejavec.vectors.arrays import to_rows
 from dejavec.vectors.columns import first_bad_row
+from dejavec.vectors.output import Output, family_of
+from dejavec.vectors.ragged import Rows
+from dejavec.vectors.stored import convert_list, rounded
 
 
 def fitting_rows(
@@ -21,6 +24,7 @@ def fitting_rows(
     dim: int | None,
     stored: Output | None,
     dtype: Literal["float32"] | None,
+    store_dtype: Literal["float16"] | None,
 ) -> tuple[Rows, Output]:
     """Return the vectors of ``count`` items as rows, lists of them in the dtype of the cache.
 
@@ -31,14 +35,18 @@ def fitting_rows(
         dim: numbers in a vector of the cache; None before the first vector.
         stored: the kind of array of the cache; None before the first vector.
         dtype: ``"float32"`` rounds the vectors to it.
+        store_dtype: ``"float16"`` rounds the stored numbers to it.
 
     Raises:
         VectorsError: they are no vectors, or are lists that the cache's dtype does not hold exactly.
 
     Example:
         >>> half = Output("numpy", "float16")
-        >>> fitting_rows([[0.5, 2.0]], 1, "put", dim=2, stored=half, dtype=None)
-        (array([[0.5, 2. ]], dtype=float16), Output(library='list', dtype='float16'))
+        >>> rows, output = fitting_rows(
+        ...     [[0.5, 2.0]], 1, "put", dim=2, stored=half, dtype=None, store_dtype=None
+        ... )
+        >>> rows, output.library
+        (array([[0.5, 2. ]], dtype=float16), 'list')
     """
     try:
         rows, output = to_rows(vectors, count, where)
@@ -53,9 +61,9 @@ def fitting_rows(
             found=f"{found} at position {bad}",
             remedy="leave it out; nothing was stored",
         ) from None
-    if dtype is not None:
-        rows, output = rounded(rows, output)
-    if stored is not None and output.library == "list" and output.dtype != stored.dtype:
+    rows, output = rounded(rows, output, dtype, store_dtype, where)
+    is_list = output.library == "list" and store_dtype is None
+    if stored is not None and is_list and output.dtype != stored.dtype:
         rows, exact = convert_list(rows, stored)
         if not exact.all():
             raise VectorsError(
@@ -80,6 +88,13 @@ def check_out(out: object, count: int, store: _core.Store | None) -> None:
     Raises:
         VectorsError: they cannot.
     """
+    if store is not None and family_of(store.container) != "dense":
+        raise VectorsError(
+            "out=",
+            expected="a cache of dense vectors",
+            found=f"a {store.container} one",
+            remedy="leave it out",
+        )
     dtype = "" if store is None else f"{np.dtype(store.dtype)} "
     expected = f"C-contiguous {dtype}({count}, {'dim' if store is None else store.dim}), writable"
     remedy = "make such an array"

@@ -415,6 +415,7 @@ impl Store {
         dict.set_item("keys", statistics.keys)?;
         dict.set_item("synced", statistics.synced)?;
         dict.set_item("epoch", statistics.epoch)?;
+        dict.set_item("elements", statistics.elements)?;
         dict.set_item("row_bytes", statistics.row_bytes)?;
         dict.set_item("bytes_on_disk", statistics.bytes_on_disk)?;
         dict.set_item("snapshot_rows", statistics.snapshot_rows)?;

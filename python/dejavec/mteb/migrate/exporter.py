@@ -141,6 +141,13 @@ def _refuse_inexact(path: Path) -> None:
                 found=str(cache.dtype),
                 remedy="leave them out: mteb keeps float32 only, so these cannot be exported",
             )
+        if cache.output is not None and cache.output.family != "dense":
+            raise VectorsError(
+                cache.path,
+                expected="dense vectors",
+                found=f"{cache.output.family} ones",
+                remedy="leave them out: mteb's cache keeps one vector of one length for each item",
+            )
 
 
 def _write(source: Path, directory: Path, target: Path, progress: bool | None) -> Exported:
@@ -172,7 +179,7 @@ def _write(source: Path, directory: Path, target: Path, progress: bool | None) -
                 vectors, failed = cache.gather(keys[block], block)
                 sound = np.ones(len(block), np.bool_)
                 sound[failed] = False
-                vectors_file.write(vectors[sound].astype("<f4").tobytes())
+                vectors_file.write(np.asarray(vectors[sound], "<f4").tobytes())
                 for row in block[sound].tolist():
                     index_file.write(f'{"," if written else ""}\n  "{keys[row].tobytes().hex()}": {written}')
                     written += 1

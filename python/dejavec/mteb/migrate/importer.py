@@ -40,7 +40,9 @@ from dejavec.mteb.migrate.targets import EngineCalls
 from dejavec.storage.identity import describe, parse_model
 from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.support.mteb_files import is_old_cache
-from dejavec.vectors.arrays import Output, Rows, nonfinite
+from dejavec.vectors.output import Output
+from dejavec.vectors.ragged import Rows
+from dejavec.vectors.stored import nonfinite
 
 if TYPE_CHECKING:
     from dejavec.mteb.wrapper import CachedEmbeddingWrapper

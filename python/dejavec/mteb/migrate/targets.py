@@ -12,9 +12,11 @@ from dejavec.mteb.directories import safe_name
 from dejavec.mteb.items import UncacheableError
 from dejavec.mteb.migrate.doubts import Place, prompt_type, registered
 from dejavec.mteb.model.identity import encoder_kind, reads_argument
+from dejavec.mteb.model.methods import encoder_of
 from dejavec.mteb.model_call import is_dense
 from dejavec.storage.keyed_cache import KeyedCache
-from dejavec.vectors.arrays import Output, to_rows
+from dejavec.vectors.arrays import to_dense_rows
+from dejavec.vectors.output import Output
 
 if TYPE_CHECKING:
     from dejavec.mteb.engine import Engine
@@ -101,7 +103,7 @@ class EngineCalls:
             from torch.utils.data import DataLoader
 
             loader = DataLoader(Dataset.from_dict({"text": ["dejavec"]}), batch_size=1)
-            vectors = self._engine.source.model.encode(loader, **self._call(task, role))
+            vectors = encoder_of(self._engine.source.model)(loader, **self._call(task, role))
             if not is_dense(vectors):
                 raise VectorsError(
                     "the model",
@@ -109,7 +111,7 @@ class EngineCalls:
                     found=type(vectors).__name__,
                     remedy="its vectors are not cached",
                 )
-            rows, output = to_rows(vectors, 1, "the model")
+            rows, output = to_dense_rows(vectors, 1, "the model")
             if output.dtype not in _KEPT_BY_FLOAT32:
                 raise VectorsError(
                     "the model",

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from dejavec.mteb.model.identity import Kind, layers
+from dejavec.mteb.model.methods import Methods
 
 INTEGER_PRECISIONS = frozenset({"int8", "uint8", "int4", "uint4"})
 """Precisions that scale by the whole call."""
@@ -17,14 +18,14 @@ def as_encoder(model: Any) -> Any:
     """Return ``model``, wrapped as mteb wraps it if it is a bare model of sentence-transformers.
 
     Raises:
-        ValueError: there is no ``encode`` whose vectors could be cached.
+        ValueError: mteb cannot evaluate it, or its vectors depend on the rest of the call.
     """
     library = sys.modules.get("sentence_transformers")
     if any(isinstance(model, getattr(library, name)) for name in _BARE if hasattr(library, name)):
         from mteb.evaluate import _sanitize_model
 
         model = _sanitize_model(model)[0]
-    if not hasattr(model, "encode"):
+    if not Methods.of(model).are_evaluated:
         raise ValueError(f"Model must have an 'encode' method: found {type(model).__name__}.")
     for layer in layers(model):
         level = getattr(layer, "_quantization_level", None)
@@ -34,11 +35,6 @@ def as_encoder(model: Any) -> Any:
                 "cached; wrap the other way round: CompressionWrapper(CachedEmbeddingWrapper(model, …))"
             )
     return model
-
-
-def searches(model: Any) -> bool:
-    """Return whether a model does its own search."""
-    return hasattr(model, "index") and hasattr(model, "search")
 
 
 def refuse_sharing(kind: Kind, *, text_only: bool) -> None:

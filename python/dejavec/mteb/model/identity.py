@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 from dejavec.identity.fingerprint import describe, is_module, sha256_of
 from dejavec.identity.observed import Look, observe
 from dejavec.identity.wrapped import ModelSource, ModelWrapper
+from dejavec.mteb.model.methods import Methods, encoder_of
 from dejavec.storage.identity import parse_model
 from dejavec.support.canonical import canonical_json
 from dejavec.support.secret_names import without_secrets
@@ -195,7 +196,11 @@ class BuiltModel:
             prompt_settings=_prompt_settings(parts) if kind == "other" else None,
             encoder=None if kind == "other" else _encoder_settings(model.model),
             media={name: describe(value) for name, value in media.items() if value is not None},
-            reads=tuple(name for name in _SUBSET_ARGUMENTS if reads_argument(model, name)),
+            reads=tuple(
+                name
+                for name in _SUBSET_ARGUMENTS
+                if Methods.of(model).are_cached and reads_argument(model, name)
+            ),
             call_dependent=not parents.isdisjoint(_CALL_DEPENDENT_MODULES),
         )
 
@@ -329,7 +334,7 @@ def prompt(profile: Profile, task_metadata: Any, prompt_type: Any) -> dict[str, 
 
 
 def reads_argument(model: Any, name: str) -> bool:
-    """Return whether ``model.encode`` may read its argument ``name``: unless it declares and never loads it.
+    """Return whether a model's ``encode`` may read an argument: unless it declares and never loads it.
 
     Example:
         >>> class Model:
@@ -338,7 +343,7 @@ def reads_argument(model: Any, name: str) -> bool:
         >>> reads_argument(Model(), "hf_subset"), reads_argument(Model(), "hf_split")
         (True, False)
     """
-    function = inspect.unwrap(model.encode)
+    function = inspect.unwrap(encoder_of(model))
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     if code is None or name not in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
         return True

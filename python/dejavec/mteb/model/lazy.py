@@ -14,8 +14,9 @@ from typing import Any
 
 from dejavec.identity.fingerprint import class_code, sha256_of
 from dejavec.identity.observed import Look
-from dejavec.mteb.model.encoders import as_encoder, searches
+from dejavec.mteb.model.encoders import as_encoder
 from dejavec.mteb.model.identity import BuiltModel, Profile, is_identified, is_local
+from dejavec.mteb.model.methods import Methods
 from dejavec.mteb.model.record import look_from, profile_from, record_of
 from dejavec.mteb.model.similarity import Similarity
 from dejavec.support.json_file import read_record, update_record
@@ -25,6 +26,9 @@ from dejavec.support.warn import warn
 MODELS_FILE = "models.json"
 _SEEN = frozenset({"description", "visible"})
 """Entries of a record that come from the look at the model."""
+
+
+_ENCODER = Methods(encodes=True, searches=False, predicts=False, hides_encode=False)
 
 
 class ModelChangedError(Exception):
@@ -69,14 +73,14 @@ class Recipe:
         if not isinstance(meta, ModelMeta):
             raise ValueError(f"expected model_meta= to be a ModelMeta, found {type(meta).__name__}")
         self.meta = meta
-        if isinstance(_maker(self.loader), type) and not hasattr(_maker(self.loader), "encode"):
+        if not self.methods.are_evaluated:
             raise ValueError(f"Model must have an 'encode' method: found {_maker(self.loader).__name__}.")
 
     @property
-    def searches(self) -> bool:
-        """Whether the model is known to do its own search. Only classes are examined."""
+    def methods(self) -> Methods:
+        """The methods of the model, if a class makes it. Other loaders should make an encoder."""
         maker = _maker(self.loader)
-        return isinstance(maker, type) and hasattr(maker, "index") and hasattr(maker, "search")
+        return Methods.of(maker) if isinstance(maker, type) else _ENCODER
 
     def key(self) -> str:
         """Return a digest of loader, name, revision and arguments, without secrets.
@@ -250,8 +254,10 @@ class LazyModel:
         except (OSError, TypeError):
             key, files = None, {}
         model = as_encoder(self._recipe.build())
-        if searches(model) and not self._recipe.searches:
-            raise ValueError("the model does its own search; pass it built, not a function that builds it")
+        if Methods.of(model) != self._recipe.methods:
+            raise ValueError(
+                "the model does its own search or has no encode; pass it built, not a function that builds it"
+            )
         if getattr(model, "mteb_model_meta", None) is None:
             model.mteb_model_meta = self._recipe.meta
         built = BuiltModel(model)
