@@ -17,7 +17,7 @@ import pytest
 from datasets import Dataset
 
 from dejavec import CachedEmbeddingWrapper, FaissCache
-from dejavec.demo.evaluate import minilm
+from dejavec.demo.models import demo_model
 from dejavec.demo.task import TextRetrieval
 
 CRANFIELD = Path(__file__).parents[3] / "shared" / "data" / "cranfield"
@@ -71,7 +71,7 @@ def cranfield() -> TextRetrieval:
 
 @pytest.fixture(scope="session")
 def model() -> Any:
-    return minilm()
+    return demo_model("dense")
 
 
 def evaluate(model: Any) -> TextRetrieval:

@@ -15,9 +15,9 @@ import torch
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.mocks import mock_tasks
 from mteb_models import evaluate, meta
-from mteb_tasks import ALL_CLASSES, half, small
+from mteb_tasks import ALL_CLASSES, Calls, half, small
 from threadpoolctl import threadpool_limits
-from token_models import Calls, PaddingModel, late_interaction, sparse_model
+from token_models import PaddingModel, late_interaction, sparse_model
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning, FaissCache
 from dejavec.errors import SpotCheckError

@@ -1,7 +1,8 @@
-"""The mock tasks of mteb, and half of the items of a call."""
+"""The mock tasks of mteb, what was called in one, and half of the items of a call."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Sequence
@@ -92,3 +93,19 @@ def small(task_class: type) -> Any:
         if hasattr(task, repetitions):
             setattr(task, repetitions, 2)
     return task
+
+
+class Calls:
+    """Keeps the loader, the arguments and the result of each call that makes vectors."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[Any, dict[str, Any], Any]] = []
+
+    def watch(self, function: Any) -> Any:
+        @functools.wraps(function)
+        def watching(inputs: Any, **arguments: Any) -> Any:
+            made = function(inputs, **arguments)
+            self.made.append((inputs, arguments, made))
+            return made
+
+        return watching

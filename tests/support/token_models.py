@@ -15,22 +15,6 @@ from sentence_transformers import MultiVectorEncoder, SentenceTransformer, Spars
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
 
-class Calls:
-    """Keeps the loader, the arguments and the result of each call that makes vectors."""
-
-    def __init__(self) -> None:
-        self.made: list[tuple[Any, dict[str, Any], Any]] = []
-
-    def watch(self, function: Any) -> Any:
-        @functools.wraps(function)
-        def watching(inputs: Any, **arguments: Any) -> Any:
-            made = function(inputs, **arguments)
-            self.made.append((inputs, arguments, made))
-            return made
-
-        return watching
-
-
 @functools.cache
 def multi_vector_encoder() -> MultiVectorEncoder:
     """all-MiniLM-L6-v2 with a random projection of its token vectors to 128 numbers."""

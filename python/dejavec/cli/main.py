@@ -86,8 +86,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--task", metavar="NAME", help="any task that mteb knows")
     demo.add_argument("--model", metavar="NAME", help="any model that mteb can load")
-    demo.add_argument("--documents", type=_positive, default=3000, metavar="N", help="default: %(default)s")
-    demo.add_argument("--queries", type=_positive, default=1000, metavar="N", help="default: %(default)s")
+    demo.add_argument(
+        "--kind",
+        choices=("dense", "multi-vector", "sparse"),
+        default="dense",
+        help="what the default model returns: one vector a text, one a token, or a sparse one "
+        "(the last two with random weights, so their scores mean nothing); default: %(default)s",
+    )
+    for name, dense, other in (("documents", 3000, 300), ("queries", 1000, 100)):
+        demo.add_argument(
+            f"--{name}",
+            type=_positive,
+            metavar="N",
+            help=f"default: {dense}, or {other} if --kind is not dense",
+        )
     demo.add_argument("--compare", action="store_true", help="run mteb's own cache too")
 
     listing = commands.add_parser(
@@ -180,8 +192,9 @@ def _demo(options: argparse.Namespace) -> int:
             cache=options.cache,
             task=options.task,
             model=options.model,
-            documents=options.documents,
-            queries=options.queries,
+            kind=options.kind,
+            documents=options.documents or (3000 if options.kind == "dense" else 300),
+            queries=options.queries or (1000 if options.kind == "dense" else 100),
             compare=options.compare,
         )
     )

@@ -76,6 +76,12 @@ def to_torch(rows: Ragged, output: Output, values: Any) -> Any:
     """
     import torch
 
+    # Columns are checked here. Without a choice, torch warns that it does not check.
+    with torch.sparse.check_sparse_tensor_invariants(False):
+        return _to_torch(rows, output, values, torch)
+
+
+def _to_torch(rows: Ragged, output: Output, values: Any, torch: Any) -> Any:
     indices, shape = _columns_of(rows), (len(rows), rows.dim)
     if output.layout == CSR:
         index_dtype = getattr(torch, output.index_dtype or "int64")
@@ -84,7 +90,6 @@ def to_torch(rows: Ragged, output: Output, values: Any) -> Any:
             torch.from_numpy(indices).to(index_dtype),
             values,
             shape,
-            check_invariants=False,
         )
     columns = torch.from_numpy(indices.astype(np.int64))
     # With None, torch marks tensors of less than two entries.
@@ -97,14 +102,11 @@ def to_torch(rows: Ragged, output: Output, values: Any) -> Any:
                 values[start:end],
                 (rows.dim,),
                 is_coalesced=coalesced,
-                check_invariants=False,
             )
             for start, end in pairwise(bounds)
         ]
     numbers = torch.from_numpy(np.repeat(np.arange(len(rows)), rows.lengths))
-    return torch.sparse_coo_tensor(
-        torch.stack([numbers, columns]), values, shape, is_coalesced=coalesced, check_invariants=False
-    )
+    return torch.sparse_coo_tensor(torch.stack([numbers, columns]), values, shape, is_coalesced=coalesced)
 
 
 def to_scipy(rows: Ragged, output: Output) -> Any:
