@@ -18,11 +18,13 @@ pub struct Batch<'a> {
     pub indices: Option<&'a [u8]>,
     /// Where each row begins, and where the last one ends, in elements. None in a dense cache.
     pub indptr: Option<&'a [i64]>,
+    /// The text of each row, to be kept beside it if its SHA-256 is the key.
+    pub texts: Option<&'a [Option<&'a [u8]>]>,
 }
 
 impl<'a, T: AsRef<[u8]> + ?Sized> From<&'a T> for Batch<'a> {
     fn from(data: &'a T) -> Batch<'a> {
-        Batch { data: data.as_ref(), indices: None, indptr: None }
+        Batch { data: data.as_ref(), indices: None, indptr: None, texts: None }
     }
 }
 
@@ -32,6 +34,7 @@ pub(crate) struct Block<'a> {
     data: Cow<'a, [u8]>,
     indices: Option<Cow<'a, [u8]>>,
     indptr: Option<Cow<'a, [i64]>>,
+    texts: Option<Cow<'a, [Option<&'a [u8]>]>>,
     rows: usize,
     sizes: Sizes,
 }
@@ -63,7 +66,7 @@ fn mismatch<T>(expected: String, found: impl ToString) -> Result<T> {
 impl<'a> Block<'a> {
     /// A batch of `rows` rows for a cache.
     pub(crate) fn of(batch: Batch<'a>, rows: usize, meta: &Meta) -> Result<Block<'a>> {
-        let Batch { data, indices, indptr } = batch;
+        let Batch { data, indices, indptr, texts } = batch;
         let (container, sizes) = (meta.container, Sizes::of(meta));
         if !container.has_parts(indices.is_some(), indptr.is_some()) {
             return mismatch(format!("a batch for the container {}", container.name()), "one for another container");
@@ -74,8 +77,17 @@ impl<'a> Block<'a> {
         };
         check_bytes("vectors", elements, sizes.data, data.len())?;
         indices.map_or(Ok(()), |indices| check_bytes("indices", elements, sizes.indices, indices.len()))?;
-        let indices = indices.map(Cow::Borrowed);
-        Ok(Block { data: data.into(), indices, indptr: indptr.map(Cow::Borrowed), rows, sizes })
+        if let Some(texts) = texts.filter(|texts| texts.len() != rows) {
+            return mismatch(format!("{rows} texts"), texts.len());
+        }
+        Ok(Block {
+            data: data.into(),
+            indices: indices.map(Cow::Borrowed),
+            indptr: indptr.map(Cow::Borrowed),
+            texts: texts.map(Cow::Borrowed),
+            rows,
+            sizes,
+        })
     }
 
     /// All numbers.
@@ -86,6 +98,11 @@ impl<'a> Block<'a> {
     /// All indices.
     pub(crate) fn indices(&self) -> Option<&[u8]> {
         self.indices.as_deref()
+    }
+
+    /// The text of each row.
+    pub(crate) fn texts(&self) -> Option<&[Option<&'a [u8]>]> {
+        self.texts.as_deref()
     }
 
     /// Where row `position` lies in the block, in elements.
@@ -145,7 +162,8 @@ impl<'a> Block<'a> {
             });
             std::iter::once(0).chain(ends).collect()
         });
-        Block { data: data.into(), indices, indptr, rows: positions.len(), sizes: self.sizes }
+        let texts = self.texts.as_ref().map(|all| positions.iter().map(|position| all[*position]).collect());
+        Block { data: data.into(), indices, indptr, texts, rows: positions.len(), sizes: self.sizes }
     }
 }
 
@@ -202,7 +220,7 @@ mod tests {
     #[test]
     fn rows_of_any_length_are_told_apart_and_selected() {
         let (data, indptr) = ([0, 1, 2, 3, 4, 5], [0, 1, 1, 3]);
-        let batch = Batch { data: &data, indices: None, indptr: Some(&indptr) };
+        let batch = Batch { indptr: Some(&indptr), ..Batch::from(&data) };
         let block = Block::of(batch, 3, &meta(Container::Ragged)).unwrap();
         let rows: Vec<_> = (0..3).map(|position| block.row(position, 10)).collect();
         assert_eq!(rows.iter().map(|row| row.data).collect::<Vec<_>>(), [&[0_u8, 1] as &[u8], &[], &[2, 3, 4, 5]]);
@@ -217,7 +235,7 @@ mod tests {
     #[test]
     fn sparse_rows_have_an_index_for_each_number() {
         let (data, indices, indptr) = ([7, 8, 9], [0; 12], [0, 2, 3]);
-        let whole = Batch { data: &data, indices: Some(&indices), indptr: Some(&indptr) };
+        let whole = Batch { indices: Some(&indices), indptr: Some(&indptr), ..Batch::from(&data) };
         let block = Block::of(whole, 2, &meta(Container::Sparse)).unwrap();
         assert_eq!(block.row(1, 0).indices.map(<[u8]>::len), Some(4));
         for wrong in [Batch { indices: Some(&indices[1..]), ..whole }, Batch { indices: None, ..whole }] {
@@ -228,7 +246,7 @@ mod tests {
     #[test]
     fn impossible_batches_are_refused() {
         let refused = |container, data: &[u8], indptr: Option<&[i64]>, rows| {
-            Block::of(Batch { data, indices: None, indptr }, rows, &meta(container)).is_err()
+            Block::of(Batch { indptr, ..Batch::from(data) }, rows, &meta(container)).is_err()
         };
         assert!(!refused(Container::Npy, &[0; 4], None, 2));
         assert!(refused(Container::Npy, &[0; 5], None, 2));

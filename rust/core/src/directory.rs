@@ -15,6 +15,7 @@ use crate::format::meta::{MAX_BYTES, Meta};
 use crate::format::{keys, name};
 use crate::lock::{HeldLock, Patience};
 use crate::storage::{Access, Storage};
+use crate::texts::TextFiles;
 
 /// For names and lengths that are the same for every dtype.
 const ANY_DTYPE: Dtype = Dtype::ALL[0];
@@ -55,7 +56,7 @@ pub(crate) fn check_unclaimed(storage: &dyn Storage, directory: &Path) -> Result
             name::LOCK | name::INDEX_LOCK | name::META | name::PROVEN => u64::MAX,
             name::KEYS => keys::HEADER_BYTES as u64,
             name::COMMIT => FILE_BYTES as u64,
-            _ => match every_column().find(|column| column.file_name == plain) {
+            _ => match every_column().chain(TextFiles::columns()).find(|column| column.file_name == plain) {
                 Some(column) => column.header_bytes() as u64,
                 None => return Err(foreign(file)),
             },

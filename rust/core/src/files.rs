@@ -2,7 +2,9 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::atomic;
 use crate::error::{Error, Result};
 use crate::format::column::Column;
 use crate::format::commit::{EPOCH_OFFSETS, Extent, FILE_BYTES, Slot, Slots};
@@ -14,6 +16,7 @@ use crate::records::RecordsFile;
 use crate::recovery::{self, Recovered};
 use crate::rows::RowFiles;
 use crate::storage::{Access, Metadata, Storage, StorageFile};
+use crate::texts::TextFiles;
 
 /// How often a commit record is read before it is called damaged: a reader may meet a writer in the middle of a write.
 const COMMIT_READS: usize = 100;
@@ -56,6 +59,9 @@ pub struct CacheFiles {
     /// Device and inode of the files above, and the metadata of `meta.json`.
     identities: Vec<FileId>,
     meta_file: Metadata,
+    is_writable: bool,
+    /// The files of texts, once they were used.
+    texts: Mutex<Option<Arc<TextFiles>>>,
 }
 
 /// Device and inode.
@@ -67,13 +73,9 @@ impl CacheFiles {
         let meta_path = directory.join(name::META);
         let meta = read_meta(storage, directory)?;
         let meta_file = storage.metadata(&meta_path).map_err(Error::io("examine", &meta_path))?;
-        let records = |file, header_bytes, record_bytes| {
-            RecordsFile::open(storage, directory.join(file), writable, header_bytes, record_bytes)
-        };
-        let keys = records(name::KEYS, keys::HEADER_BYTES, keys::RECORD_BYTES as u64)?;
-        let rows = RowFiles::open(&meta, |column: Column| {
-            records(column.file_name, column.header_bytes(), column.element_bytes())
-        })?;
+        let keys_path = directory.join(name::KEYS);
+        let keys = RecordsFile::open(storage, keys_path, writable, keys::HEADER_BYTES, keys::RECORD_BYTES as u64)?;
+        let rows = RowFiles::open(&meta, |column| open_column(storage, directory, writable, column))?;
         let commit_path = directory.join(name::COMMIT);
         let access = if writable { Access::Write } else { Access::Read };
         let commit = storage.open(&commit_path, access).map_err(Error::opening(&commit_path, true))?;
@@ -84,7 +86,18 @@ impl CacheFiles {
         for file in rows.all() {
             identities.push(file.identity()?);
         }
-        Ok(CacheFiles { meta, keys, rows, commit, commit_path, commit_words, identities, meta_file })
+        Ok(CacheFiles {
+            meta,
+            keys,
+            rows,
+            commit,
+            commit_path,
+            commit_words,
+            identities,
+            meta_file,
+            is_writable: writable,
+            texts: Mutex::default(),
+        })
     }
 
     /// Device and inode of the key records, the commit record and the rows. They do not change while the files are
@@ -124,6 +137,47 @@ impl CacheFiles {
     /// The files of the rows, each with its description.
     pub fn row_files(&self) -> impl Iterator<Item = (&RecordsFile, Column)> {
         self.rows.all().zip(self.meta.columns())
+    }
+
+    fn known_texts(&self) -> MutexGuard<'_, Option<Arc<TextFiles>>> {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The files of texts that the directory has now. None if it has none, and for files that cannot be opened: texts
+    /// are derived data.
+    pub fn texts(&self, storage: &dyn Storage, directory: &Path) -> Option<Arc<TextFiles>> {
+        self.open_texts(storage, directory).ok()
+    }
+
+    fn open_texts(&self, storage: &dyn Storage, directory: &Path) -> Result<Arc<TextFiles>> {
+        let mut known = self.known_texts();
+        if let Some(texts) = known.as_ref().filter(|texts| texts.are_in_place(storage)) {
+            return Ok(Arc::clone(texts));
+        }
+        *known = None;
+        let texts = TextFiles::open(|column| open_column(storage, directory, self.is_writable, column))?;
+        Ok(Arc::clone(known.insert(Arc::new(texts))))
+    }
+
+    /// The files of texts, made if the directory has none. The caller holds the writers' lock.
+    pub(crate) fn create_texts(&self, storage: &dyn Storage, directory: &Path) -> Result<Arc<TextFiles>> {
+        for column in TextFiles::columns() {
+            let path = directory.join(column.file_name);
+            match storage.metadata(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    atomic::write(storage, &path, &[&column.header(0)])?;
+                }
+                found => drop(found.map_err(Error::io("examine", &path))?),
+            }
+        }
+        let texts = self.open_texts(storage, directory)?;
+        texts.make_names_durable(storage, directory)?;
+        Ok(texts)
+    }
+
+    /// The files of texts that are open, also if the directory has others now.
+    pub(crate) fn open_files_of_texts(&self) -> Option<Arc<TextFiles>> {
+        self.known_texts().clone()
     }
 
     /// Checks the header of `keys.bin`.
@@ -290,11 +344,17 @@ impl CacheFiles {
         self.sync_commit()
     }
 
-    /// Makes the rows durable.
+    /// Makes the rows durable, and their texts.
     pub fn sync_rows(&self) -> Result<()> {
         self.rows.sync()?;
+        self.open_files_of_texts().map_or(Ok(()), |texts| texts.sync())?;
         self.keys.sync()
     }
+}
+
+fn open_column(storage: &dyn Storage, directory: &Path, writable: bool, column: Column) -> Result<RecordsFile> {
+    let path = directory.join(column.file_name);
+    RecordsFile::open(storage, path, writable, column.header_bytes(), column.element_bytes())
 }
 
 fn unreadable(error: Error) -> Defect {

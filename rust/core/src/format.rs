@@ -11,6 +11,7 @@ pub mod keys;
 pub mod meta;
 pub mod npy;
 pub mod snapshot;
+pub mod texts;
 
 use std::path::Path;
 

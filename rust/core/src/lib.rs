@@ -38,6 +38,7 @@ pub mod storage;
 pub mod store;
 pub mod target;
 pub mod text;
+pub mod texts;
 pub mod vectors;
 pub mod verify;
 

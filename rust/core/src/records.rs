@@ -144,6 +144,23 @@ impl RecordsFile {
         renewed.map_err(Error::io("renew unwritten blocks", &self.path))
     }
 
+    /// Writes the records from `row` to the end of the file again, with the same bytes. They may not be on the disk. The
+    /// next sync makes them durable or fails.
+    pub fn write_again(&self, row: u64) -> Result<()> {
+        self.renew_unwritten(row)?;
+        let (mut start, len) = (self.offset(row)?, self.length()?);
+        while start < len {
+            // A dropped folio must not have bytes of the next piece.
+            let end = start.saturating_add(1).checked_next_multiple_of(4 * LARGEST_FOLIO).unwrap_or(len).min(len);
+            let mut piece = vec![0; usize::try_from(end - start).unwrap_or(usize::MAX)];
+            self.file.read_at(&mut piece, start).map_err(Error::io("read", &self.path))?;
+            self.file.forget_pages(start, Some(end));
+            self.file.write_at(&piece, start).map_err(Error::io("write", &self.path))?;
+            start = end;
+        }
+        Ok(())
+    }
+
     /// The bytes behind the first `rows` records, up to the end of the largest folio that the last one may be in.
     pub fn read_behind(&self, rows: u64) -> Result<Vec<u8>> {
         let (start, len) = (self.offset(rows)?, self.length()?);

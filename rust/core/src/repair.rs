@@ -90,6 +90,11 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
     files.renew_unwritten(synced)?;
     recovery::write_again(synced.rows..rows, false, &files.keys, &files.rows)?;
     files.keys.clear_behind(rows, true)?;
+    let texts = files.texts(storage, directory);
+    if let Some(texts) = &texts {
+        texts.make_certain()?;
+        texts.erase(&report.damaged_texts)?;
+    }
     files.sync_rows()?;
     let next_epoch = recovered.map_or(2, |recovered| recovered.next_epoch);
     files.restore_commit_length()?;
@@ -99,6 +104,10 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
     }
     files.write_row_headers(extent)?;
     files.rows.sync()?;
+    if let Some(texts) = texts {
+        texts.write_headers(rows)?;
+        texts.sync()?;
+    }
     if !report.damaged.is_empty() || !report.problems.is_empty() {
         index::remove_all(storage, directory);
     }

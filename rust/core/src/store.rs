@@ -5,6 +5,7 @@ mod fresh;
 mod learn;
 mod opened;
 mod snapshot;
+mod texts;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -70,6 +71,8 @@ pub struct Statistics {
     pub snapshot_rows: u64,
     /// Rows covered by the index delta.
     pub delta_rows: u64,
+    /// Rows whose text is kept.
+    pub texts: u64,
 }
 
 /// Which rows are the newest of their key.
@@ -373,6 +376,10 @@ impl Store {
             bytes_on_disk,
             snapshot_rows: state.index.snapshot_rows(),
             delta_rows: state.index.delta_rows(),
+            texts: match open.files.texts(&*self.storage, &self.directory) {
+                Some(texts) => texts.count(state.rows())?,
+                None => 0,
+            },
         })
     }
 }

@@ -10,8 +10,10 @@ use crate::format::commit::Extent;
 use crate::hollow;
 use crate::index;
 use crate::parallel::{self, Found};
+use crate::records::RecordsFile;
 use crate::recovery::{self, Recovered};
 use crate::storage::Storage;
+use crate::texts::TextFiles;
 use crate::vectors::{Scratch, Source};
 
 /// Rows a piece of a parallel check holds, and the fewest that are worth a second thread.
@@ -34,6 +36,10 @@ pub struct Report {
     pub replaced: u64,
     /// Rows with a checksum mismatch.
     pub damaged: Vec<u64>,
+    /// Rows whose text is kept.
+    pub texts: u64,
+    /// Rows that are neither dead nor damaged, with another text than that of their key. Only the text is lost.
+    pub damaged_texts: Vec<u64>,
     /// One sentence for each file that breaks its format.
     pub problems: Vec<String>,
 }
@@ -91,6 +97,12 @@ pub(crate) fn inspect(
     report.rows = extent.rows;
     report.dead = (0..report.rows).filter(|&row| records.is_dead(row)).count() as u64;
     (report.keys, report.replaced) = index::count_keys((0..report.rows).filter(|&row| is_sound(row)), &records);
+    if let Some(texts) = files.texts(storage, directory) {
+        let key_of = |row: u64| records.key(row).filter(|_| is_sound(row));
+        (report.texts, report.damaged_texts) = texts.verify(report.rows, key_of)?;
+        let defects = texts.all().map(|(file, column)| header_problem(file, || TextFiles::check_header(file, column)));
+        report.problems.extend(defects.into_iter().flatten());
+    }
     if recovered.is_some() {
         let committed = || files.key_records(files.recover_at_rest()?.slot.committed.rows.max(checked));
         for (file, defect) in index::verify_snapshots(storage, directory, &files.meta.uuid, committed)? {
@@ -102,13 +114,14 @@ pub(crate) fn inspect(
 
 fn header_problems(files: &CacheFiles) -> Vec<String> {
     let keys = files.check_keys_header().map_err(|defect| problem(files.keys.path(), &defect));
-    let rows = files.row_files().map(|(file, column)| {
-        let check = || files.check_header(file, column);
-        // A writer may be writing it.
-        let sound = (0..HEADER_READS).map(|_| check()).find(|checked| checked.is_ok());
-        sound.unwrap_or_else(check).map_err(|defect| problem(file.path(), &defect))
-    });
-    std::iter::once(keys).chain(rows).filter_map(|checked| checked.err()).collect()
+    let rows = files.row_files().filter_map(|(file, column)| header_problem(file, || files.check_header(file, column)));
+    keys.err().into_iter().chain(rows).collect()
+}
+
+fn header_problem(file: &RecordsFile, check: impl Fn() -> std::result::Result<(), Defect>) -> Option<String> {
+    // A writer may be writing it.
+    let sound = (0..HEADER_READS).map(|_| check()).find(|checked| checked.is_ok());
+    sound.unwrap_or_else(&check).map_err(|defect| problem(file.path(), &defect)).err()
 }
 
 fn problem(path: &Path, defect: &Defect) -> String {

@@ -13,6 +13,7 @@ use common::contents::{self, Contents};
 use common::simulated::{Fault, Image, Injection, Moments, Random, Simulated, Turns};
 use common::{DIM, keys, options, reader, vector, vectors};
 use dejavec_core::Error;
+use dejavec_core::batch::Batch;
 use dejavec_core::format::container::Container;
 use dejavec_core::storage::{Access, Storage};
 use dejavec_core::store::Durability::{self, Close, Commit};
@@ -336,6 +337,105 @@ fn a_handle_writes_no_more_after_a_failed_sync_and_another_one_does() {
         assert_eq!(storage.journal_len(), journal);
         open(&storage, durability).put(&keys(0..5), &vectors(0..5, 0)).unwrap();
     }
+}
+
+/// Puts items with their texts.
+fn put_with_texts(store: &Store, items: Range<u64>) -> dejavec_core::Result<usize> {
+    let (rows, texts): (Vec<u8>, Vec<_>) = (vectors(items.clone(), 0), items.clone().map(contents::text).collect());
+    let texts = contents::all_of(&texts);
+    store.put(&keys(items), Batch { texts: Some(&texts), ..Batch::from(&rows) })
+}
+
+/// Keeps the texts of items that are stored.
+fn put_texts(store: &Store, items: Range<u64>) -> dejavec_core::Result<usize> {
+    let texts: Vec<_> = items.clone().map(contents::text).collect();
+    store.put_texts(&keys(items), &contents::all_of(&texts))
+}
+
+/// The items that have their text. Panics if one has another text.
+fn with_text(store: &Store) -> Vec<u64> {
+    let mut rows = vec![-1; ITEMS as usize];
+    store.lookup(&keys(0..ITEMS), &mut rows).unwrap();
+    let kept = store.texts(&rows).unwrap();
+    let found = (0..ITEMS).zip(kept.iter()).filter_map(|(item, text)| Some((item, text?)));
+    found.inspect(|(item, text)| assert!(*text == contents::text(*item))).map(|(item, _)| item).collect()
+}
+
+#[test]
+fn texts_that_are_acknowledged_after_a_failed_sync_survive() {
+    let (mut runs, mut seen) = (0, HashSet::new());
+    // New rows with their texts, or the texts of rows that are stored.
+    for fails_in_put in [true, false] {
+        for (kept, next) in Turns::ALL
+            .into_iter()
+            .flat_map(|kept| [Next::Reopened, Next::AfterKill, Next::Other].map(|next| (kept, next)))
+        {
+            for evicted in [Evicted::Never, Evicted::BeforeTheNextIsOpened, Evicted::AfterTheNextIsOpened] {
+                for after in 0.. {
+                    let storage = Arc::new(Simulated::of(&Image::default(), Path::new(ROOT)));
+                    let first = open(&storage, Commit);
+                    put_with_texts(&first, 0..3).unwrap();
+                    first.put(&keys(3..9), &vectors(3..9, 0)).unwrap();
+                    put_texts(&first, 7..9).unwrap();
+                    let other = (next == Next::Other).then(|| open(&storage, Commit));
+                    other.as_ref().map(|other| put_texts(other, 6..7).unwrap());
+                    let fault = Fault::SyncAfter(kept);
+                    storage.inject(Some(Injection { fault, after, for_ever: false, fired: 0 }));
+                    let _ = if fails_in_put { put_with_texts(&first, 9..12) } else { put_texts(&first, 3..9) };
+                    if storage.inject(None).unwrap().fired == 0 {
+                        break;
+                    }
+                    runs += 1;
+                    let first = (next != Next::AfterKill).then_some(first);
+                    if evicted == Evicted::BeforeTheNextIsOpened {
+                        storage.evict();
+                    }
+                    let was = next;
+                    let next = other.unwrap_or_else(|| open(&storage, Commit));
+                    if evicted == Evicted::AfterTheNextIsOpened {
+                        with_text(&next);
+                        storage.evict();
+                    }
+                    let go_on = |next: &Store| put_with_texts(next, 9..12).and_then(|_| put_texts(next, 0..12));
+                    let next = match go_on(&next) {
+                        Ok(_) => next,
+                        // The other handle learns of the failure at its own sync, and is opened again too.
+                        Err(_) => {
+                            let next = open(&storage, Commit);
+                            go_on(&next).unwrap();
+                            next
+                        }
+                    };
+                    assert_eq!(with_text(&next), (0..12).collect::<Vec<_>>());
+                    let end = storage.journal_len();
+                    let _ = put_with_texts(&next, 12..14);
+                    drop(first);
+                    let mut moments = Moments::of(&storage);
+                    loop {
+                        if moments.at() >= end {
+                            for (image, _) in moments.images(&mut Random(1), 1) {
+                                if !seen.insert(image.fingerprint()) {
+                                    continue;
+                                }
+                                let left = Arc::new(Simulated::of(&image, Path::new(ROOT)));
+                                let left = open(&left, Commit);
+                                let found_rows: Vec<_> = found(&left).keys().copied().collect();
+                                let found = with_text(&left);
+                                let case =
+                                    format!("{kept:?}, {was:?}, {evicted:?}, sync {after}, rows {:?}", found_rows);
+                                assert!(found.starts_with(&(0..12).collect::<Vec<_>>()), "{case}: only {found:?}");
+                            }
+                        }
+                        if !moments.advance() {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    println!("{} crash images after {runs} failed syncs with texts", seen.len());
+    assert!(runs > 200, "{runs}");
 }
 
 fn every_case(container: Container, durability: [Durability; 2]) {

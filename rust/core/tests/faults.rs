@@ -19,7 +19,7 @@ const ENOSPC: i32 = 28;
 const FAULTS: [Fault; 5] =
     [Fault::Error(EIO), Fault::Error(EINTR), Fault::Error(ENOSPC), Fault::ShortWrite, Fault::Sync];
 
-const CALLS: [Call; 8] = [
+const CALLS: [Call; 9] = [
     Call::Append(0),
     Call::Append(1),
     Call::Replace(0),
@@ -28,21 +28,23 @@ const CALLS: [Call; 8] = [
     Call::Sync(1),
     Call::Append(1),
     Call::Repair,
+    Call::PutTexts(1),
 ];
 
 /// Fails the first operation, then the second, until none is left to fail.
-fn every_operation(container: Container, durability: [Durability; 2]) {
+fn every_operation(container: Container, durability: [Durability; 2], texts: bool) {
+    let calls = &CALLS[..CALLS.len() - usize::from(!texts)];
     let empty = Simulated::of(&Image::default(), Path::new(ROOT)).settled();
     let mut injected = 0;
     for fault in FAULTS {
         for for_ever in [false, true] {
             for after in 0.. {
-                let mut history = History::begin(&empty, container, durability);
+                let mut history = History::begin(&empty, container, durability).keeping_texts(texts);
                 history.storage.inject(Some(Injection { fault, after, for_ever, fired: 0 }));
                 // The run continues like a user: a failed handle is opened again.
                 let mut opened = history.open().is_ok();
-                for call in CALLS {
-                    opened = opened && history.try_call(call) || history.open().is_ok();
+                for call in calls {
+                    opened = opened && history.try_call(*call) || history.open().is_ok();
                 }
                 let injection = history.storage.inject(None).unwrap();
                 history.check_now();
@@ -53,21 +55,27 @@ fn every_operation(container: Container, durability: [Durability; 2]) {
             }
         }
     }
-    println!("{injected} injected faults: {container:?}, {durability:?}");
+    println!("{injected} injected faults: {container:?}, {durability:?}, texts: {texts}");
 }
 
 #[test]
 fn a_failing_file_system_costs_the_calls_that_fail() {
-    every_operation(Container::Npy, [Commit, Commit]);
-    every_operation(Container::Flat(Metric::L2), [Commit, Commit]);
-    every_operation(Container::Ragged, [Commit, Commit]);
-    every_operation(Container::Sparse, [Commit, Commit]);
+    every_operation(Container::Npy, [Commit, Commit], false);
+    every_operation(Container::Flat(Metric::L2), [Commit, Commit], false);
+    every_operation(Container::Ragged, [Commit, Commit], false);
+    every_operation(Container::Sparse, [Commit, Commit], false);
 }
 
 #[test]
 fn a_failing_file_system_costs_the_calls_that_fail_without_syncs() {
-    every_operation(Container::Npy, [Close, Commit]);
-    every_operation(Container::Flat(Metric::L2), [Close, Close]);
-    every_operation(Container::Ragged, [Close, Commit]);
-    every_operation(Container::Sparse, [Close, Close]);
+    every_operation(Container::Npy, [Close, Commit], false);
+    every_operation(Container::Flat(Metric::L2), [Close, Close], false);
+    every_operation(Container::Ragged, [Close, Commit], false);
+    every_operation(Container::Sparse, [Close, Close], false);
+}
+
+#[test]
+fn a_failing_file_system_costs_the_calls_that_fail_with_texts() {
+    every_operation(Container::Npy, [Commit, Commit], true);
+    every_operation(Container::Ragged, [Close, Commit], true);
 }

@@ -80,6 +80,7 @@ impl Rows {
             data: &self.data,
             indices: self.is_sparse.then_some(&self.indices),
             indptr: (!self.is_dense).then_some(&self.indptr),
+            texts: None,
         }
     }
 }

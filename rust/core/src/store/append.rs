@@ -128,6 +128,7 @@ impl Store {
         let (_lock, mut writer, open, recovered) = self.begin_group()?;
         self.sync_all(&open, &mut writer)?;
         let Slot { committed, synced, .. } = open.slot();
+        self.show_texts(&open, &mut writer, committed.rows);
         if synced.rows < committed.rows {
             let slot = Slot { epoch: recovered.next_epoch, committed, synced: committed };
             self.commit(&open, &mut writer, slot, true)?;
@@ -149,7 +150,7 @@ impl Store {
         open.adopt(&*self.storage, &self.directory, recovered.slot)?;
         // Rows that this handle has seen committed count, even if their slot is gone.
         let is_durable = !recovered.roll_forward && recovered.slot.synced.rows >= open.slot().committed.rows;
-        Ok(is_durable && open.files.has_whole_headers())
+        Ok(is_durable && open.files.has_whole_headers() && self.has_whole_text_headers(&open))
     }
 
     pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -183,6 +184,7 @@ impl Store {
         }
         writer.tail_is_ours = true;
         open.files.rows.append(before, &group.block)?;
+        self.write_texts(&open, &mut writer, before.rows, &group.keys, group.block.texts())?;
         open.files.keys.write(before.rows, &group.records(before))?;
         if durable {
             poisoning(&mut writer.poisoned, || open.files.sync_rows())?;
@@ -213,6 +215,9 @@ impl Store {
             // acknowledged, but leaves the content of the disk unknown.
             let shown = poisoning(&mut writer.poisoned, || open.files.write_row_headers(slot.synced));
             writer.shown = shown.is_ok().then_some(slot.synced);
+        }
+        if durable && slot.synced.rows == slot.committed.rows {
+            self.show_texts(open, writer, slot.committed.rows);
         }
         open.adopt(&*self.storage, &self.directory, slot)
     }

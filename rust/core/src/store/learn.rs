@@ -115,8 +115,10 @@ impl Store {
     fn learn(&self, open: &Open, writer: &mut Writer) -> Result<Option<Recovered>> {
         let files = &open.files;
         let recovered = files.recover()?;
-        // This handle wrote the newest commit, or wrote it again before. So nothing is uncertain.
-        if writer.own == Some(recovered.in_file) && !recovered.roll_forward {
+        // This handle wrote the newest commit, or wrote it again before. So nothing is uncertain, unless it has seen a
+        // newer one, which a failed sync lost.
+        let is_newest = recovered.slot.committed.rows >= open.slot().committed.rows;
+        if writer.own == Some(recovered.in_file) && !recovered.roll_forward && is_newest {
             open.adopt(&*self.storage, &self.directory, recovered.slot)?;
             return Ok(Some(recovered));
         }
@@ -159,6 +161,7 @@ impl Store {
         open.examine(&*self.storage, &self.directory, first.rows..not_durable, true)?;
         open.examine(&*self.storage, &self.directory, not_durable..extent.rows, false)?;
         open.note_examined(extent);
+        self.make_texts_certain(open);
         // The next group must not write into pages that a failed sync marked as clean.
         files.forget_pages_behind(extent)?;
         writer.shown = None;

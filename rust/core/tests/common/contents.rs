@@ -52,6 +52,16 @@ pub struct Contents {
     indptr: Option<Vec<i64>>,
 }
 
+/// The text of an item of [`super::key`].
+pub fn text(item: u64) -> [u8; 8] {
+    item.to_le_bytes()
+}
+
+/// Texts as a call takes them.
+pub fn all_of(texts: &[[u8; 8]]) -> Vec<Option<&[u8]>> {
+    texts.iter().map(|text| Some(text.as_slice())).collect()
+}
+
 impl Contents {
     /// The rows with this content.
     pub fn of(container: Container, element_bytes: usize, rows: impl IntoIterator<Item = Vec<u8>>) -> Contents {
@@ -68,7 +78,7 @@ impl Contents {
     }
 
     pub fn batch(&self) -> Batch<'_> {
-        Batch { data: &self.data, indices: self.indices.as_deref(), indptr: self.indptr.as_deref() }
+        Batch { data: &self.data, indices: self.indices.as_deref(), indptr: self.indptr.as_deref(), texts: None }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use dejavec_core::batch::Batch;
 use dejavec_core::files::CacheFiles;
 use dejavec_core::format::column::Column;
 use dejavec_core::format::container::Container;
@@ -11,6 +12,7 @@ use dejavec_core::format::dtype::Dtype;
 use dejavec_core::format::keys::{RECORD_BYTES, Record};
 use dejavec_core::format::npy::Header;
 use dejavec_core::index;
+use dejavec_core::key::{DEAD, of_text};
 use dejavec_core::repair;
 use dejavec_core::storage::{Access, Storage};
 use dejavec_core::store::{Durability, Store};
@@ -46,6 +48,8 @@ pub enum Call {
     Reopen(usize),
     Snapshot,
     Repair,
+    /// Keeps the texts of all items.
+    PutTexts(usize),
 }
 
 /// The knowledge when the power fails.
@@ -57,6 +61,8 @@ struct Known {
     submitted: usize,
     /// Whether there must be a cache.
     created: bool,
+    /// How many of the kept texts must survive, if their rows do.
+    texts: usize,
 }
 
 /// A cache in use.
@@ -67,6 +73,10 @@ pub struct History {
     handles: Vec<Store>,
     /// Whether a reader sees all acknowledged rows before a writer recovers, even if a write was torn.
     pub readers_see_all: bool,
+    /// Whether the first handle keeps texts. The second one never does.
+    keeps_texts: bool,
+    /// The rows whose texts were kept, in the order of the calls.
+    texts: Vec<usize>,
     /// Item and version of each row. None for a row that a crash without syncs left damaged.
     rows: Vec<Option<(u64, u8)>>,
     known: Known,
@@ -95,8 +105,10 @@ impl History {
             durability,
             handles: Vec::new(),
             readers_see_all: durability == [Durability::Commit; 2],
+            keeps_texts: false,
+            texts: Vec::new(),
             rows: Vec::new(),
-            known: Known { acknowledged: 0, submitted: 0, created: false },
+            known: Known { acknowledged: 0, submitted: 0, created: false, texts: 0 },
             next_item: 0,
             version: 0,
             acknowledged: BTreeMap::new(),
@@ -109,7 +121,10 @@ impl History {
         let mut settled = History::begin(&self.storage.settled(), self.container, self.durability);
         (settled.next_item, settled.version) = (self.next_item, self.version);
         settled.rows.clone_from(&self.rows);
-        settled.known = Known { acknowledged: self.rows.len(), submitted: self.rows.len(), created: true };
+        settled.keeps_texts = self.keeps_texts;
+        settled.texts.clone_from(&self.texts);
+        let (rows, texts) = (self.rows.len(), self.texts.len());
+        settled.known = Known { acknowledged: rows, submitted: rows, created: true, texts };
         settled
     }
 
@@ -118,8 +133,36 @@ impl History {
         if self.known.created {
             self.settle()
         } else {
-            History::begin(&self.storage.settled(), self.container, self.durability)
+            History::begin(&self.storage.settled(), self.container, self.durability).keeping_texts(self.keeps_texts)
         }
+    }
+
+    /// The same, with a first handle that keeps texts.
+    pub fn keeping_texts(mut self, keeps_texts: bool) -> History {
+        self.keeps_texts = keeps_texts;
+        self
+    }
+
+    /// Stores the newest rows of the model, with their texts if the handle keeps them.
+    fn store(&mut self, handle: usize, items: std::ops::Range<u64>, replaces: bool) -> Result<()> {
+        let version = self.version;
+        let first = self.rows.len();
+        self.rows.extend(items.clone().map(|item| Some((item, version))));
+        self.known.submitted = self.rows.len();
+        let rows = self.rows_of(items.clone(), version);
+        let texts: Vec<_> = items.clone().map(contents::text).collect();
+        let texts = (self.keeps_texts && handle == 0).then(|| contents::all_of(&texts));
+        let batch = Batch { texts: texts.as_deref(), ..rows.batch() };
+        let keys = keys(items.clone());
+        match replaces {
+            true => self.handles[handle].put(&keys, batch)?,
+            false => self.handles[handle].append(&keys, batch, None)?,
+        };
+        if texts.is_some() {
+            self.texts.extend(first..self.rows.len());
+        }
+        self.acknowledged.extend(items.map(|item| (item, version)));
+        Ok(())
     }
 
     fn content(&self, item: u64, version: u8) -> Vec<u8> {
@@ -161,29 +204,27 @@ impl History {
         let mut durable = match call {
             Call::Append(handle) | Call::Replace(handle) => self.durability[handle] == Durability::Commit,
             Call::Sync(_) | Call::Reopen(_) | Call::Repair => true,
-            Call::Snapshot => false,
+            Call::Snapshot | Call::PutTexts(_) => false,
         };
         match call {
             Call::Append(handle) => {
                 let items = self.next_item..self.next_item + APPENDED;
                 self.next_item = items.end;
-                let version = self.version;
-                self.rows.extend(items.clone().map(|item| Some((item, version))));
-                self.known.submitted = self.rows.len();
-                let rows = self.rows_of(items.clone(), version);
-                self.handles[handle].append(&keys(items.clone()), rows.batch(), None)?;
-                self.acknowledged.extend(items.map(|item| (item, version)));
+                self.store(handle, items, false)?;
             }
             Call::Replace(handle) => {
                 self.version += 1;
-                let version = self.version;
                 self.next_item = self.next_item.max(REPLACED);
-                let items = self.next_item - REPLACED..self.next_item;
-                self.rows.extend(items.clone().map(|item| Some((item, version))));
-                self.known.submitted = self.rows.len();
-                let rows = self.rows_of(items.clone(), version);
-                self.handles[handle].put(&keys(items.clone()), rows.batch())?;
-                self.acknowledged.extend(items.map(|item| (item, version)));
+                self.store(handle, self.next_item - REPLACED..self.next_item, true)?;
+            }
+            Call::PutTexts(handle) => {
+                let newest: BTreeMap<u64, usize> =
+                    self.rows.iter().enumerate().filter_map(|(row, held)| Some(((*held)?.0, row))).collect();
+                let texts: Vec<_> = newest.keys().copied().map(contents::text).collect();
+                let all = keys(newest.keys().copied());
+                self.handles[handle].put_texts(&all, &contents::all_of(&texts))?;
+                self.texts.extend(newest.values());
+                self.known.texts = self.texts.len();
             }
             Call::Sync(handle) => self.handles[handle].sync()?,
             Call::Reopen(handle) => {
@@ -203,6 +244,7 @@ impl History {
         }
         if durable {
             self.known.acknowledged = self.rows.len();
+            self.known.texts = self.texts.len();
         }
         self.end();
         Ok(())
@@ -229,6 +271,15 @@ impl History {
         let items: Vec<u64> = (self.next_item - APPENDED..self.next_item).collect();
         let expected: Vec<_> = items.iter().map(|item| Some(self.content(*item, self.version))).collect();
         assert_eq!(read_all(&self.handles[0], &items), expected);
+        if self.keeps_texts {
+            let all: Vec<u64> = self.acknowledged.keys().copied().collect();
+            let texts: Vec<_> = all.iter().copied().map(contents::text).collect();
+            self.handles[0].put_texts(&keys(all.iter().copied()), &contents::all_of(&texts)).unwrap();
+            let mut rows = vec![-1; all.len()];
+            self.handles[0].lookup(&keys(all), &mut rows).unwrap();
+            let kept = self.handles[0].texts(&rows).unwrap();
+            assert!(kept.iter().eq(contents::all_of(&texts)), "texts are lost");
+        }
         let report = verify::verify(&*self.storage, Path::new(CACHE)).unwrap();
         assert_eq!((report.damaged, report.problems), (Vec::new(), Vec::new()));
     }
@@ -269,7 +320,7 @@ impl History {
         let after = self.ends.iter().find(|(end, _)| *end >= moment).map_or(self.known, |(_, known)| *known);
         let before = before.unwrap_or(Known { acknowledged: self.first_acknowledged(), ..after });
         let created = self.ends.first().is_none_or(|(end, _)| *end <= moment) || self.first_acknowledged() > 0;
-        Known { acknowledged: before.acknowledged, submitted: after.submitted, created }
+        Known { acknowledged: before.acknowledged, submitted: after.submitted, created, texts: before.texts }
     }
 
     fn first_acknowledged(&self) -> usize {
@@ -285,7 +336,7 @@ impl History {
         let known = self.known_at(moments.at());
         let (image, torn) = moments.any_image(random);
         self.check(&image, known, torn, None, tally);
-        let mut next = History::begin(&image, self.container, self.durability);
+        let mut next = History::begin(&image, self.container, self.durability).keeping_texts(self.keeps_texts);
         if next.open().is_err() {
             repair::repair(&*next.storage, Path::new(CACHE), options(Durability::Commit).patience).unwrap();
             next.open().unwrap();
@@ -296,6 +347,8 @@ impl History {
         next.handles[0].read_keys(&(0..rows as i64).collect::<Vec<_>>(), &mut found).unwrap();
         let held = self.rows.iter().zip(found);
         next.rows = held.map(|(held, found)| held.filter(|(item, _)| key(*item) == found)).collect();
+        let kept = next.handles[0].texts(&(0..next.rows.len() as i64).collect::<Vec<_>>()).unwrap();
+        next.texts = (0..next.rows.len()).filter(|row| kept.lengths[*row] >= 0).collect();
         (next.next_item, next.version) = (self.next_item, self.version);
         let mut next = next.settle();
         next.open().unwrap();
@@ -324,6 +377,7 @@ impl History {
                 // Without syncs both slots may be lost. If one is torn, the next writer rolls forward.
                 let least = if torn && !self.readers_see_all { 0 } else { known.acknowledged };
                 self.check_vectors(&store, least, known.submitted, None, !self.is_strict());
+                self.check_texts(&store, least, known);
                 let statistics = store.statistics().unwrap();
                 (statistics.rows, statistics.elements)
             }
@@ -370,6 +424,7 @@ impl History {
             assert!(!is_acknowledged && !self.is_strict(), "row {row} of {known:?} is damaged");
         }
         self.check_vectors(&store, known.acknowledged, recovered, Some(recovered), may_hide);
+        self.check_texts(&store, known.acknowledged, known);
         // Recovering again changes nothing.
         drop(store);
         let once = all_bytes(&*storage);
@@ -382,6 +437,7 @@ impl History {
         let expected: Vec<_> = items.clone().map(|item| Some(self.content(item, 0))).collect();
         assert_eq!(read_all(&store, &items.collect::<Vec<_>>()), expected);
         self.check_vectors(&store, known.acknowledged, recovered, Some(recovered), may_hide);
+        self.check_texts(&store, known.acknowledged, known);
         let after = committed(&*storage, self.container, read, elements);
         assert!(before.1.data == after.1.data, "the vectors of a reader were changed");
         assert!(before.1.indices == after.1.indices, "the indices of a reader were changed");
@@ -426,6 +482,22 @@ impl History {
         for (row, record) in records.as_chunks().0.iter().enumerate() {
             let is_there = files.row(row).is_some_and(|content| Record::from_bytes(record).holds(row as u64, &content));
             assert!(is_there || *record == [0; RECORD_BYTES], "row {row} of {rows} is shown, and is not there");
+        }
+    }
+
+    /// Checks that every text is that of its key, and that the acknowledged texts of acknowledged rows are there.
+    fn check_texts(&self, store: &Store, acknowledged: usize, known: Known) {
+        let rows: Vec<i64> = (0..store.rows().unwrap() as i64).collect();
+        let mut found = vec![DEAD; rows.len()];
+        store.read_keys(&rows, &mut found).unwrap();
+        let kept = store.texts(&rows).unwrap();
+        let texts: Vec<_> = kept.iter().collect();
+        for (row, text) in texts.iter().enumerate() {
+            assert!(text.is_none_or(|text| of_text(text) == found[row]), "row {row} has the text of another key");
+        }
+        for row in &self.texts[..known.texts.min(self.texts.len())] {
+            let held = self.rows[*row].filter(|(item, _)| *row < acknowledged && found[*row] == key(*item));
+            assert!(held.is_none() || texts[*row].is_some(), "the text of row {row} of {known:?} is lost");
         }
     }
 
