@@ -101,8 +101,9 @@ def verify(path: str) -> dict[str, Any]:
 
     Returns:
         The numbers of committed ``rows``, of different ``keys``, of ``dead`` and of ``replaced`` rows; the
-        ``damaged`` row numbers (a list); and the ``problems`` (a list with one sentence for each damaged
-        file).
+        ``damaged`` row numbers (a list); the ``problems`` (a list with one sentence for each damaged file);
+        the number of rows with ``texts``; and ``damaged_texts``, the numbers of sound rows whose text is not
+        that of their key (a list).
     """
 
 def repair(
@@ -256,6 +257,7 @@ class Store:
         *,
         indices: NDArray[np.int32] | None = None,
         indptr: NDArray[np.int64] | None = None,
+        texts: list[str | None] | None = None,
     ) -> int:
         """Append one group of rows and commit it.
 
@@ -265,6 +267,9 @@ class Store:
 
         In a ragged store ``vectors`` is (elements, dim), and row ``i`` has the elements from ``indptr[i]`` up
         to, and without, ``indptr[i + 1]``. In a sparse store ``vectors`` and ``indices`` are (elements,).
+
+        ``texts`` are kept beside the rows that are appended. A text is kept if its SHA-256 is the key, so
+        not that of an item with more than text.
 
         Returns:
             How many rows were appended.
@@ -281,6 +286,7 @@ class Store:
         *,
         indices: NDArray[np.int32] | None = None,
         indptr: NDArray[np.int64] | None = None,
+        texts: list[str | None] | None = None,
     ) -> int:
         """Append all rows except those that are already stored with the same bytes.
 
@@ -288,6 +294,29 @@ class Store:
 
         Returns:
             How many rows were appended.
+        """
+
+    def put_texts(self, keys: NDArray[np.uint8], texts: list[str | None]) -> int:
+        """Keep the texts of keys that are stored and whose newest row has no text.
+
+        They are durable when the call returns, whatever ``durability`` says.
+
+        Returns:
+            How many texts were added.
+
+        Raises:
+            ReadOnlyCacheError, LockTimeoutError, PoisonedWriterError: see these classes.
+        """
+
+    def texts(self, rows: NDArray[np.int64]) -> tuple[bytes, bytes]:
+        """Return the texts of rows. Commits of other handles count.
+
+        A row without a text, a dead one, one that is not committed, and one whose text is not that of its
+        key have none.
+
+        Returns:
+            The texts, one after the other, as UTF-8 with ``surrogatepass``; and the length of each in bytes,
+            -1 for none, as the bytes of ``<i8``.
         """
 
     def lengths(self, rows: NDArray[np.int64], out: NDArray[np.int64]) -> None:
@@ -386,7 +415,8 @@ class Store:
         """Return counts and sizes.
 
         ``rows``, ``keys``, ``synced`` (rows), ``epoch``, ``elements``, ``row_bytes`` (the mean where rows
-        have any number of elements), ``bytes_on_disk``, ``snapshot_rows`` and ``delta_rows``.
+        have any number of elements), ``bytes_on_disk``, ``snapshot_rows``, ``delta_rows`` and ``texts`` (rows
+        whose text is kept).
         """
 
     def close(self) -> None:

@@ -47,12 +47,13 @@ impl Columns {
         Columns::of(data, indices, indptr, Array::output)
     }
 
-    /// The rows, to store.
-    pub fn batch(&self) -> Batch<'_> {
+    /// The rows, to store with their texts.
+    pub fn batch<'a>(&'a self, texts: Option<&'a [Option<&'a [u8]>]>) -> Batch<'a> {
         Batch {
             data: self.data.items(),
             indices: self.indices.as_ref().map(Array::items),
             indptr: self.indptr.as_ref().map(Array::items),
+            texts,
         }
     }
 

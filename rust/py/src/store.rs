@@ -23,7 +23,7 @@ use crate::buffers::{Array, as_keys, as_keys_mut};
 use crate::columns::Columns;
 use crate::errors::to_python;
 use crate::rows::Rows;
-use crate::strings::utf8;
+use crate::strings::{all_utf8, borrowed, utf8};
 
 /// Registers the content of this file in the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -158,6 +158,8 @@ fn report_dict(py: Python<'_>, report: Report) -> PyResult<Bound<'_, PyDict>> {
     dict.set_item("replaced", report.replaced)?;
     dict.set_item("damaged", report.damaged)?;
     dict.set_item("problems", report.problems)?;
+    dict.set_item("texts", report.texts)?;
+    dict.set_item("damaged_texts", report.damaged_texts)?;
     Ok(dict)
 }
 
@@ -300,7 +302,8 @@ impl Store {
         detached(py, || self.inner.partition(keys, rows, first))
     }
 
-    #[pyo3(signature = (keys, vectors, seen, *, indices=None, indptr=None))]
+    #[pyo3(signature = (keys, vectors, seen, *, indices=None, indptr=None, texts=None))]
+    #[expect(clippy::too_many_arguments, reason = "the Python signature")]
     fn append(
         &self,
         py: Python<'_>,
@@ -309,15 +312,18 @@ impl Store {
         seen: Option<&Bound<'_, PyAny>>,
         indices: Option<&Bound<'_, PyAny>>,
         indptr: Option<&Bound<'_, PyAny>>,
+        texts: Option<Vec<Option<Bound<'_, PyString>>>>,
     ) -> PyResult<usize> {
         let (keys, rows) = (Array::<u8>::input(keys)?, Columns::input(vectors, indices, indptr)?);
-        let (keys, batch) = (as_keys(keys.items())?, rows.batch());
+        let texts = texts.as_deref().map(all_utf8).transpose()?;
+        let texts = texts.as_deref().map(borrowed);
+        let (keys, batch) = (as_keys(keys.items())?, rows.batch(texts.as_deref()));
         let seen = seen.map(Array::<i64>::input).transpose()?;
         let seen = seen.as_ref().map(Array::items);
         detached(py, || self.inner.append(keys, batch, seen))
     }
 
-    #[pyo3(signature = (keys, vectors, *, indices=None, indptr=None))]
+    #[pyo3(signature = (keys, vectors, *, indices=None, indptr=None, texts=None))]
     fn put(
         &self,
         py: Python<'_>,
@@ -325,10 +331,38 @@ impl Store {
         vectors: &Bound<'_, PyAny>,
         indices: Option<&Bound<'_, PyAny>>,
         indptr: Option<&Bound<'_, PyAny>>,
+        texts: Option<Vec<Option<Bound<'_, PyString>>>>,
     ) -> PyResult<usize> {
         let (keys, rows) = (Array::<u8>::input(keys)?, Columns::input(vectors, indices, indptr)?);
-        let (keys, batch) = (as_keys(keys.items())?, rows.batch());
+        let texts = texts.as_deref().map(all_utf8).transpose()?;
+        let texts = texts.as_deref().map(borrowed);
+        let (keys, batch) = (as_keys(keys.items())?, rows.batch(texts.as_deref()));
         detached(py, || self.inner.put(keys, batch))
+    }
+
+    fn put_texts(
+        &self,
+        py: Python<'_>,
+        keys: &Bound<'_, PyAny>,
+        texts: Vec<Option<Bound<'_, PyString>>>,
+    ) -> PyResult<usize> {
+        let keys = Array::<u8>::input(keys)?;
+        let keys = as_keys(keys.items())?;
+        let texts = all_utf8(&texts)?;
+        let texts = borrowed(&texts);
+        detached(py, || self.inner.put_texts(keys, &texts))
+    }
+
+    fn texts<'py>(
+        &self,
+        py: Python<'py>,
+        rows: &Bound<'_, PyAny>,
+    ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+        let rows = Array::<i64>::input(rows)?;
+        let rows = rows.items();
+        let kept = detached(py, || self.inner.texts(rows))?;
+        let lengths: Vec<u8> = kept.lengths.iter().flat_map(|length| length.to_le_bytes()).collect();
+        Ok((PyBytes::new(py, &kept.bytes), PyBytes::new(py, &lengths)))
     }
 
     fn lengths(&self, py: Python<'_>, rows: &Bound<'_, PyAny>, out: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -420,6 +454,7 @@ impl Store {
         dict.set_item("bytes_on_disk", statistics.bytes_on_disk)?;
         dict.set_item("snapshot_rows", statistics.snapshot_rows)?;
         dict.set_item("delta_rows", statistics.delta_rows)?;
+        dict.set_item("texts", statistics.texts)?;
         Ok(dict)
     }
 

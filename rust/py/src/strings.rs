@@ -72,3 +72,13 @@ pub fn utf8<'a>(text: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, [u8]>> {
     push(text, &mut texts)?;
     Ok(Cow::Owned(texts.with_utf8(|texts| texts.get(0).to_vec())))
 }
+
+/// The UTF-8 bytes of texts.
+pub fn all_utf8<'a>(texts: &'a [Option<Bound<'_, PyString>>]) -> PyResult<Vec<Option<Cow<'a, [u8]>>>> {
+    texts.iter().map(|text| text.as_ref().map(utf8).transpose()).collect()
+}
+
+/// References to the bytes of texts.
+pub fn borrowed<'a>(texts: &'a [Option<Cow<'_, [u8]>>]) -> Vec<Option<&'a [u8]>> {
+    texts.iter().map(Option::as_deref).collect()
+}
