@@ -6,7 +6,7 @@ GIL released. The errors are in :mod:`dejavec.errors`; each call may raise ``Sto
 ``CorruptCacheError``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar, final
 
 import numpy as np
@@ -257,7 +257,7 @@ class Store:
         *,
         indices: NDArray[np.int32] | None = None,
         indptr: NDArray[np.int64] | None = None,
-        texts: list[str | None] | None = None,
+        texts: Sequence[str | None] | None = None,
     ) -> int:
         """Append one group of rows and commit it.
 
@@ -286,7 +286,7 @@ class Store:
         *,
         indices: NDArray[np.int32] | None = None,
         indptr: NDArray[np.int64] | None = None,
-        texts: list[str | None] | None = None,
+        texts: Sequence[str | None] | None = None,
     ) -> int:
         """Append all rows except those that are already stored with the same bytes.
 
@@ -296,7 +296,7 @@ class Store:
             How many rows were appended.
         """
 
-    def put_texts(self, keys: NDArray[np.uint8], texts: list[str | None]) -> int:
+    def put_texts(self, keys: NDArray[np.uint8], texts: Sequence[str | None]) -> int:
         """Keep the texts of keys that are stored and whose newest row has no text.
 
         They are durable when the call returns, whatever ``durability`` says.

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dejavec import _core
 from dejavec.fill.chunks import encoded, refuse_quantised
 from dejavec.fill.fill import Plan, fill, plan
-from dejavec.fill.settings import FillSettings, Miss, OnProblem, check_choice, whole_number
+from dejavec.fill.settings import FillSettings, Miss, OnProblem, check_choice, check_flag, whole_number
 from dejavec.fill.vector_store import Positions, VectorStore
 from dejavec.identity.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
 from dejavec.identity.function_check import FunctionCheck
@@ -25,6 +25,7 @@ from dejavec.search.approximate import build_index
 from dejavec.search.exact import Metric, search
 from dejavec.storage.handle import Durability, Mode, OnMismatch
 from dejavec.storage.identity import BARE, describe
+from dejavec.storage.kept_texts import column_of
 from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.storage.summary import line_of, table_of
 from dejavec.support.canonical import canonical_json
@@ -85,6 +86,8 @@ class EmbeddingCache(Closing):
         allow_network: whether to write on a network file system (NFS, SMB, Lustre …). Its locks may not
             exclude writers on other machines. Reading is always allowed.
         progress: whether ``encode`` shows a bar of the texts to encode; None: on a terminal.
+        keep_texts: whether ``encode`` and ``put`` keep the texts of the rows that they append: see
+            :meth:`texts`.
 
     Raises:
         IdentityMismatchError: the directory holds another model's vectors, or has another container.
@@ -131,11 +134,14 @@ class EmbeddingCache(Closing):
         shared: bool = False,
         allow_network: bool = False,
         progress: bool | None = False,
+        keep_texts: bool = False,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in _PLACE}
         described = describe(model, identity, prompt=prompt, role=role, store_dtype=store_dtype)
         check_choice("on_unconfirmed", on_unconfirmed, OnUnconfirmed)
         check_choice("output", output or "numpy", Kind)
+        check_flag("keep_texts", keep_texts)
+        self._keeps_texts = keep_texts
         if identity is not None:
             given["identity"] = json.loads(canonical_json(identity))
         self._given = given
@@ -328,6 +334,7 @@ class EmbeddingCache(Closing):
                 name=lambda position: f"item {position} ({take(texts, np.array([position]))[0][:40]!r})",
                 maker="encode_fn",
                 warn_unwritten=self._store.warn_once,
+                texts=(lambda positions: take(texts, positions)) if self._keeps_texts else None,
             )
         return from_rows(filled.vectors, self._shown(filled.output))
 
@@ -372,14 +379,75 @@ class EmbeddingCache(Closing):
             NonFiniteVectorsError: see ``on_nonfinite``.
             StorageError: the vectors could not be written.
         """
-        keys, settings = text_keys(texts), self._settings
+        settings, kept = self._settings, None
+        if self._keeps_texts:
+            texts = frozen(texts)
+        keys = text_keys(texts)
+        if self._keeps_texts:
+            kept = take(texts, np.arange(len(keys)))
         return self._store.put(
             keys,
             vectors,
             dtype=settings.dtype,
             store_dtype=settings.store_dtype,
             on_nonfinite=settings.on_nonfinite,
+            texts=kept,
         )
+
+    def texts(self, rows: ArrayLike | None = None) -> Any:
+        """Return the texts that are kept beside rows, with ``keep_texts=True`` or by :meth:`put_texts`.
+
+        Each text is compared with its key, so a damaged one is None. The empty text needs no file: a row with
+        its key always has it.
+
+        Args:
+            rows: row numbers of :attr:`vectors` (n,), as :meth:`search` returns them; None: all rows.
+
+        Returns:
+            A ``pyarrow.LargeStringArray`` (n,) if pyarrow is installed, otherwise a list of ``str``. Null or
+            None stands for a row without a text, or no row. Arrow cannot hold lone surrogates, so such a text
+            is null there.
+
+        Example:
+            >>> import tempfile, numpy as np
+            >>> from dejavec import EmbeddingCache
+            >>> with tempfile.TemporaryDirectory() as path, EmbeddingCache(path, keep_texts=True) as cache:
+            ...     _ = cache.put(["east", "north"], np.eye(2, dtype=np.float32))
+            ...     _, rows = cache.search([[0.9, 0.1]], 1, metric="ip")
+            ...     cache.texts(rows[0]).to_pylist(), cache.texts().to_pylist()
+            (['east'], ['east', 'north'])
+        """
+        if rows is None:
+            rows = np.arange(len(self._store.keys()))
+        return column_of(*self._store.texts(np.ascontiguousarray(rows, np.int64)))
+
+    def put_texts(self, texts: object) -> int:
+        """Keep texts whose vectors are stored, and whose rows have no text yet.
+
+        They are durable when the call returns. It does not depend on ``keep_texts``.
+
+        Args:
+            texts: n texts. Those that are not cached are ignored.
+
+        Returns:
+            How many texts were added.
+
+        Raises:
+            ItemError: a text is not a string.
+            ReadOnlyCacheError: ``mode="r"``.
+            StorageError: the texts could not be written.
+
+        Example:
+            >>> import tempfile, numpy as np
+            >>> from dejavec import EmbeddingCache
+            >>> with tempfile.TemporaryDirectory() as path, EmbeddingCache(path) as cache:
+            ...     _ = cache.put(["east", "north"], np.eye(2, dtype=np.float32))
+            ...     cache.put_texts(["north", "south"]), cache.texts().to_pylist()
+            (1, [None, 'north'])
+        """
+        texts = frozen(texts)
+        keys = text_keys(texts)
+        return self._store.put_texts(keys, take(texts, np.arange(len(keys))))
 
     def plan(self, texts: object) -> Plan:
         """Return what ``encode`` would find: hits, misses, duplicates, and the bytes that it would add."""
@@ -491,7 +559,7 @@ class EmbeddingCache(Closing):
             known to be durable. ``epoch``: the number of the last commit. ``row_bytes``: bytes of a row, or
             the mean. ``elements``: tokens or numbers of all rows, where they have any number.
             ``bytes_on_disk``: bytes of all files. ``snapshot_rows`` and ``delta_rows``: rows in the index
-            file and in the index in memory.
+            file and in the index in memory. ``texts``: rows whose text is in the file.
         """
         return self._store.stats()
 
@@ -500,8 +568,9 @@ class EmbeddingCache(Closing):
 
         Returns:
             The numbers of committed ``rows``, of different ``keys``, of ``dead`` rows (their records were
-            zeroed) and of ``replaced`` rows; the ``damaged`` row numbers (a list); and the ``problems`` (a
-            list with one sentence for each damaged file).
+            zeroed) and of ``replaced`` rows; the ``damaged`` row numbers (a list); the ``problems`` (a
+            list with one sentence for each damaged file); the number of rows with ``texts``; and
+            ``damaged_texts``, the numbers of rows with a sound vector and a damaged text (a list).
 
         Raises:
             StorageError: the files cannot be read.

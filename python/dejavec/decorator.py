@@ -67,6 +67,7 @@ class CacheSettings(TypedDict, total=False):
     shared: bool
     allow_network: bool
     progress: bool | None
+    keep_texts: bool
 
 
 class CachedFunction(Generic[P, R]):

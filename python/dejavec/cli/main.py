@@ -223,21 +223,25 @@ def _verify(options: argparse.Namespace) -> int:
         )
     else:
         found = _core.verify(path)
-    damaged, problems = found["damaged"], found["problems"]
+    damaged, problems, texts = found["damaged"], found["problems"], found["damaged_texts"]
     counts = ", ".join(f"{found[name]:,} {name}" for name in ("rows", "keys", "replaced", "dead"))
     print(f"{path}: {counts}, {len(damaged):,} damaged")
+    if found["texts"] or texts:
+        print(f"  {found['texts']:,} rows with a text, {len(texts):,} damaged texts")
     for problem in problems:
         print(f"  {problem}")
     if damaged:
         print(f"  damaged rows: {', '.join(map(str, damaged))}")
-    if not damaged and not problems:
+    if texts:
+        print(f"  sound rows with a damaged text: {', '.join(map(str, texts))}")
+    if not damaged and not problems and not texts:
         return 0
     if not options.repair:
         print(f"  repair it with: {repair_command(path)}")
         return 1
     left = _core.verify(path)
     print(f"  repaired; {left['keys']:,} keys are left")
-    return 1 if left["damaged"] or left["problems"] else 0
+    return 1 if left["damaged"] or left["problems"] or left["damaged_texts"] else 0
 
 
 def _import(options: argparse.Namespace) -> int:

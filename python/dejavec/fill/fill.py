@@ -100,6 +100,7 @@ def fill(
     name: Callable[[int], str] = "item {}".format,
     maker: str = "the model",
     warn_unwritten: Callable[[str], None] | None = None,
+    texts: Callable[[Positions], list[str]] | None = None,
     order: Callable[[Positions], Positions] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Filled:
@@ -116,6 +117,7 @@ def fill(
         name: how messages name the item at a position.
         maker: how messages name the model or function.
         warn_unwritten: is called with a message, at most once, if vectors cannot be written.
+        texts: returns the texts of items, which are then kept beside their rows.
         order: sorts the positions to encode, before they are cut into chunks.
         clock: returns the time in seconds.
 
@@ -129,7 +131,15 @@ def fill(
     rows, source, found = _survey(store, keys, settings)
     misses = np.flatnonzero(source == np.arange(len(keys)))
     run = Run(
-        store, keys, encode, settings, name=name, maker=maker, warn_unwritten=warn_unwritten, clock=clock
+        store,
+        keys,
+        encode,
+        settings,
+        name=name,
+        maker=maker,
+        warn_unwritten=warn_unwritten,
+        texts=texts,
+        clock=clock,
     )
     run.encode(order(misses) if order else misses, seen=rows, ended=None if settings.refresh else ended)
     if len(misses):

@@ -59,6 +59,7 @@ class Run:
         name: likewise.
         maker: likewise.
         warn_unwritten: likewise.
+        texts: likewise.
         clock: likewise.
 
     Attributes:
@@ -76,6 +77,7 @@ class Run:
         name: Callable[[int], str],
         maker: str,
         warn_unwritten: Callable[[str], None] | None,
+        texts: Callable[[Positions], list[str]] | None,
         clock: Callable[[], float],
     ) -> None:
         self.encoded = 0
@@ -86,6 +88,7 @@ class Run:
         self._settings = settings
         self._name = name
         self._warn_unwritten = warn_unwritten
+        self._texts = texts
         self._sizes = ChunkSizes(settings, clock)
         self._advance: Callable[[int], object] = lambda _: None
         self._own_releases = 0
@@ -298,7 +301,9 @@ class Run:
             self._remember(chunk, rows, claim)
         elif len(chunk):
             try:
-                count = self._store.append(self._keys[chunk], rows, self._form.output, seen[chunk])
+                texts = None if self._texts is None else self._texts(chunk)
+                output = self._form.output
+                count = self._store.append(self._keys[chunk], rows, output, seen[chunk], texts)
                 self.appended += count * stored_bytes(rows, self._store.dtype or rows.dtype) // len(rows)
                 self._form.output = self._store.output or self._form.output
             except (*WRITE_ERRORS, VectorsError) as error:

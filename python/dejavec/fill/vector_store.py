@@ -57,8 +57,18 @@ class VectorStore(Protocol):
         They have the stored dtype. With ``as_returned``, they may have the dtype that the model returned.
         """
 
-    def append(self, keys: Keys, rows: Rows, output: Output, seen: NDArray[np.int64] | None) -> int:
-        """Store rows for different keys, and return how many; ``seen`` are the keys' row numbers before."""
+    def append(
+        self,
+        keys: Keys,
+        rows: Rows,
+        output: Output,
+        seen: NDArray[np.int64] | None,
+        texts: list[str] | None = None,
+    ) -> int:
+        """Store rows for different keys, and return how many.
+
+        ``seen`` are the keys' row numbers before, ``texts`` the texts that are kept beside the rows.
+        """
 
     @property
     def in_flight(self) -> InFlight:

@@ -59,10 +59,10 @@ class StoreOfModel:
             self._take()
         return found
 
-    def append(self, *arguments: Any) -> int:
+    def append(self, *arguments: Any, **keywords: Any) -> int:
         """Do what the store's ``append`` does."""
         self._take()
-        return self._store.append(*arguments)
+        return self._store.append(*arguments, **keywords)
 
     def _take(self) -> None:
         if self._claim is not None:

@@ -261,11 +261,20 @@ class Engine:
         request = Request(place, look, items, keys, source.is_built, source.ready, confirming)
         while True:
             with suppress(ClaimLostError), self._siblings.serving(request) as (cache, store, asked):
-                filled = self._fill_from(cache, store, call, keys, arguments["task_metadata"].name)
+                filled = self._fill_from(
+                    cache, store, call, items, keys, task=arguments["task_metadata"].name
+                )
                 return replace(filled, counts=replace(filled.counts, confirmed=asked))
 
     def _fill_from(
-        self, cache: Any, store: VectorStore, call: Callable[[Any], ModelCall], keys: Keys, task: str
+        self,
+        cache: Any,
+        store: VectorStore,
+        call: Callable[[Any], ModelCall],
+        items: Items,
+        keys: Keys,
+        *,
+        task: str,
     ) -> Filled:
         """Fill from the chosen directory, and spot-check it."""
 
@@ -282,6 +291,7 @@ class Engine:
             asked.settings,
             name=name,
             warn_unwritten=cache.warn_once,
+            texts=items.texts if self.settings.keep_texts and items.text_only else None,
             order=asked.order,
         )
         if len(hits):

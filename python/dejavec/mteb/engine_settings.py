@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dejavec.backends import CacheBackendProtocol, NumpyCache
-from dejavec.fill.settings import FillSettings, OnProblem, check_choice
+from dejavec.fill.settings import FillSettings, OnProblem, check_choice, check_flag
 from dejavec.identity.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
 from dejavec.mteb.foreign_backend import is_backend
 from dejavec.mteb.places import Scope
@@ -43,6 +43,7 @@ class EngineSettings:
     on_write_error: OnProblem = "warn"
     shared: bool = False
     allow_network: bool = False
+    keep_texts: bool = False
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -57,6 +58,7 @@ class EngineSettings:
                 "expected spot_check and spot_check_tolerance of at least 0, found "
                 f"{self.spot_check} and {self.spot_check_tolerance}"
             )
+        check_flag("keep_texts", self.keep_texts)
         for name, allowed in (
             ("on_mismatch", OnMismatch),
             ("on_unconfirmed", OnUnconfirmed),

@@ -293,9 +293,16 @@ class ForeignCall:
                 vectors[position] = vector
         return vectors, lost
 
-    def append(self, keys: Keys, rows: Rows, output: Output, seen: NDArray[np.int64] | None) -> int:
+    def append(
+        self,
+        keys: Keys,
+        rows: Rows,
+        output: Output,
+        seen: NDArray[np.int64] | None,
+        texts: list[str] | None = None,
+    ) -> int:
         """Add rows for different keys that the backend lacks."""
-        del seen
+        del seen, texts
         return self._cache.add([self._item(key.tobytes()) for key in keys], rows, output)
 
     def _get(self, key: bytes) -> NDArray[np.float32] | None:

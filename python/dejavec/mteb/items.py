@@ -155,7 +155,7 @@ class Items:
             return np.zeros(len(positions), np.int64)
         return np.fromiter(map(len, self.texts(positions)), np.int64, len(positions))
 
-    def texts(self, positions: Positions) -> Sequence[str]:
+    def texts(self, positions: Positions) -> list[str]:
         """Return the text of each item (k,). All items must have one."""
         rows = self._order[positions]
         if self._selects():

@@ -89,6 +89,8 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
         on_write_error: whether to warn and complete the evaluation if writing fails, or raise.
         shared: whether new directories and files are group-shared, as in ``EmbeddingCache``.
         allow_network: whether to write on a network file system, as in ``EmbeddingCache``.
+        keep_texts: whether to keep the texts of the rows that are appended, as in ``EmbeddingCache``. Nothing
+            is kept of items with more than text, nor by a backend that is not dejavec's.
 
     Raises:
         ValueError: mteb cannot evaluate the model, or it quantises over the whole call; or see ``scope``.
@@ -142,6 +144,7 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
         on_write_error: OnProblem = "warn",
         shared: bool = False,
         allow_network: bool = False,
+        keep_texts: bool = False,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in _NOT_SETTINGS}
         settings = EngineSettings(**given)

@@ -39,7 +39,12 @@ _STATS = (
     "bytes_on_disk",
     "snapshot_rows",
     "delta_rows",
+    "texts",
 )
+_NOTHING_FOUND: dict[str, Any] = {
+    **{"rows": 0, "keys": 0, "dead": 0, "replaced": 0, "damaged": [], "problems": []},
+    **{"texts": 0, "damaged_texts": []},
+}
 
 
 class KeyedCache(Closing):
@@ -225,7 +230,7 @@ class KeyedCache(Closing):
         """Check every row and file, and return the findings: see ``_core.verify``."""
         store = self._handle.store()
         if store is None:
-            return {"rows": 0, "keys": 0, "dead": 0, "replaced": 0, "damaged": [], "problems": []}
+            return dict(_NOTHING_FOUND)
         return _core.verify(str(self.path))
 
     def refresh(self) -> int:
@@ -350,7 +355,14 @@ class KeyedCache(Closing):
         vectors = np.empty(shape, dtype)
         return vectors, store.gather(keys, rows, vectors, verify=self._verify)
 
-    def append(self, keys: Keys, rows: Rows, output: Output, seen: NDArray[np.int64] | None = None) -> int:
+    def append(
+        self,
+        keys: Keys,
+        rows: Rows,
+        output: Output,
+        seen: NDArray[np.int64] | None = None,
+        texts: list[str] | None = None,
+    ) -> int:
         """Append rows for different keys, and commit them; create the cache if there is none.
 
         Args:
@@ -359,6 +371,7 @@ class KeyedCache(Closing):
             output: the array kind of the vectors.
             seen: each key's row number from the look-up (n,); None if no key had one. A key is left out if it
                 has another row by now.
+            texts: the texts that are kept beside the rows (n,): see :meth:`put_texts`.
 
         Returns:
             How many rows were appended.
@@ -370,8 +383,10 @@ class KeyedCache(Closing):
         store, rows = self._writable(rows, output)
         try:
             if isinstance(rows, Ragged):
-                return store.append(keys, rows.data, seen, indices=rows.indices, indptr=rows.indptr)
-            return store.append(keys, rows, seen)
+                return store.append(
+                    keys, rows.data, seen, indices=rows.indices, indptr=rows.indptr, texts=texts
+                )
+            return store.append(keys, rows, seen, texts=texts)
         except VectorsError as error:
             # These rows fit the opened cache, so another one is there now.
             raise IdentityMismatchError(
@@ -441,6 +456,7 @@ class KeyedCache(Closing):
         dtype: Literal["float32"] | None = None,
         store_dtype: Literal["float16"] | None = None,
         on_nonfinite: OnProblem = "warn",
+        texts: list[str] | None = None,
     ) -> int:
         """Store the vectors of keys, and replace other vectors of these keys.
 
@@ -450,6 +466,7 @@ class KeyedCache(Closing):
             dtype: ``"float32"`` rounds the vectors to it.
             store_dtype: ``"float16"`` rounds the stored numbers to it.
             on_nonfinite: whether vectors with NaN or infinity, which are never stored, warn or raise.
+            texts: the texts that are kept beside the rows that are appended (n,).
 
         Returns:
             How many rows were appended. Equal vectors that are stored already are not appended.
@@ -481,13 +498,44 @@ class KeyedCache(Closing):
             warn(self.path, **parts)
             sound = np.delete(np.arange(len(keys)), bad)
             keys, rows = keys[sound], rows[sound]
+            if texts is not None:
+                texts = [texts[at] for at in sound.tolist()]
         self.refresh()  # The directory may be gone or replaced by now.
         store, rows = self._writable(rows, output)
         if not len(rows):
             return 0
         if isinstance(rows, Ragged):
-            return store.put(keys, rows.data, indices=rows.indices, indptr=rows.indptr)
-        return store.put(keys, rows)
+            return store.put(keys, rows.data, indices=rows.indices, indptr=rows.indptr, texts=texts)
+        return store.put(keys, rows, texts=texts)
+
+    def put_texts(self, keys: Keys, texts: list[str]) -> int:
+        """Keep the texts of keys that are stored and whose newest row has none, and return how many.
+
+        Only a text whose SHA-256 is the key is kept.
+
+        Args:
+            keys: the keys (n, 32).
+            texts: the text of each key (n,).
+
+        Raises:
+            ReadOnlyCacheError: ``mode="r"``.
+            StorageError: the texts could not be written.
+        """
+        self.refresh()  # The directory may be gone or replaced by now.
+        store = self._handle.store()
+        return 0 if store is None else store.put_texts(keys, list(texts))
+
+    def texts(self, rows: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64]]:
+        """Return the texts of rows.
+
+        Returns:
+            The texts, one after the other, as UTF-8; and the length of each in bytes (n,), -1 for none.
+        """
+        store = self._handle.store()
+        if store is None:
+            return b"", np.full(len(rows), -1, np.int64)
+        data, lengths = store.texts(rows)
+        return data, np.frombuffer(lengths, "<i8")
 
     def warn_once(self, message: str) -> None:
         """Warn, unless this cache has warned before."""
