@@ -1,4 +1,4 @@
-"""Texts beside the vectors: what is read is the text of its key, or none, and the vectors are never harmed."""
+"""Texts beside the vectors: what is read is the text of its key, or none, and no vector is harmed."""
 
 from __future__ import annotations
 

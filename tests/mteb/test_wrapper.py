@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ import torch
 from comparing import bits_equal
 from mteb.models.model_implementations.cde_models import CDEWrapper
 from mteb.models.models_protocols import CrossEncoderProtocol, EncoderProtocol, SearchProtocol
-from mteb_models import DOCUMENT, TASK, FieldsModel, bare_minilm, encode, loader, meta, minilm
+from mteb_models import DOCUMENT, TASK, FieldsModel, bare_minilm, dataset, encode, loader, meta, minilm
 from sentence_transformers import SentenceTransformer
 
-from dejavec import CachedEmbeddingWrapper, DejavecWarning
+from dejavec import CachedEmbeddingWrapper, DejavecWarning, EmbeddingCache
 from dejavec.errors import ForeignDirectoryError, VectorsError
 from dejavec.mteb import CachedEmbeddingWrapper as SameWrapper
+from dejavec.mteb.wrapper import engine_of
 
 OPEN_FILES = Path("/proc/self/fd")
 
@@ -257,3 +259,14 @@ class TestReport:
             first = encode(wrapper, ["a"])
         assert bits_equal(encode(wrapper, ["a"]), first)
         assert len(model.calls) == 1
+
+
+def test_the_wrapper_keeps_the_texts_of_plain_text_items(tmp_path: Path) -> None:
+    rows = dataset(["plain", "with a title", "last"], title=["", "title", ""])
+    with CachedEmbeddingWrapper(FieldsModel(), tmp_path, keep_texts=True) as wrapper:
+        encode(wrapper, rows)
+        assert engine_of(pickle.loads(pickle.dumps(wrapper))).settings.keep_texts
+    (path,) = [path.parent for path in tmp_path.rglob("texts.npy")]
+    with EmbeddingCache(path, mode="r") as cache:
+        assert cache.texts().to_pylist() == ["plain", None, "last"]
+        assert cache.verify()["damaged_texts"] == []

@@ -18,7 +18,7 @@ use dejavec_core::store::{Durability, Options, Store};
 use dejavec_core::target::Target;
 use dejavec_core::verify::{self, Report};
 
-const GOLDEN: [&str; 2] = ["npy", "faiss"];
+const GOLDEN: [&str; 3] = ["npy", "faiss", "texts"];
 const GOLDEN_2: [&str; 2] = ["ragged", "sparse"];
 const ROW_BYTES: usize = 12;
 
@@ -71,8 +71,20 @@ fn every_vector_of_a_version_1_cache_is_read() {
         let statistics = store.statistics().unwrap();
         assert_eq!((statistics.rows, statistics.keys, statistics.snapshot_rows), (110, 99, 70), "{name}");
         let report = verify::verify(&DiskStorage, &golden(name)).unwrap();
-        let expected = Report { rows: 110, keys: 99, dead: 1, replaced: 10, ..Report::default() };
+        let texts = if name == "texts" { 50 } else { 0 };
+        let expected = Report { rows: 110, keys: 99, dead: 1, replaced: 10, texts, ..Report::default() };
         assert_eq!(report, expected, "{name}");
+    }
+}
+
+#[test]
+fn every_text_of_a_version_1_cache_is_read() {
+    let store = open(&golden("texts"), reader()).unwrap();
+    let keys: Vec<_> = (0..100).map(|item| of_text(format!("text {item}").as_bytes())).collect();
+    let mut rows = vec![0; keys.len()];
+    store.lookup(&keys, &mut rows).unwrap();
+    for (item, text) in store.texts(&rows).unwrap().iter().enumerate() {
+        assert_eq!(text.map(<[u8]>::to_vec), (item < 50).then(|| format!("text {item}").into_bytes()));
     }
 }
 
