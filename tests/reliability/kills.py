@@ -18,15 +18,17 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec import EmbeddingCache
+from dejavec import EmbeddingCache, _core
 from dejavec.errors import CacheNotFoundError
+from dejavec.keys.items import text_keys
 
 DIM = 8
 READERS = 2
@@ -34,7 +36,101 @@ KILLS_A_LIFE = 25
 LONGEST_WAIT = 0.03
 """Seconds until somebody is killed, at most; a life with large groups waits ten times as long."""
 
+CONTAINERS = ("npy", "sparse", "ragged", "npy", "npy")
+"""Of one life after the other."""
+
 Versions = NDArray[np.int64]
+
+
+class RowsWithElements:
+    """A ragged or sparse cache, which is called as an ``EmbeddingCache`` is.
+
+    The row of a text repeats its vector: once, twice or three times.
+    """
+
+    def __init__(self, life: Life, mode: Any) -> None:
+        self._path = str(life.path)
+        self._is_sparse = life.container == "sparse"
+        settings: Any = {"durability": life.durability, "lock_timeout": 60.0, "allow_network": False}
+        if mode == "r":
+            self._store = _core.Store.open(self._path, mode="r", **settings)
+        else:
+            self._store = _core.Store.create(
+                self._path,
+                dim=1 << 20 if self._is_sparse else DIM,
+                dtype="<u4",
+                identity="{}",
+                output="{}",
+                container=life.container,
+                shared=False,
+                **settings,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def put(self, texts: list[str], vectors: NDArray[np.uint32]) -> None:
+        rows, indices, indptr = self._rows(texts, vectors)
+        self._store.put(text_keys(texts), rows, indices=indices, indptr=indptr)
+
+    def encode(self, texts: list[str], encode: Callable[[list[str]], NDArray[np.uint32]]) -> None:
+        seen = self._look_up(texts)
+        missing = np.flatnonzero(seen < 0)
+        if not len(missing):
+            return
+        texts = [texts[position] for position in missing]
+        rows, indices, indptr = self._rows(texts, encode(texts))
+        self._store.append(text_keys(texts), rows, seen[missing], indices=indices, indptr=indptr)
+
+    def get(self, texts: list[str]) -> tuple[NDArray[np.bool_], NDArray[np.uint32]]:
+        """Which texts are stored, and their vectors; every element of every row is checked."""
+        rows = self._look_up(texts)
+        indptr = np.zeros(len(texts) + 1, np.int64)
+        self._store.lengths(rows, indptr[1:])
+        np.cumsum(indptr, out=indptr)
+        found = rows >= 0
+        data = np.empty(indptr[-1] if self._is_sparse else (indptr[-1], DIM), np.uint32)
+        indices = np.empty(indptr[-1], np.int32) if self._is_sparse else None
+        failed = self._store.gather(text_keys(texts), rows, data, verify=True, indices=indices, indptr=indptr)
+        assert not failed, f"rows that were found cannot be read: {failed}"
+        vectors = np.zeros((len(texts), DIM), np.uint32)
+        each = DIM if self._is_sparse else 1
+        vectors[found] = data.reshape(-1, DIM)[indptr[:-1][found] // each]
+        stored = [text for text, is_found in zip(texts, found, strict=True) if is_found]
+        expected = self._rows(stored, vectors[found])
+        assert np.array_equal(np.unique(indptr), expected[2]), "wrong lengths"
+        assert np.array_equal(data, expected[0]), "wrong elements"
+        assert indices is None or np.array_equal(indices, expected[1]), "wrong indices"
+        return found, vectors
+
+    def refresh(self) -> None:
+        self._store.refresh()
+
+    def verify(self) -> dict[str, Any]:
+        return _core.verify(self._path)
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _look_up(self, texts: list[str]) -> NDArray[np.int64]:
+        rows = np.empty(len(texts), np.int64)
+        self._store.lookup(text_keys(texts), rows)
+        return rows
+
+    def _rows(self, texts: list[str], vectors: NDArray[np.uint32]) -> tuple[Any, Any, Any]:
+        """Numbers, indices and offsets of the rows of texts."""
+        numbers = np.array([int(text.partition(":")[2]) for text in texts], np.int64)
+        repeats = 1 + numbers % 3
+        data = np.repeat(vectors, repeats, axis=0)
+        each = DIM if self._is_sparse else 1
+        indptr = np.concatenate([[0], np.cumsum(repeats * each)])
+        if not self._is_sparse:
+            return data, None, indptr
+        indices = np.repeat(numbers - indptr[:-1], repeats * each) + np.arange(indptr[-1])
+        return data.reshape(-1), indices.astype(np.int32), indptr
 
 
 @dataclass(frozen=True)
@@ -46,14 +142,18 @@ class Life:
         texts: the texts of each writer, which only it stores, and those which all store (the last).
         largest: texts in a group, at most.
         durability: as of ``EmbeddingCache``.
+        container: the files of the rows.
     """
 
     path: Path
     texts: list[list[str]]
     largest: int
     durability: Any
+    container: Any
 
-    def open(self, mode: Any = "a") -> EmbeddingCache:
+    def open(self, mode: Any = "a") -> EmbeddingCache | RowsWithElements:
+        if self.container != "npy":
+            return RowsWithElements(self, mode)
         return EmbeddingCache(
             self.path, model="kills@1", mode=mode, durability=self.durability, on_write_error="raise"
         )
@@ -67,7 +167,7 @@ class Life:
         vectors[:, 0] = versions
         return vectors
 
-    def read(self, cache: EmbeddingCache, owner: int, numbers: NDArray[Any]) -> Versions:
+    def read(self, cache: EmbeddingCache | RowsWithElements, owner: int, numbers: NDArray[Any]) -> Versions:
         """The versions held of texts, 0 for none; every vector is checked."""
         found, vectors = cache.get([self.texts[owner][number] for number in numbers])
         if not found.any():
@@ -184,7 +284,7 @@ class Run:
                 for owner in range(len(self.version)):
                     self._check(owner, b"", cache)
                 if mode == "a":
-                    cache.put(["after"], np.zeros((1, DIM), np.uint32))
+                    cache.put(["after:0"], np.zeros((1, DIM), np.uint32))
 
     def _start(self, owner: int | None) -> Process:
         seed = self.choose.random()
@@ -223,7 +323,9 @@ class Run:
         os.close(process.pipe)
         assert b"error" not in process.told, process.told.decode()
 
-    def _check(self, owner: int, told: bytes | bytearray, opened: EmbeddingCache | None = None) -> None:
+    def _check(
+        self, owner: int, told: bytes | bytearray, opened: EmbeddingCache | RowsWithElements | None = None
+    ) -> None:
         """Compare the cache with what a killed writer told."""
         shared = len(self.life.texts) - 1
         begun: tuple[int, slice, int] | None = None
@@ -271,7 +373,10 @@ def run(kills: int, seed: int) -> str:
         texts = [[f"{owner}:{number}" for number in range(count)] for owner in range(writers + 1)]
         with tempfile.TemporaryDirectory() as directory:
             durability = choose.choice(["commit", "close"])
-            life = Run(Life(Path(directory) / "cache", texts, largest, durability), writers, choose)
+            container = CONTAINERS[lives % len(CONTAINERS)]
+            life = Run(
+                Life(Path(directory) / "cache", texts, largest, durability, container), writers, choose
+            )
             try:
                 for _ in range(min(KILLS_A_LIFE, kills - killed)):
                     life.kill_one(LONGEST_WAIT * (10 if large else 1))

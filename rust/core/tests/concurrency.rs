@@ -94,9 +94,9 @@ fn threads_share_one_store() {
 }
 
 /// Verifies a cache over and over while another handle writes groups, snapshots and headers.
-fn verify_while_written(place: &Place, container: Container) {
+fn verify_while_written(place: &Place) {
     const GROUP: u64 = 70_000;
-    let writer = place.create_in(container, Durability::Close);
+    let writer = place.create(Durability::Close);
     let is_done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -117,8 +117,8 @@ fn verify_while_written(place: &Place, container: Container) {
 #[test]
 fn verify_finds_nothing_in_a_sound_cache_that_is_being_written() {
     for container in [Container::Npy, Container::Flat(Metric::L2)] {
-        verify_while_written(&in_memory(), container);
-        verify_while_written(&on_disk(), container);
+        verify_while_written(&in_memory().holding(container));
+        verify_while_written(&on_disk().holding(container));
     }
 }
 

@@ -3,14 +3,11 @@
 
 mod common;
 
-use std::ops::Range;
-
-use common::contents::{self, Contents};
+use common::contents::{self, CONTAINERS, content, rows};
 use common::{DIM, Place, in_memory, key, keys, options, reader, vector, vectors};
 use dejavec_core::Error;
 use dejavec_core::files::CacheFiles;
 use dejavec_core::format::container::Container;
-use dejavec_core::format::flat::Metric;
 use dejavec_core::format::name;
 use dejavec_core::index;
 use dejavec_core::store::{Durability, Store};
@@ -18,7 +15,6 @@ use dejavec_core::verify;
 
 const ITEMS: u64 = 6;
 const VECTORS: &str = "vectors.npy";
-const CONTAINERS: [Container; 4] = [Container::Npy, Container::Flat(Metric::L2), Container::Ragged, Container::Sparse];
 
 fn small() -> Place {
     let place = in_memory();
@@ -26,16 +22,6 @@ fn small() -> Place {
     store.append(&keys(0..3), &vectors(0..3, 0), None).unwrap();
     store.append(&keys(3..ITEMS), &vectors(3..ITEMS, 0), None).unwrap();
     place
-}
-
-/// The content of an item in a container.
-fn content(container: Container, item: u64) -> Vec<u8> {
-    let elements = contents::elements(container, item, 0);
-    vector(item, 0).into_iter().cycle().take(elements * DIM).collect()
-}
-
-fn rows(container: Container, items: Range<u64>) -> Contents {
-    Contents::of(container, DIM, items.map(|item| content(container, item)))
 }
 
 /// Reads all items, together and one by one. Panics on a wrong row. Returns how many were right.
@@ -47,7 +33,7 @@ fn right(store: &Store) -> usize {
     for (item, found) in (0..ITEMS).zip(found) {
         let is_right = found.is_some();
         if let Some(found) = found {
-            assert_eq!(found, content(container, item), "a wrong row for item {item}");
+            assert_eq!(found, content(container, item, 0), "a wrong row for item {item}");
             right += 1;
         }
         if container.is_dense() {
@@ -61,10 +47,10 @@ fn right(store: &Store) -> usize {
 
 /// All files of a small, sound cache in one container, with an index snapshot.
 fn whole(container: Container) -> (Place, Vec<(String, Vec<u8>)>) {
-    let place = in_memory();
-    let store = place.create_in(container, Durability::Commit);
-    store.append(&keys(0..3), rows(container, 0..3).batch(), None).unwrap();
-    store.append(&keys(3..ITEMS), rows(container, 3..ITEMS).batch(), None).unwrap();
+    let place = in_memory().holding(container);
+    let store = place.create(Durability::Commit);
+    store.append(&keys(0..3), rows(container, 0..3, 0).batch(), None).unwrap();
+    store.append(&keys(3..ITEMS), rows(container, 3..ITEMS, 0).batch(), None).unwrap();
     let files = CacheFiles::open(&*place.storage, &place.path, false).unwrap();
     let slot = files.recover().unwrap().slot;
     let committed = files.key_records(slot.committed.rows).unwrap();
@@ -101,7 +87,7 @@ fn check_damaged(
         right(&store);
         // Encoding again heals all losses.
         let mut seen = vec![0; ITEMS as usize];
-        let items = rows(container, 0..ITEMS);
+        let items = rows(container, 0..ITEMS, 0);
         if store.lookup(&keys(0..ITEMS), &mut seen).is_ok()
             && store.append(&keys(0..ITEMS), items.batch(), Some(&seen)).is_ok()
         {

@@ -5,7 +5,8 @@ mod common;
 
 use std::collections::HashMap;
 
-use common::{DIM, Place, get, in_memory, key, on_disk, options, reader};
+use common::contents::{self, CONTAINERS};
+use common::{Place, in_memory, keys, on_disk, options, reader};
 use dejavec_core::store::{Durability, Store};
 use dejavec_core::verify;
 use proptest::prelude::*;
@@ -44,26 +45,24 @@ fn durability(handle: usize) -> Durability {
 }
 
 fn run(place: &Place, calls: &[Call]) {
-    let mut model: HashMap<u64, [u8; DIM]> = HashMap::new();
+    let mut model: HashMap<u64, u8> = HashMap::new();
     let mut handles: Vec<Store> = (0..HANDLES).map(|handle| place.create(durability(handle))).collect();
+    let rows = |items: &[u64], version| contents::rows(place.container, items.iter().copied(), version);
     for call in calls {
         match call {
             Call::Put(handle, items, version) => {
-                let keys: Vec<_> = items.iter().map(|&item| key(item)).collect();
-                let vectors: Vec<u8> = items.iter().flat_map(|&item| common::vector(item, *version)).collect();
-                handles[*handle].put(&keys, &vectors).unwrap();
-                model.extend(items.iter().map(|&item| (item, common::vector(item, *version))));
+                handles[*handle].put(&keys(items.clone()), rows(items, *version).batch()).unwrap();
+                model.extend(items.iter().map(|&item| (item, *version)));
             }
             Call::Fill(handle, items, version) => {
                 let mut items = items.clone();
                 items.sort_unstable();
                 items.dedup();
-                let keys: Vec<_> = items.iter().map(|&item| key(item)).collect();
-                let vectors: Vec<u8> = items.iter().flat_map(|&item| common::vector(item, *version)).collect();
-                let appended = handles[*handle].append(&keys, &vectors, None).unwrap();
+                let rows = rows(&items, *version);
+                let appended = handles[*handle].append(&keys(items.clone()), rows.batch(), None).unwrap();
                 let new: Vec<_> = items.iter().filter(|item| !model.contains_key(item)).copied().collect();
                 assert_eq!(appended, new.len());
-                model.extend(new.into_iter().map(|item| (item, common::vector(item, *version))));
+                model.extend(new.into_iter().map(|item| (item, *version)));
             }
             Call::Reopen(handle) => {
                 handles[*handle].close().unwrap();
@@ -81,7 +80,7 @@ fn run(place: &Place, calls: &[Call]) {
             Call::Get(handle, items) => {
                 handles[*handle].refresh().unwrap();
                 let expected: Vec<_> = items.iter().map(|item| model.get(item).copied()).collect();
-                assert_eq!(get(&handles[*handle], items), expected);
+                assert_eq!(contents::versions(&handles[*handle], items.clone()), expected);
                 assert_eq!(handles[*handle].keys().unwrap(), model.len() as u64);
             }
             Call::Verify => {
@@ -91,25 +90,31 @@ fn run(place: &Place, calls: &[Call]) {
             }
         }
     }
-    let all: Vec<u64> = (0..40).collect();
-    let expected: Vec<_> = all.iter().map(|item| model.get(item).copied()).collect();
-    assert_eq!(get(&place.open(reader()).unwrap(), &all), expected);
+    let expected: Vec<_> = (0..40).map(|item| model.get(&item).copied()).collect();
+    assert_eq!(contents::versions(&place.open(reader()).unwrap(), 0..40), expected);
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    // About as many for each container.
+    #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
-    fn any_calls_give_what_a_map_gives(calls in prop::collection::vec(call(), 0..40)) {
-        run(&in_memory(), &calls);
+    fn any_calls_give_what_a_map_gives(
+        container in prop::sample::select(&CONTAINERS),
+        calls in prop::collection::vec(call(), 0..40),
+    ) {
+        run(&in_memory().holding(container), &calls);
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn any_calls_give_what_a_map_gives_on_a_real_disk(calls in prop::collection::vec(call(), 0..25)) {
-        run(&on_disk(), &calls);
+    fn any_calls_give_what_a_map_gives_on_a_real_disk(
+        container in prop::sample::select(&CONTAINERS),
+        calls in prop::collection::vec(call(), 0..25),
+    ) {
+        run(&on_disk().holding(container), &calls);
     }
 }

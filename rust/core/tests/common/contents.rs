@@ -1,14 +1,33 @@
 //! Rows of a test in the form of any container.
 
+use std::ops::Range;
+
 use dejavec_core::batch::Batch;
 use dejavec_core::directory::Spec;
+use dejavec_core::format::column::Column;
 use dejavec_core::format::container::Container;
+use dejavec_core::format::dtype::Dtype;
+use dejavec_core::format::flat::Metric;
+use dejavec_core::format::keys::{HEADER_BYTES, RECORD_BYTES};
+use dejavec_core::format::name;
 use dejavec_core::key::Key;
 use dejavec_core::row::{Row, Span};
 use dejavec_core::store::Store;
 use dejavec_core::target::Target;
 
-use super::spec;
+use super::{DIM, Place, keys, spec, vector};
+
+/// One container of each kind.
+pub const CONTAINERS: [Container; 4] =
+    [Container::Npy, Container::Flat(Metric::L2), Container::Ragged, Container::Sparse];
+
+/// Runs a test on each container. A failure shows on which.
+pub fn in_each(test: impl Fn(Container)) {
+    for container in CONTAINERS {
+        println!("{container:?}");
+        test(container);
+    }
+}
 
 /// A cache in a container, with elements of this many bytes.
 pub fn spec_of(container: Container, element_bytes: usize) -> Spec {
@@ -19,6 +38,40 @@ pub fn spec_of(container: Container, element_bytes: usize) -> Spec {
         Container::Sparse => (1000, "<f4"),
     };
     Spec { dim: dim as u32, dtype: dtype.into(), container, ..spec() }
+}
+
+/// A cache in a container, with elements of four bytes.
+pub fn small_spec(container: Container) -> Spec {
+    if container == Container::Npy { spec() } else { spec_of(container, DIM) }
+}
+
+/// The files of rows of a small cache: those of the numbers first.
+pub fn columns(container: Container) -> Vec<Column> {
+    let spec = small_spec(container);
+    container.columns(Dtype::parse(&spec.dtype).unwrap(), spec.dim)
+}
+
+/// The bytes of some rows in each file of a small cache: those of the numbers first, the key records last.
+pub fn location(place: &Place, rows: Range<u64>) -> Vec<(&'static str, Range<usize>)> {
+    let start_of = |row: u64| match place.container.indptr() {
+        None => row,
+        Some(column) => {
+            // The entry before a row's own is where the row begins.
+            let entries = place.read(column.file_name).split_off(column.header_bytes() - 8);
+            u64::from_le_bytes(entries.as_chunks().0[row as usize])
+        }
+    };
+    let elements = start_of(rows.start)..start_of(rows.end);
+    let bytes = |range: &Range<u64>, header: usize, size: u64| {
+        header + (range.start * size) as usize..header + (range.end * size) as usize
+    };
+    let mut found = Vec::new();
+    for column in columns(place.container) {
+        let range = if Some(column) == place.container.indptr() { &rows } else { &elements };
+        found.push((column.file_name, bytes(range, column.header_bytes(), column.element_bytes())));
+    }
+    found.push((name::KEYS, bytes(&rows, HEADER_BYTES, RECORD_BYTES as u64)));
+    found
 }
 
 /// Bytes of an element in its file.
@@ -38,6 +91,32 @@ pub fn elements(container: Container, item: u64, version: u8) -> usize {
         Container::Ragged => tokens,
         Container::Sparse => tokens * 7,
     }
+}
+
+/// The content of an item in one of its versions, in a small cache.
+pub fn content(container: Container, item: u64, version: u8) -> Vec<u8> {
+    vector(item, version).into_iter().cycle().take(elements(container, item, version) * DIM).collect()
+}
+
+/// The rows of items in one of their versions, in a small cache.
+pub fn rows(container: Container, items: impl IntoIterator<Item = u64>, version: u8) -> Contents {
+    Contents::of(container, DIM, items.into_iter().map(|item| content(container, item, version)))
+}
+
+/// The versions of items that a small cache holds. None for a miss, and for a row that failed. Panics at a row that
+/// nobody stored.
+pub fn versions(store: &Store, items: impl IntoIterator<Item = u64>) -> Vec<Option<u8>> {
+    let items: Vec<u64> = items.into_iter().collect();
+    let container = store.meta().unwrap().container;
+    let found = read(store, &keys(items.iter().copied())).unwrap();
+    let version = |(item, found): (u64, Option<Vec<u8>>)| {
+        let found = found?;
+        // Only a first version can be without elements.
+        let version = found.get(DIM - 1).copied().unwrap_or(0);
+        assert_eq!(found, content(container, item, version), "a row of item {item} that nobody stored");
+        Some(version)
+    };
+    items.into_iter().zip(found).map(version).collect()
 }
 
 /// The indices of some numbers: others for others.
@@ -86,10 +165,15 @@ impl Contents {
 pub fn read(store: &Store, keys: &[Key]) -> dejavec_core::Result<Vec<Option<Vec<u8>>>> {
     let mut rows = vec![0; keys.len()];
     store.lookup(keys, &mut rows)?;
+    read_rows(store, keys, &rows)
+}
+
+/// The content of the rows of some keys, which a look-up found. None for a miss, and for a row that failed.
+pub fn read_rows(store: &Store, keys: &[Key], rows: &[i64]) -> dejavec_core::Result<Vec<Option<Vec<u8>>>> {
     let meta = store.meta()?;
     let (container, size) = (meta.container, meta.data().element_bytes() as usize);
     let mut lengths = vec![0; keys.len()];
-    store.lengths(&rows, &mut lengths)?;
+    store.lengths(rows, &mut lengths)?;
     let mut indptr = vec![0];
     for (row, length) in rows.iter().zip(lengths) {
         // A dense target has a place for a miss too.
@@ -107,7 +191,7 @@ pub fn read(store: &Store, keys: &[Key]) -> dejavec_core::Result<Vec<Option<Vec<
         indices: indices.as_deref_mut(),
         indptr: container.indptr().map(|_| indptr.as_slice()),
     };
-    let failed = store.gather(keys, &rows, target, true)?;
+    let failed = store.gather(keys, rows, target, true)?;
     let contents = (0..keys.len()).map(|position| {
         if rows[position] < 0 || failed.contains(&position) {
             return None;

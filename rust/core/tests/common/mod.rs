@@ -11,6 +11,7 @@ pub mod history;
 pub mod simulated;
 pub mod watched;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,31 +48,35 @@ pub fn reader() -> Options {
 pub struct Place {
     pub storage: Arc<dyn Storage>,
     pub path: PathBuf,
+    /// Of a cache that is created here.
+    pub container: Container,
     _directory: Option<tempfile::TempDir>,
 }
 
 pub fn in_memory() -> Place {
     let root = Path::new("/caches");
-    Place { storage: Arc::new(MemoryStorage::with_root(root)), path: root.join("one"), _directory: None }
+    Place::of(Arc::new(MemoryStorage::with_root(root)), root.join("one"))
 }
 
 pub fn on_disk() -> Place {
     let directory = tempfile::tempdir().unwrap();
-    Place { storage: Arc::new(DiskStorage), path: directory.path().join("one"), _directory: Some(directory) }
+    let place = Place::of(Arc::new(DiskStorage), directory.path().join("one"));
+    Place { _directory: Some(directory), ..place }
 }
 
 impl Place {
     pub fn of(storage: Arc<dyn Storage>, path: PathBuf) -> Place {
-        Place { storage, path, _directory: None }
+        Place { storage, path, container: Container::Npy, _directory: None }
     }
 
+    /// The same place, for caches in another container.
+    pub fn holding(self, container: Container) -> Place {
+        Place { container, ..self }
+    }
+
+    /// A cache with elements of four bytes.
     pub fn create(&self, durability: Durability) -> Store {
-        self.create_in(Container::Npy, durability)
-    }
-
-    /// A cache in this container, with four-byte rows too.
-    pub fn create_in(&self, container: Container, durability: Durability) -> Store {
-        let spec = if container == Container::Npy { spec() } else { contents::spec_of(container, DIM) };
+        let spec = contents::small_spec(self.container);
         Store::create(Arc::clone(&self.storage), &self.path, &spec, options(durability)).unwrap()
     }
 
@@ -101,6 +106,32 @@ impl Place {
     pub fn add(&self, file: &str, bytes: &[u8]) {
         let access = dejavec_core::storage::Access::Create;
         self.storage.open(&self.path.join(file), access).unwrap().write_at(bytes, 0).unwrap();
+    }
+
+    /// The files of the rows.
+    pub fn files_of_rows(&self) -> Vec<&'static str> {
+        contents::columns(self.container).iter().map(|column| column.file_name).collect()
+    }
+
+    /// All files of a cache in use, but for snapshots.
+    pub fn files(&self) -> Vec<&'static str> {
+        [&["meta.json", "keys.bin"], &*self.files_of_rows(), &["commit", "LOCK"]].concat()
+    }
+
+    /// Overwrites the numbers of some rows. Each must have elements.
+    pub fn overwrite(&self, rows: impl IntoIterator<Item = u64>, byte: u8) {
+        for row in rows {
+            let (file, bytes) = contents::location(self, row..row + 1).swap_remove(0);
+            assert!(!bytes.is_empty(), "row {row} has no numbers");
+            self.write(file, &vec![byte; bytes.len()], bytes.start as u64);
+        }
+    }
+
+    /// Copies the bytes of some rows of another cache, key records included, as far as it has them.
+    pub fn copy_rows(&self, other: &Place, rows: Range<u64>) {
+        for (file, bytes) in contents::location(other, rows) {
+            self.write(file, &other.read(file)[bytes.clone()], bytes.start as u64);
+        }
     }
 
     pub fn snapshots(&self) -> Vec<String> {
