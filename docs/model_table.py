@@ -54,7 +54,8 @@ def table() -> str:
     """Return the table as Markdown."""
     ways = Counter(way_of(meta) for meta in mteb.get_model_metas())
     rows = [f"| {ways[way]} | {what} | {why} |" for way, (what, why) in WAYS.items()]
-    head = f"Of the {sum(ways.values())} models in the registry of mteb {mteb.__version__}:"
+    count = sum(ways.values())
+    head = f"The {count} models in the registry of mteb {mteb.__version__}, by their classes; none was run:"
     return "\n".join([head, "", "| models | | why |", "| --- | --- | --- |", *rows, ""])
 
 

@@ -64,8 +64,18 @@ def test_every_picture_has_words_for_who_cannot_see_it() -> None:
     assert not any("<img" in page.read_text() for page in PAGES)
 
 
-def test_the_page_about_the_command_line_is_what_the_program_says() -> None:
-    script = ROOT / "docs" / "command_line.py"
-    names: dict[str, Any] = {"__name__": "command_line", "__file__": str(script)}
+def names_in(script: Path) -> dict[str, Any]:
+    """The functions of a program that writes a page."""
+    names: dict[str, Any] = {"__name__": script.stem, "__file__": str(script)}
     exec(compile(script.read_text(), str(script), "exec"), names)
-    assert (ROOT / "docs" / "command-line.md").read_text() == names["page"]()
+    return names
+
+
+def test_the_page_about_the_command_line_is_what_the_program_says() -> None:
+    page = names_in(ROOT / "docs" / "command_line.py")["page"]()
+    assert (ROOT / "docs" / "command-line.md").read_text() == page
+
+
+def test_the_table_of_models_is_that_of_the_installed_mteb() -> None:
+    page = (ROOT / "docs" / "mteb.md").read_text()
+    assert page == names_in(ROOT / "docs" / "model_table.py")["page_with_table"](page)
