@@ -77,8 +77,8 @@ fn only_the_text_of_the_key_is_kept() {
 #[test]
 fn texts_are_filled_in_later_in_any_order_and_once() {
     for container in Container::ALL {
-        let place = in_memory();
-        let store = place.create_in(container, Durability::Close);
+        let place = in_memory().holding(container);
+        let store = place.create(Durability::Close);
         let rows = Contents::of(container, DIM, (0..6).map(|item| vectors(item..item + 1, 0)));
         store.append(&keys(0..6), rows.batch(), None).unwrap();
         let texts: Vec<_> = (0..9).map(contents::text).collect();
