@@ -1,13 +1,11 @@
 //! Calls avoid work: a reader opens no file for writing, an index is not rebuilt, a failed snapshot is tried again.
 
-mod common;
-
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::watched::Watched;
-use common::{Place, get, in_memory, keys, on_disk, options, vector, vectors};
+use crate::common::watched::Watched;
+use crate::common::{Place, get, in_memory, keys, on_disk, options, vector, vectors};
 use dejavec_core::index::{Index, write_snapshot};
 use dejavec_core::key_records::KeyRecords;
 use dejavec_core::records::RecordsFile;

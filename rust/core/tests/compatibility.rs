@@ -1,12 +1,10 @@
 //! Files of every released format version open for ever. Newer ones are rejected.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::{options, reader};
+use crate::common::{options, reader};
 use dejavec_core::Error;
 use dejavec_core::format::commit::{Extent, Slot, Slots};
 use dejavec_core::format::container::Container;

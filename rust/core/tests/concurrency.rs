@@ -1,14 +1,12 @@
 //! Many handles and threads on one cache: every key once on disk, no wrong row, readers never disturbed.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::{Place, get, in_memory, keys, on_disk, options, reader, vector, vectors};
+use crate::common::{Place, get, in_memory, keys, on_disk, options, reader, vector, vectors};
 use dejavec_core::Error;
 use dejavec_core::format::container::Container;
 use dejavec_core::format::flat::Metric;

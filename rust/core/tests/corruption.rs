@@ -1,10 +1,8 @@
 //! Damaged bytes give the right vector, a miss or a typed error: never a wrong vector, never a panic.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
-use common::contents::{self, CONTAINERS, content, rows};
-use common::{DIM, Place, in_memory, key, keys, options, reader, vector, vectors};
+use crate::common::contents::{self, CONTAINERS, content, rows};
+use crate::common::{DIM, Place, in_memory, is_whole, key, keys, options, reader, vector, vectors};
 use dejavec_core::Error;
 use dejavec_core::files::CacheFiles;
 use dejavec_core::format::container::Container;
@@ -60,6 +58,17 @@ fn whole(container: Container) -> (Place, Vec<(String, Vec<u8>)>) {
     (place, originals)
 }
 
+/// The places where a file is damaged: all of them, but without `DEJAVEC_CRASH_CALLS` only some in the padding of FAISS
+/// and ragged caches. The padded files of these are the same as those of other dense caches, and of sparse ones.
+fn positions(container: Container, bytes: &[u8]) -> impl Iterator<Item = usize> {
+    const NEAR: usize = 32;
+    let is_whole = is_whole() || matches!(container, Container::Npy | Container::Sparse);
+    (0..bytes.len()).filter(move |at| {
+        let around = &bytes[at.saturating_sub(NEAR)..(at + NEAR).min(bytes.len())];
+        is_whole || at % 61 == 0 || around.iter().any(|byte| *byte != 0)
+    })
+}
+
 fn restore(place: &Place, originals: &[(String, Vec<u8>)]) {
     for (name, _) in place.storage.list(&place.path).unwrap() {
         if name != name::LOCK {
@@ -112,7 +121,7 @@ fn every_flipped_bit_is_harmless_and_repair_heals() {
     for container in CONTAINERS {
         let (place, originals) = whole(container);
         for (file, good) in &originals {
-            for at in 0..good.len() {
+            for at in positions(container, good) {
                 let mut damaged = good.clone();
                 damaged[at] ^= 1 << (at % 8);
                 place.replace(file, &damaged);
@@ -123,7 +132,7 @@ fn every_flipped_bit_is_harmless_and_repair_heals() {
         }
     }
     println!("{variants} variants with a flipped bit");
-    assert!(variants > 80_000);
+    assert!(variants > 45_000);
 }
 
 #[test]
@@ -159,7 +168,7 @@ fn every_cut_of_every_file_is_harmless() {
     for container in CONTAINERS {
         let (place, originals) = whole(container);
         for (file, good) in &originals {
-            for cut in 0..good.len() {
+            for cut in positions(container, good) {
                 place.replace(file, &good[..cut]);
                 for options in [reader(), options(Durability::Commit)] {
                     if let Ok(store) = place.open(options) {
@@ -172,7 +181,7 @@ fn every_cut_of_every_file_is_harmless() {
         }
     }
     println!("{variants} variants cut short");
-    assert!(variants > 80_000);
+    assert!(variants > 45_000);
 }
 
 #[test]
@@ -235,7 +244,7 @@ fn without_a_commit_a_damaged_last_row_does_not_give_way_to_an_older_one() {
 fn a_damaged_meta_json_is_an_error_of_its_own_since_no_repair_can_mend_it() {
     let place = in_memory();
     let store =
-        Store::create(place.storage.clone(), &place.path, &common::spec(), options(Durability::Commit)).unwrap();
+        Store::create(place.storage.clone(), &place.path, &crate::common::spec(), options(Durability::Commit)).unwrap();
     store.append(&keys(0..1), &vectors(0..1, 0), None).unwrap();
     place.write(name::META, b"X", 100);
     for error in [

@@ -1,15 +1,13 @@
 //! An interrupted creation, done again, gives a cache that survives a power loss. It is interrupted at every operation.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::contents::{self, CONTAINERS};
-use common::simulated::{Fault, Image, Injection, Moments, Random, Simulated};
-use common::{keys, options, reader};
+use crate::common::contents::{self, CONTAINERS};
+use crate::common::simulated::{Fault, Image, Injection, Moments, Random, Simulated};
+use crate::common::{keys, options, reader};
 use dejavec_core::atomic;
 use dejavec_core::format::container::Container;
 use dejavec_core::store::{Durability, Store};

@@ -2,16 +2,14 @@
 //! where lost pages look like durable ones.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::contents;
-use common::simulated::{Fault, Image, Injection, Moments, Random, Simulated, Turns};
-use common::{DIM, keys, options, reader, vectors};
+use crate::common::contents;
+use crate::common::simulated::{Fault, Image, Injection, Moments, Random, Simulated, Turns};
+use crate::common::{DIM, is_whole, keys, options, reader, vectors};
 use dejavec_core::Error;
 use dejavec_core::batch::Batch;
 use dejavec_core::format::container::Container;
@@ -76,12 +74,16 @@ struct Case {
 
 type Versions = BTreeMap<u64, u8>;
 
+/// All that the check of an image depends on: its fingerprint, the acknowledged versions, the newest ones, and whether a
+/// write was torn.
+type Seen = (u64, Vec<(u64, u8)>, Vec<u8>, bool);
+
 #[derive(Debug, Default)]
 struct Tally {
     runs: u64,
     images: u64,
     pages_forgotten: usize,
-    seen: HashSet<(u64, Vec<(u64, u8)>)>,
+    seen: HashSet<Seen>,
 }
 
 fn open(storage: &Arc<Simulated>, durability: Durability) -> Store {
@@ -138,9 +140,9 @@ fn newest(case: &Case, item: u64) -> u8 {
     put.unwrap_or(0).max(u8::from((3..9).contains(&item) || item >= 12))
 }
 
-/// Runs one case. False if no sync was left to fail.
-fn run(case: &Case, tally: &mut Tally) -> bool {
-    let storage = Arc::new(Simulated::of(&Image::default(), Path::new(ROOT)));
+/// Runs one case in an empty cache. False if no sync was left to fail.
+fn run(empty: &Image, case: &Case, tally: &mut Tally) -> bool {
+    let storage = Arc::new(Simulated::of(empty, Path::new(ROOT)));
     let first = open_in(&storage, case.container, case.durability[0]);
     put(&first, case.container, 0..5, 0).unwrap();
     first.sync().unwrap();
@@ -210,8 +212,9 @@ fn run(case: &Case, tally: &mut Tally) -> bool {
 
 /// Checks the image of a power loss: acknowledged rows are there, nothing else is wrong, and the cache takes more rows.
 fn check(case: &Case, image: &Image, acknowledged: &Versions, torn: bool, tally: &mut Tally) {
-    if !tally.seen.insert((image.fingerprint(), acknowledged.iter().map(|(item, version)| (*item, *version)).collect()))
-    {
+    let versions = acknowledged.iter().map(|(item, version)| (*item, *version)).collect();
+    let newest_of_all = (0..ITEMS).map(|item| newest(case, item)).collect();
+    if !tally.seen.insert((image.fingerprint(), versions, newest_of_all, torn)) {
         return;
     }
     tally.images += 1;
@@ -424,8 +427,12 @@ fn texts_that_are_acknowledged_after_a_failed_sync_survive() {
 
 fn every_case(container: Container, durability: [Durability; 2]) {
     let mut tally = Tally::default();
+    // One cache for all cases, so that equal images are checked once.
+    let storage = Arc::new(Simulated::of(&Image::default(), Path::new(ROOT)));
+    drop(open_in(&storage, container, durability[0]));
+    let empty = storage.settled();
     // The whole part takes minutes: see docs/reliability.md.
-    let whole = std::env::var("DEJAVEC_CRASH_CALLS").is_ok();
+    let whole = is_whole();
     let is_first = container == Container::Npy;
     let turns = match whole {
         true => &Turns::ALL[..],
@@ -439,7 +446,7 @@ fn every_case(container: Container, durability: [Durability; 2]) {
                 for calls in CALLS.into_iter().take(if whole { CALLS.len() } else { 1 + 2 * usize::from(is_first) }) {
                     for evicted in [Evicted::Never, Evicted::BeforeTheNextIsOpened, Evicted::AfterTheNextIsOpened] {
                         let mut case = Case { container, durability, after: 0, kept, reader, next, evicted, calls };
-                        while run(&case, &mut tally) {
+                        while run(&empty, &case, &mut tally) {
                             case.after += 1;
                         }
                     }

@@ -1,9 +1,7 @@
 //! Reads see the commits of other handles without a refresh.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
-use common::{DIM, Place, get, in_memory, key, keys, on_disk, options, reader, vector, vectors};
+use crate::common::{DIM, Place, get, in_memory, key, keys, on_disk, options, reader, vector, vectors};
 use dejavec_core::format::commit::{SLOT_STRIDE, slot_bytes};
 use dejavec_core::store::{Durability, Store};
 

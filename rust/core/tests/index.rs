@@ -1,9 +1,7 @@
 //! The index is derived data: look-ups give the same rows with, without and with damaged snapshots.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
-use common::{Place, get, in_memory, key, keys, options, reader, vector, vectors};
+use crate::common::{Place, get, in_memory, key, keys, options, reader, vector, vectors};
 use dejavec_core::files::CacheFiles;
 use dejavec_core::index;
 use dejavec_core::store::{Durability, Store};
@@ -71,7 +69,7 @@ fn a_key_that_is_searched_for_has_the_row_that_the_index_gives_it() {
             let mut row = [0];
             searching.lookup(&keys([item]), &mut row).unwrap();
             assert_eq!(row[0], rows[0], "item {item}");
-            let mut alone = [0; common::DIM];
+            let mut alone = [0; crate::common::DIM];
             let found = searching.read_newest(&key(item), &mut alone, true).unwrap();
             assert_eq!(found.then_some(alone), get(&indexed, &[item])[0], "item {item}");
             for _ in 0..5 {
@@ -107,12 +105,12 @@ fn a_damaged_snapshot_costs_misses_at_most() {
     let all = keys(0..ITEMS);
     let mut rows = vec![0; all.len()];
     store.lookup(&all, &mut rows).unwrap();
-    let mut out = vec![0; all.len() * common::DIM];
+    let mut out = vec![0; all.len() * crate::common::DIM];
     assert_eq!(store.gather(&all, &rows, &mut out, true).unwrap(), Vec::<usize>::new());
     for item in 0..ITEMS {
         let (position, newest) = (item as usize, if item < 50 { 2 } else { 1 });
         if rows[position] >= 0 {
-            assert_eq!(out[position * common::DIM..][..common::DIM], vector(item, newest));
+            assert_eq!(out[position * crate::common::DIM..][..crate::common::DIM], vector(item, newest));
         }
     }
     let report = dejavec_core::verify::verify(&*place.storage, &place.path).unwrap();

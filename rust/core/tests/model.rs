@@ -1,12 +1,10 @@
 //! Any sequence of calls on any number of handles gives what a map in memory gives.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::collections::HashMap;
 
-use common::contents::{self, CONTAINERS};
-use common::{Place, in_memory, keys, on_disk, options, reader};
+use crate::common::contents::{self, CONTAINERS};
+use crate::common::{Place, in_memory, keys, on_disk, options, reader};
 use dejavec_core::store::{Durability, Store};
 use dejavec_core::verify;
 use proptest::prelude::*;

@@ -1,11 +1,9 @@
 //! Acknowledged rows survive a power loss at any moment, whatever it leaves of unsynced changes.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
-use common::history::{Call, History, ROOT, Tally};
-use common::simulated::random::seeds;
-use common::simulated::{Image, Random, Simulated};
+use crate::common::history::{Call, History, ROOT, Tally};
+use crate::common::simulated::random::seeds;
+use crate::common::simulated::{Image, Random, Simulated};
 use dejavec_core::format::container::Container;
 use dejavec_core::format::flat::Metric;
 use dejavec_core::store::Durability::{self, Close, Commit};

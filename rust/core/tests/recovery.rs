@@ -1,13 +1,11 @@
 //! After a crash or a lost commit the cache continues from the acknowledged rows.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::sync::Arc;
 
-use common::contents::{self, Contents, in_each, rows, versions};
-use common::simulated::{Image, Simulated};
-use common::{Place, in_memory, keys, options, reader};
+use crate::common::contents::{self, Contents, in_each, rows, versions};
+use crate::common::simulated::{Image, Simulated};
+use crate::common::{Place, in_memory, keys, options, reader};
 use dejavec_core::Error;
 use dejavec_core::format::commit::{FILE_BYTES, SLOT_STRIDE};
 use dejavec_core::format::container::Container;
@@ -237,7 +235,7 @@ fn an_unfinished_creation_is_finished_and_a_foreign_directory_refused() {
         let opened = dejavec_core::store::Store::create(
             std::sync::Arc::clone(&place.storage),
             &place.path,
-            &common::spec(),
+            &crate::common::spec(),
             options(Durability::Commit),
         );
         match opened {
@@ -318,7 +316,7 @@ fn an_identity_that_could_not_be_read_back_makes_no_cache() {
     for _ in 0..126 {
         identity = serde_json::json!({ "deeper": identity });
     }
-    let spec = dejavec_core::directory::Spec { identity, ..common::spec() };
+    let spec = dejavec_core::directory::Spec { identity, ..crate::common::spec() };
     let storage = std::sync::Arc::clone(&place.storage);
     let made = dejavec_core::store::Store::create(storage, &place.path, &spec, options(Durability::Commit));
     assert!(matches!(made, Err(Error::Argument { .. })));
@@ -336,18 +334,18 @@ fn made_sure_in_pieces(container: Container) {
     let content = |item: u64| vec![item as u8; row_bytes];
     let rows = |items| Contents::of(container, element_bytes, Iterator::map(items, content));
     let killed = create(Durability::Close);
-    for items in [0..600, 600..1200_u64] {
+    for items in [0..300, 300..600_u64] {
         killed.append(&keys(items.clone()), rows(items).batch(), None).unwrap();
     }
     drop(killed);
     let next = create(Durability::Commit);
     let before = storage.locks_taken();
-    next.put(&keys([1200]), rows(1200..1201).batch()).unwrap();
-    // 79 MB, 17 of them under one hold of the lock. The lock of the commit record is held too.
-    assert_eq!(storage.locks_taken() - before, 5 * 2);
+    next.put(&keys([600]), rows(600..601).batch()).unwrap();
+    // 39 MB, 17 of them under one hold of the lock. The lock of the commit record is held too.
+    assert_eq!(storage.locks_taken() - before, 3 * 2);
     let statistics = next.statistics().unwrap();
-    assert_eq!((statistics.rows, statistics.synced), (1201, 1201));
-    let items = [0, 599, 600, 1199, 1200];
+    assert_eq!((statistics.rows, statistics.synced), (601, 601));
+    let items = [0, 299, 300, 599, 600];
     assert!(contents::read(&next, &keys(items)).unwrap() == items.map(|item| Some(content(item))));
 }
 

@@ -1,13 +1,11 @@
 //! A repair asks before it gives up most rows, and leaves a sound cache that opens cheaply.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::time::Duration;
 
-use common::contents::{CONTAINERS, in_each, rows, versions};
-use common::simulated::{Fault, Image, Injection, Moments, Random, Simulated, Turns};
-use common::{Place, in_memory, keys, options, reader};
+use crate::common::contents::{CONTAINERS, in_each, rows, versions};
+use crate::common::simulated::{Fault, Image, Injection, Moments, Random, Simulated, Turns};
+use crate::common::{Place, in_memory, keys, options, reader};
 use dejavec_core::Error;
 use dejavec_core::format::commit::FILE_BYTES;
 use dejavec_core::format::container::Container;

@@ -2,15 +2,13 @@
 //! are an error.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::contents::{CONTAINERS, rows, versions};
-use common::simulated::{Image, Moments, Random, Simulated};
-use common::{Place, in_memory, keys, on_disk, options, reader};
+use crate::common::contents::{CONTAINERS, rows, versions};
+use crate::common::simulated::{Image, Moments, Random, Simulated};
+use crate::common::{Place, in_memory, keys, on_disk, options, reader};
 use dejavec_core::Error;
 use dejavec_core::format::container::Container;
 use dejavec_core::storage::{Access, Storage};

@@ -1,8 +1,6 @@
 //! Writers wait for each other: in the order in which they came, each up to its own timeout.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::cell::Cell;
 use std::path::Path;
 use std::sync::Mutex;
@@ -10,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::{in_memory, on_disk, options};
+use crate::common::{in_memory, on_disk, options};
 use dejavec_core::Error;
 use dejavec_core::key::of_text;
 use dejavec_core::lock::{HeldLock, Patience};

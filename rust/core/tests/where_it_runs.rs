@@ -1,12 +1,10 @@
 //! File systems where files cannot be mapped, and sparse files.
 
-mod common;
-
 use std::io::{Error as IoError, ErrorKind};
 use std::sync::Arc;
 
-use common::watched::Watched;
-use common::{Place, get, in_memory, key, keys, on_disk, options, reader, vector, vectors};
+use crate::common::watched::Watched;
+use crate::common::{Place, get, in_memory, key, keys, on_disk, options, reader, vector, vectors};
 use dejavec_core::Error;
 use dejavec_core::format::commit::{Extent, Slot};
 use dejavec_core::repair;

@@ -25,6 +25,11 @@ use dejavec_core::store::{Durability, Options, Store};
 
 pub const DIM: usize = 4;
 
+/// Whether all images and faults are wanted, not only the default ones: `DEJAVEC_CRASH_CALLS` is set.
+pub fn is_whole() -> bool {
+    std::env::var("DEJAVEC_CRASH_CALLS").is_ok()
+}
+
 pub fn spec() -> Spec {
     Spec {
         dim: DIM as u32,
