@@ -15,5 +15,6 @@ mod power_loss;
 mod recovery;
 mod repair;
 mod replaced;
+mod texts;
 mod waiting;
 mod where_it_runs;

@@ -1,10 +1,8 @@
 //! Texts beside the rows: what is read is the text of the row's key, or none, and the vectors are never harmed.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
-
-use common::contents::{self, Contents};
-use common::{DIM, Place, in_memory, key, keys, on_disk, options, reader, vectors};
+use crate::common::contents::{self, Contents};
+use crate::common::{DIM, Place, in_memory, key, keys, on_disk, options, reader, vectors};
 use dejavec_core::Error;
 use dejavec_core::batch::Batch;
 use dejavec_core::format::container::Container;
