@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import scipy.sparse
 
 from dejavec import EmbeddingCache, cached
 from dejavec.cli.main import main
@@ -38,6 +39,20 @@ def test_encode_and_put_keep_the_texts_of_the_rows_that_they_append(tmp_path: Pa
         assert cache.texts().to_pylist() == [*TEXTS, "put", "one"]
         with pytest.raises(ReadOnlyCacheError):
             cache.put_texts(["one"])
+
+
+@pytest.mark.parametrize("container", ["ragged", "sparse"])
+def test_texts_are_kept_beside_rows_with_elements(tmp_path: Path, container: Any) -> None:
+    def tokens(texts: list[str]) -> Any:
+        if container == "ragged":
+            return [np.full((len(text), 3), len(text), np.float32) for text in texts]
+        return scipy.sparse.csr_array(np.array([[len(text), 0, 1] for text in texts], np.float32))
+
+    with EmbeddingCache(tmp_path, keep_texts=True) as cache:
+        cache.encode(TEXTS, tokens)
+        assert cache.container == container
+        assert cache.texts().to_pylist() == TEXTS
+        assert cache.verify()["damaged_texts"] == []
 
 
 def test_a_cache_keeps_no_texts_unless_it_is_asked_to(tmp_path: Path) -> None:
