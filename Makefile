@@ -121,7 +121,7 @@ wheel-build: $(STAMPS)/release
 release-check: ## what a release needs, as far as a program can see it; RELEASE.md has the rest
 	$(MAKE) lint
 	$(BIN)/python release/check.py --release
-	cargo test --package dejavec-core --test compatibility
+	cargo test --package dejavec-core --test all compatibility::
 	$(MAKE) docs
 	$(MAKE) test-python ARGS=tests/commands/test_docs.py
 	$(MAKE) wheel

@@ -176,6 +176,16 @@ def test_the_first_call_may_have_no_items_and_the_first_item_no_tokens(tmp_path:
         assert cache.encode([], never) == []
 
 
+def test_a_cache_of_items_without_tokens_is_sound_for_every_reader(tmp_path: Path) -> None:
+    with EmbeddingCache(tmp_path) as cache:
+        cache.put(["", "nothing"], [np.zeros((0, DIM), np.float32)] * 2)
+        assert cache.verify()["damaged"] == []
+    with EmbeddingCache(tmp_path, mode="r") as cache:
+        found, items = cache.get(["nothing", "absent", ""])
+        assert found.tolist() == [True, False, True]
+        assert [len(item) for item in items] == [0, 0, 0]
+
+
 def test_contiguous_rows_are_views_of_one_mapping_that_the_caller_may_change(tmp_path: Path) -> None:
     texts = [f"text {number}" for number in range(1000)]
     with EmbeddingCache(tmp_path, model="m@1") as cache:

@@ -284,6 +284,10 @@ impl Records {
         if range.end > self.rows {
             return None;
         }
+        // Without records nothing is mapped, not even the header.
+        if range.is_empty() {
+            return Some(&[]);
+        }
         self.mapping.get(self.offset(range.start)?..self.offset(range.end)?)
     }
 

@@ -227,7 +227,7 @@ fn a_directory_of_texts_without_a_cache_is_foreign() {
     for name in ["vectors.npy", "keys.bin", "commit", SPANS] {
         place.storage.remove(&place.path.join(name)).unwrap();
     }
-    let found = Store::create(place.storage.clone(), &place.path, &common::spec(), options(Durability::Commit));
+    let found = Store::create(place.storage.clone(), &place.path, &crate::common::spec(), options(Durability::Commit));
     assert!(matches!(found, Err(Error::Foreign { .. })));
     assert!(place.read(TEXTS).ends_with(b"onetwo"));
 }
