@@ -25,6 +25,7 @@ from dejavec.support.canonical import canonical_json
 from dejavec.support.json_file import locked, read_record, write_record
 from dejavec.support.paths import with_suffix
 from dejavec.support.warn import warn
+from dejavec.vectors.dtypes import dtype_name
 from dejavec.vectors.output import Output
 from dejavec.vectors.ragged import Rows, dim_of
 from dejavec.vectors.stored import FLOAT32_HOLDS, check_kind
@@ -46,7 +47,7 @@ def not_kept(vectors: Any) -> str | None:
     """Return why a float32 backend cannot hold these vectors exactly; None if it can."""
     if not is_dense(vectors):
         return f"{NOT_VECTORS} by a float32 backend"
-    if str(vectors.dtype).removeprefix("torch.") not in FLOAT32_HOLDS:
+    if dtype_name(vectors) not in FLOAT32_HOLDS:
         return f"the backend keeps float32, which does not hold {vectors.dtype}"
     return None
 

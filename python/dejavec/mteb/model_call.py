@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeGuard
@@ -17,7 +15,8 @@ from dejavec.fill.settings import FillSettings
 from dejavec.mteb.items import Items, Positions, UncacheableError
 from dejavec.mteb.model.identity import Kind
 from dejavec.mteb.timed_loader import Pace, Timer, timed
-from dejavec.vectors.arrays import to_rows
+from dejavec.vectors.arrays import check_form
+from dejavec.vectors.dtypes import STORABLE, dtype_name, is_dense_tensor
 from dejavec.vectors.multi_vector import are_items
 from dejavec.vectors.output import Output
 from dejavec.vectors.ragged import Rows
@@ -27,8 +26,6 @@ _DEFAULT_BATCH = 32
 """The default batch size of sentence-transformers."""
 
 NOT_VECTORS = "the model's output has no form that is kept"
-
-_TORCH_NUMBERS = re.compile(r"torch\.(float(16|32|64)|bfloat16|u?int(8|16|32|64)|bool)")
 
 
 class ModelCall:
@@ -184,21 +181,21 @@ def divides_calls(model: Any, arguments: Mapping[str, Any]) -> bool:
     )
 
 
-def is_dense(vectors: object) -> bool:
+def is_dense(vectors: Any) -> bool:
     """Return whether this is a plain array or dense tensor (n, dim) of numbers that can be stored.
 
     Example:
         >>> is_dense(np.zeros((2, 3))), is_dense(np.zeros((2, 3, 4))), is_dense([[1.0]])
         (True, False, False)
     """
-    torch = sys.modules.get("torch")
-    if type(vectors) is np.ndarray:
-        number = vectors.dtype.kind in "fiub" and vectors.dtype.itemsize <= np.dtype(np.float64).itemsize
-    elif torch is not None and isinstance(vectors, torch.Tensor):
-        number = vectors.layout is torch.strided and bool(_TORCH_NUMBERS.fullmatch(str(vectors.dtype)))
-    else:
-        return False
-    return number and vectors.ndim == 2 and vectors.shape[1] > 0
+    return (
+        _is_plain(vectors) and vectors.ndim == 2 and vectors.shape[1] > 0 and dtype_name(vectors) in STORABLE
+    )
+
+
+def _is_plain(vectors: Any) -> bool:
+    """Return whether this is an array of NumPy itself, or a dense tensor."""
+    return type(vectors) is np.ndarray or is_dense_tensor(vectors)
 
 
 def not_vectors(vectors: object) -> str | None:
@@ -210,12 +207,10 @@ def not_vectors(vectors: object) -> str | None:
     """
     if is_dense(vectors):
         return None
-    torch = sys.modules.get("torch")
-    plain = type(vectors) is np.ndarray or (torch is not None and isinstance(vectors, torch.Tensor))
-    if not is_sparse(vectors) and not are_items(vectors) and not (plain and getattr(vectors, "ndim", 0) == 3):
+    if not is_sparse(vectors) and not are_items(vectors) and not _is_plain(vectors):
         return NOT_VECTORS
     try:
-        to_rows(vectors, None, "the model")
+        check_form(vectors, "the model")
     except VectorsError:
         return NOT_VECTORS
     return None

@@ -13,12 +13,19 @@ from numpy.typing import NDArray
 from dejavec.errors import VectorsError
 from dejavec.support.warn import warn
 from dejavec.vectors.columns import as_array_or_rows, is_list_of_lists
-from dejavec.vectors.multi_vector import are_items, from_items, from_padded, padded
+from dejavec.vectors.dtypes import STORABLE, dtype_name, is_tensor, numbers_of
+from dejavec.vectors.multi_vector import (
+    are_items,
+    check_items,
+    check_padding,
+    from_items,
+    from_padded,
+    padded,
+)
 from dejavec.vectors.output import PADDED, Output
 from dejavec.vectors.ragged import Ragged, Rows
 from dejavec.vectors.sparse import from_sparse, is_sparse, to_scipy, to_torch
 
-_STORABLE = ("<f2", "<f4", "<f8", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "|b1")
 _REMEDY = "give one 2-D array of numbers with a row for each text"
 
 
@@ -55,7 +62,7 @@ def to_rows(vectors: object, count: int | None, where: str) -> tuple[Rows, Outpu
     if vectors is None or other:
         raise VectorsError(where, expected="an array (rows, dim)", found=found_type(vectors), remedy=_REMEDY)
     rows, output = _converted(vectors, where)
-    if rows.dtype.str not in _STORABLE:
+    if dtype_name(rows) not in STORABLE:
         raise VectorsError(
             where, expected="numbers of 1 to 8 bytes", found=f"dtype {rows.dtype}", remedy=_REMEDY
         )
@@ -69,6 +76,26 @@ def to_rows(vectors: object, count: int | None, where: str) -> tuple[Rows, Outpu
     if count not in (None, len(rows)):
         raise VectorsError(where, expected=f"{count} rows", found=f"{len(rows)}", remedy=_REMEDY)
     return rows, output
+
+
+def check_form(vectors: Any, where: str) -> None:
+    """Check that :func:`to_rows` takes vectors that are not dense, without a copy of them.
+
+    Args:
+        vectors: sparse vectors, multi-vector items, or an array or tensor (n, longest, dim).
+        where: who returned the vectors, to begin an error message with.
+
+    Raises:
+        VectorsError: it does not.
+    """
+    if is_sparse(vectors):
+        to_rows(vectors, None, where)  # These are small.
+    elif are_items(vectors):
+        check_items(vectors, where)
+    elif getattr(vectors, "ndim", 0) == 3 and vectors.shape[2] > 0 and dtype_name(vectors) in STORABLE:
+        check_padding(vectors, where)
+    else:
+        raise VectorsError(where, expected="vectors", found=found_type(vectors), remedy=_REMEDY)
 
 
 def to_dense_rows(vectors: object, count: int | None, where: str) -> tuple[NDArray[Any], Output]:
@@ -165,29 +192,25 @@ def _converted(vectors: object, where: str) -> tuple[Rows, Output]:
     if isinstance(vectors, list | tuple) and are_items(vectors):
         return from_items(vectors, where)
     rows, output = _from_torch(vectors, where) or _from_array(vectors, where)
-    if rows.ndim == 3 and rows.dtype.str in _STORABLE:
+    if rows.ndim == 3 and dtype_name(rows) in STORABLE:
         return from_padded(rows, output, where)
     return rows, output
 
 
-def _from_torch(vectors: object, where: str) -> tuple[NDArray[Any], Output] | None:
+def _from_torch(vectors: Any, where: str) -> tuple[NDArray[Any], Output] | None:
     """Convert a tensor or a list of tensors (dim,); None if ``vectors`` is neither."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return None
-    if isinstance(vectors, list | tuple) and vectors and isinstance(vectors[0], torch.Tensor):
+    if isinstance(vectors, list | tuple) and vectors and is_tensor(vectors[0]):
         try:
-            vectors = torch.stack(tuple(vectors))
+            vectors = sys.modules["torch"].stack(tuple(vectors))
         except (RuntimeError, TypeError) as error:
             raise VectorsError(
                 where, expected="rows of one length", found=f"a ragged list ({error})", remedy=_REMEDY
             ) from None
-    if not isinstance(vectors, torch.Tensor):
+    if not is_tensor(vectors):
         return None
-    output = Output("torch", str(vectors.dtype).removeprefix("torch."))
+    output = Output("torch", dtype_name(vectors))
     try:
-        dense = vectors.float() if vectors.dtype == torch.bfloat16 else vectors
-        return dense.numpy(force=True), output
+        return numbers_of(vectors), output
     except (RuntimeError, TypeError) as error:
         raise VectorsError(
             where,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dejavec.errors import VectorsError
+from dejavec.vectors.dtypes import STORABLE, dtype_name, is_dense_tensor, is_tensor, numbers_of
 from dejavec.vectors.output import ITEMS, PADDED, Output
 from dejavec.vectors.ragged import Ragged, offsets_of
-
-MOST_TOKENS = 65_536
-"""The most tokens of an item, as the core has it."""
 
 _REMEDY = "give a list of (tokens, dim) arrays with one dim, one for each item"
 
@@ -41,26 +38,38 @@ def from_items(items: Sequence[Any], where: str) -> tuple[Ragged, Output]:
     Raises:
         VectorsError: the items have different dimensions or dtypes.
     """
-    torch = sys.modules.get("torch")
-    library = "list" if isinstance(items[0], list | tuple) else "numpy"
-    dtype = ""
-    if torch is not None and isinstance(items[0], torch.Tensor):
-        library, dtype = "torch", str(items[0].dtype).removeprefix("torch.")
+    dim, dtype = check_items(items, where)
+    library = "torch" if is_tensor(items[0]) else "list" if _is_list(items[0]) else "numpy"
     arrays = [_array(item, where) for item in items]
-    shapes = {array.shape[1] for array in arrays if array.size or array.shape[1]}
-    if len(shapes) != 1:
-        found = f"dimensions {', '.join(map(str, sorted(shapes)))}" if shapes else "items without a dimension"
-        raise VectorsError(where, expected="items of one dimension", found=found, remedy=_REMEDY)
-    dim = shapes.pop()
-    dtypes = {_dtype_name(item, array) for item, array in zip(items, arrays, strict=True)}
-    if len(dtypes) != 1:
-        found = f"dtypes {', '.join(sorted(dtypes))}"
-        raise VectorsError(where, expected="items of one dtype", found=found, remedy=_REMEDY)
     data = np.concatenate([array.reshape(-1, dim) for array in arrays])
-    if library == "list" and data.dtype.kind in "iu":
-        data = data.astype(np.float64)
+    data = data.astype(np.float64, copy=False) if library == "list" else data
     indptr = offsets_of(np.array([len(array) for array in arrays], np.int64))
-    return Ragged(data, indptr), Output(library, dtype or data.dtype.name, ITEMS)
+    return Ragged(data, indptr), Output(library, dtype, ITEMS)
+
+
+def check_items(items: Sequence[Any], where: str) -> tuple[int, str]:
+    """Return the dimension of items, and the name of their dtype, without a copy of arrays and tensors.
+
+    Args:
+        items: what :func:`are_items` accepts; not empty.
+        where: who returned the vectors, to begin an error message with.
+
+    Raises:
+        VectorsError: the items have different dimensions or dtypes, or no numbers.
+    """
+    arrays = [_array(item, where) if _is_list(item) else item for item in items]
+    dims = {int(array.shape[1]) for array in arrays if array.shape != (0, 0)}
+    if len(dims) != 1 or 0 in dims:
+        found = f"dimensions {', '.join(map(str, sorted(dims)))}" if dims else "items without a dimension"
+        raise VectorsError(where, expected="items of one dimension", found=found, remedy=_REMEDY)
+    dtypes = {
+        "float64" if _is_list(item) and array.dtype.kind in "iuf" else dtype_name(array)
+        for item, array in zip(items, arrays, strict=True)
+    }
+    if len(dtypes) != 1 or not dtypes <= STORABLE:
+        found = f"dtypes {', '.join(sorted(dtypes))}"
+        raise VectorsError(where, expected="items of one dtype of numbers", found=found, remedy=_REMEDY)
+    return dims.pop(), dtypes.pop()
 
 
 def from_padded(rows: NDArray[Any], output: Output, where: str) -> tuple[Ragged, Output]:
@@ -74,22 +83,31 @@ def from_padded(rows: NDArray[Any], output: Output, where: str) -> tuple[Ragged,
     Raises:
         VectorsError: every item ends in zeros, so that the width of the call cannot be made again.
     """
-    count, width, dim = rows.shape
-    rows = np.ascontiguousarray(rows)
-    is_token: NDArray[np.bool_] = (rows.view(f"u{rows.itemsize}") != 0).any(axis=2)
-    lengths = (
-        np.where(is_token.any(axis=1), width - is_token[:, ::-1].argmax(axis=1), 0) if width else _none(count)
-    )
-    longest = int(lengths.max(initial=0))
-    if count and longest < width:
+    check_padding(rows, where)
+    _, width, dim = rows.shape
+    is_token = _has_bits(rows)
+    # The place of the last token, counted from 1.
+    lengths = (is_token * np.arange(1, width + 1)).max(axis=1, initial=0)
+    data = rows[np.arange(width) < lengths[:, None]].reshape(-1, dim)
+    return Ragged(data, offsets_of(lengths)), Output(output.library, output.dtype, PADDED)
+
+
+def check_padding(rows: Any, where: str) -> None:
+    """Check that an array or tensor (n, longest, dim) is as long as its longest item.
+
+    Raises:
+        VectorsError: every item ends in zeros.
+    """
+    if not len(rows) or not rows.shape[1]:
+        return
+    last = rows[:, -1:]
+    if not _has_bits(numbers_of(last) if is_tensor(last) else last).any():
         raise VectorsError(
             where,
             expected="an array padded to its longest item",
-            found=f"shape {rows.shape}, in which no item has more than {longest} tokens",
+            found=f"shape {tuple(rows.shape)}, in which every item ends in zeros",
             remedy=_REMEDY,
         )
-    data = rows[np.arange(width) < lengths[:, None]].reshape(-1, dim)
-    return Ragged(data, offsets_of(lengths.astype(np.int64))), Output(output.library, output.dtype, PADDED)
 
 
 def padded(rows: Ragged) -> NDArray[Any]:
@@ -107,41 +125,31 @@ def padded(rows: Ragged) -> NDArray[Any]:
     return whole
 
 
-def _none(count: int) -> NDArray[np.int64]:
-    return np.zeros(count, np.int64)
+def _is_list(item: object) -> bool:
+    return isinstance(item, list | tuple)
 
 
-def _ndim(item: object) -> int | None:
-    """Return how many dimensions an item has; None if it is no array of numbers."""
+def _has_bits(rows: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which tokens (n, width) of rows (n, width, dim) have a bit that is set, as -0.0 has."""
+    bits: NDArray[np.bool_] = (np.ascontiguousarray(rows).view(f"u{rows.itemsize}") != 0).any(axis=2)
+    return bits
+
+
+def _ndim(item: Any) -> int | None:
+    """Return how many dimensions an item has; None if it is no dense array of numbers."""
     if isinstance(item, list | tuple):
         # A list of lists of numbers. The dimension of an empty list is unknown.
         first = item[0] if item else None
-        return (
-            2
-            if isinstance(first, list | tuple) and not isinstance(next(iter(first), 0.0), list | tuple)
-            else None
-        )
-    if "layout" in type(item).__dict__ or hasattr(item, "layout"):
-        torch = sys.modules.get("torch")
-        if torch is not None and getattr(item, "layout", torch.strided) is not torch.strided:
-            return None
+        is_row = isinstance(first, list | tuple) and not _is_list(next(iter(first), 0.0))
+        return 2 if is_row else None
+    if is_tensor(item) and not is_dense_tensor(item):
+        return None
     return getattr(item, "ndim", None) if hasattr(item, "dtype") else None
 
 
 def _array(item: Any, where: str) -> NDArray[Any]:
-    torch = sys.modules.get("torch")
     try:
-        if torch is not None and isinstance(item, torch.Tensor):
-            dense = item.float() if item.dtype == torch.bfloat16 else item
-            array: NDArray[Any] = dense.numpy(force=True)
-        else:
-            array = np.asarray(item)
+        array = numbers_of(item) if is_tensor(item) else np.asarray(item)
     except (ValueError, TypeError, RuntimeError) as error:
         raise VectorsError(where, expected="items of numbers", found=str(error), remedy=_REMEDY) from None
     return array.astype(array.dtype.newbyteorder("<"), copy=False)
-
-
-def _dtype_name(item: Any, array: NDArray[Any]) -> str:
-    if isinstance(item, list | tuple):
-        return "float64" if array.dtype.kind in "iuf" else array.dtype.name
-    return str(getattr(item, "dtype", array.dtype)).removeprefix("torch.")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dejavec.errors import MissingPackageError, VectorsError
+from dejavec.vectors.dtypes import dtype_name, is_dense_tensor, is_tensor, numbers_of
 from dejavec.vectors.output import Output
 from dejavec.vectors.ragged import Ragged, offsets_of
 
@@ -32,18 +33,14 @@ COALESCED_ITEMS = "sparse_coo_coalesced_items"
 CSR = "sparse_csr"
 """The layout of a torch CSR tensor (n, columns). The layout of a SciPy array is the name of its class."""
 
-SCIPY_FORMATS = ("csr", "csc", "coo", "lil", "dok", "dia", "bsr")
-
 _REMEDY = "give one sparse matrix (rows, columns) with a row for each text"
 
 
 def is_sparse(vectors: object) -> bool:
     """Return whether this is a sparse tensor or array, or a list of sparse tensors (columns,)."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        first = vectors[0] if isinstance(vectors, list | tuple) and vectors else vectors
-        if isinstance(first, torch.Tensor) and first.layout is not torch.strided:
-            return True
+    first = vectors[0] if isinstance(vectors, list | tuple) and vectors else vectors
+    if is_tensor(first) and not is_dense_tensor(first):
+        return True
     scipy = sys.modules.get("scipy.sparse")
     return scipy is not None and bool(scipy.issparse(vectors))
 
@@ -58,12 +55,9 @@ def from_sparse(vectors: Any, where: str) -> tuple[Ragged, Output]:
     Raises:
         VectorsError: it has another shape or layout, or too many columns.
     """
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(vectors, list | tuple | torch.Tensor):
-        rows, output = _from_torch(vectors, torch, where)
-    else:
-        rows, output = _from_scipy(vectors, where)
-    return rows, output
+    if is_tensor(vectors) or isinstance(vectors, list | tuple):
+        return _from_torch(vectors, sys.modules["torch"], where)
+    return _from_scipy(vectors, where)
 
 
 def to_torch(rows: Ragged, output: Output, values: Any) -> Any:
@@ -170,7 +164,6 @@ def _from_torch(vectors: Any, torch: Any, where: str) -> tuple[Ragged, Output]:
             ) from None
     vectors = vectors.detach().cpu()
     _check_shape(tuple(vectors.shape), where)
-    dtype = str(vectors.dtype).removeprefix("torch.")
     if vectors.layout is torch.sparse_coo and vectors.dense_dim() == 0:
         if not items:
             coalesced = _are_coalesced([vectors])
@@ -190,9 +183,8 @@ def _from_torch(vectors: Any, torch: Any, where: str) -> tuple[Ragged, Output]:
         raise VectorsError(
             where, expected="a COO or CSR tensor of numbers", found=f"layout {vectors.layout}", remedy=_REMEDY
         )
-    dense = values.float() if values.dtype == torch.bfloat16 else values
-    rows = _rows(dense.numpy(), columns, indptr, order, int(vectors.shape[1]))
-    return rows, Output("torch", dtype, layout, index_dtype)
+    rows = _rows(numbers_of(values), columns, indptr, order, int(vectors.shape[1]))
+    return rows, Output("torch", dtype_name(vectors), layout, index_dtype)
 
 
 def _are_coalesced(tensors: Any) -> bool:
