@@ -48,15 +48,12 @@ class Identity(Case):
         with CachedEmbeddingWrapper(_minilm(), _directory(place)) as wrapper:
             wrapper.encode(loader(rows.select([0]), False), **arguments(False))
         # All others get vectors that are not MiniLM's: to make theirs takes an hour, and reading is the same.
-        from dejavec.backends import NumpyCache
         from dejavec.keys.items import text_keys
         from dejavec.mteb.places import read_identity
         from dejavec.storage.keyed_cache import KeyedCache
 
         (stored,) = _directory(place).rglob("meta.json")
-        with KeyedCache(
-            stored.parent, identity=read_identity(stored.parent), containers=NumpyCache.containers
-        ) as cache:
+        with KeyedCache(stored.parent, identity=read_identity(stored.parent), containers=("npy",)) as cache:
             cache.put(text_keys(rows["text"]), place.work.vectors())
 
     def measure(self, place: Place) -> Measured:

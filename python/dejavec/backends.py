@@ -54,8 +54,8 @@ class CacheBackendProtocol(Protocol):
 class _Backend:
     """The common part of the backends: everything except the container."""
 
-    containers: tuple[Container, ...] = DENSE
-    """The containers that the cache may have. A new cache has the first."""
+    container: Container | None = None
+    """The container that the cache must have. None accepts dense ones, and makes ``vectors.npy`` when new."""
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = local_directory(directory, "directory")
@@ -187,7 +187,7 @@ class _Backend:
     def vectors(self) -> NDArray[Any]:
         """All rows (rows, dim): read-only, not copied. ``hash_to_index`` has their keys."""
         self._refuse_directory_above()
-        vectors: NDArray[Any] = self._cache.vectors  # type: ignore[assignment]  # Dense, as `containers` says.
+        vectors: NDArray[Any] = self._cache.vectors  # type: ignore[assignment]  # Dense, as `container` says.
         return vectors
 
     @property
@@ -226,10 +226,15 @@ class _Backend:
                 found=error.found,
                 remedy="use another directory, or dejavec's CachedEmbeddingWrapper; reading is allowed",
             )
-            self._cache = KeyedCache(self.directory, containers=self.containers, mode="r")
+            self._cache = KeyedCache(self.directory, containers=self._accepted, mode="r")
 
     def _cache_of(self, identity: Mapping[str, Any] | None) -> KeyedCache:
-        return KeyedCache(self.directory, identity=identity, containers=self.containers, durability="close")
+        return KeyedCache(self.directory, identity=identity, containers=self._accepted, durability="close")
+
+    @property
+    def _accepted(self) -> tuple[Container, ...]:
+        """The containers that the cache may have."""
+        return DENSE if self.container is None else (self.container,)
 
     def _refuse_directory_above(self) -> None:
         if self._cache.dim is not None:
@@ -313,7 +318,7 @@ class FaissCache(_Backend):
         >>> directory.cleanup()
     """
 
-    containers: tuple[Container, ...] = ("faiss-l2",)
+    container: Container | None = "faiss-l2"
 
     def __init__(
         self,
@@ -326,7 +331,7 @@ class FaissCache(_Backend):
             raise ValueError(f"expected metric to be one of {get_args(Metric)}, found {metric!r}")
         if dtype not in ("float32", None):
             raise ValueError(f"expected dtype to be 'float32' or None, found {dtype!r}")
-        self.containers = ("faiss-ip" if metric == "ip" else "faiss-l2",)
+        self.container = "faiss-ip" if metric == "ip" else "faiss-l2"
         self._rounds = dtype is not None
         super().__init__(directory)
 

@@ -344,7 +344,7 @@ class TestOtherModels:
     def test_vectors_of_a_cut_call_that_cannot_be_cached_pass_through_whole(self, tmp_path: Path) -> None:
         class Deep(Timed):
             def encode(self, inputs: Any, **arguments: Any) -> Any:
-                return super().encode(inputs, **arguments)[:, None]
+                return super().encode(inputs, **arguments)[:, None, None]
 
         with pytest.warns(DejavecWarning):
             found = encode(wrapped(Deep(Clock()), tmp_path), loader(TEXTS, BATCH))

@@ -238,7 +238,7 @@ class Places:
         return KeyedCache(
             directory,
             identity=identity,
-            containers=() if self._backend is NumpyCache else self._backend.containers,
+            containers=() if self._backend is NumpyCache else (self._backend.container,),
             on_mismatch="sibling",
             **self._options,
         )
