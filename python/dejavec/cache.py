@@ -32,7 +32,7 @@ from dejavec.support.canonical import canonical_json
 from dejavec.support.closing import Closing
 from dejavec.support.paths import local_directory
 from dejavec.vectors.arrays import from_rows
-from dejavec.vectors.output import Container, Kind, Output
+from dejavec.vectors.output import CSR_ARRAY, Container, Kind, Output
 from dejavec.vectors.ragged import Ragged
 from dejavec.vectors.sparse import to_scipy
 
@@ -254,7 +254,7 @@ class EmbeddingCache(Closing):
         """
         rows = self._store.vectors
         if isinstance(rows, Ragged) and rows.indices is not None:
-            return to_scipy(rows, Output("scipy", rows.dtype.name, "csr_array", "int64"))
+            return to_scipy(rows, Output("scipy", rows.dtype.name, CSR_ARRAY, "int64"))
         return rows
 
     def keys(self) -> Keys:
@@ -379,19 +379,17 @@ class EmbeddingCache(Closing):
             NonFiniteVectorsError: see ``on_nonfinite``.
             StorageError: the vectors could not be written.
         """
-        settings, kept = self._settings, None
+        settings = self._settings
         if self._keeps_texts:
             texts = frozen(texts)
         keys = text_keys(texts)
-        if self._keeps_texts:
-            kept = take(texts, np.arange(len(keys)))
         return self._store.put(
             keys,
             vectors,
             dtype=settings.dtype,
             store_dtype=settings.store_dtype,
             on_nonfinite=settings.on_nonfinite,
-            texts=kept,
+            texts=take(texts, np.arange(len(keys))) if self._keeps_texts else None,
         )
 
     def texts(self, rows: ArrayLike | None = None) -> Any:
@@ -417,9 +415,8 @@ class EmbeddingCache(Closing):
             ...     cache.texts(rows[0]).to_pylist(), cache.texts().to_pylist()
             (['east'], ['east', 'north'])
         """
-        if rows is None:
-            rows = np.arange(len(self._store.keys()))
-        return column_of(*self._store.texts(np.ascontiguousarray(rows, np.int64)))
+        numbers = None if rows is None else np.ascontiguousarray(rows, np.int64)
+        return column_of(*self._store.texts(numbers))
 
     def put_texts(self, texts: object) -> int:
         """Keep texts whose vectors are stored, and whose rows have no text yet.

@@ -15,7 +15,7 @@ import torch
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.mocks import mock_tasks
 from mteb_models import evaluate, meta
-from mteb_tasks import ALL_CLASSES, Calls, half, small
+from mteb_tasks import ALL_CLASSES, Calls, half, outcome, small
 from threadpoolctl import threadpool_limits
 from token_models import PaddingModel, late_interaction, sparse_model
 
@@ -39,14 +39,6 @@ def watched(make_model: Any) -> tuple[Any, Calls]:
     name = HIDDEN[make_model]
     setattr(model, name, calls.watch(getattr(model, name)))
     return model, calls
-
-
-def outcome(model: Any, task: Any) -> str:
-    """The scores; or the error, since no model can be evaluated in every task."""
-    try:
-        return evaluate(model, task)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}".replace(repr(model), "the model").split(" object at ")[0]
 
 
 def same(one: Any, other: Any) -> bool:

@@ -22,6 +22,10 @@ _KEPT = {
 """Messages after an interrupt: what each command keeps."""
 
 
+_DEMO_SIZES = {"documents": (3000, 300), "queries": (1000, 100)}
+"""How many texts the demo has, with a dense model and with another one."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -93,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what the default model returns: one vector a text, one a token, or a sparse one "
         "(the last two with random weights, so their scores mean nothing); default: %(default)s",
     )
-    for name, dense, other in (("documents", 3000, 300), ("queries", 1000, 100)):
+    for name, (dense, other) in _DEMO_SIZES.items():
         demo.add_argument(
             f"--{name}",
             type=_positive,
@@ -187,14 +191,18 @@ def _demo(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         print(f"dejavec demo needs {error.name}: pip install 'dejavec[demo]'", file=sys.stderr)
         return 1
+    is_dense = options.kind == "dense"
+    sizes = {
+        name: getattr(options, name) or (dense if is_dense else other)
+        for name, (dense, other) in _DEMO_SIZES.items()
+    }
     return demo(
         Options(
             cache=options.cache,
             task=options.task,
             model=options.model,
             kind=options.kind,
-            documents=options.documents or (3000 if options.kind == "dense" else 300),
-            queries=options.queries or (1000 if options.kind == "dense" else 100),
+            **sizes,
             compare=options.compare,
         )
     )

@@ -302,11 +302,8 @@ def verdict(runs: list[Run], others: list[Run], options: Options, out: Callable[
                 f"The scores differ by {warm.score - uncached.score:+.5f}: "
                 "in other batches, the model returns other last bits."
             )
-    if (options.task, options.model, options.kind) == (
-        None,
-        None,
-        "dense",
-    ) and uncached.score <= LOWEST_SCORE:
+    is_default = options.task is None and options.model is None and options.kind == "dense"
+    if is_default and uncached.score <= LOWEST_SCORE:
         problems.append(f"nDCG@10 is {uncached.score:.5f}; more than {LOWEST_SCORE} was expected")
 
     for problem in problems:

@@ -126,7 +126,7 @@ class Engine:
             renewed: whether the search begins, with ``index``. Later calls get the same object.
         """
         model = self.source.model
-        if not Methods.of(model).are_cached or Methods.of(model).encodes:
+        if not Methods.of(model).hides_encode:
             return model
         if renewed or self._searcher is None:
             self._searcher = searcher(model, self.encode)

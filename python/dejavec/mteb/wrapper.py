@@ -152,11 +152,13 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
         if is_recipe(model) or model_meta is not None:
             recipe = Recipe(model, model_meta)
             source = LazyModel(recipe, settings.cache_path, named=model_name is not None)
+            name, methods = str(model), recipe.methods
         else:
-            source = BuiltModel(as_encoder(model))
-        methods = _methods(model, model_meta)
+            encoder = as_encoder(model)
+            source = BuiltModel(encoder)
+            name, methods = type(model).__name__, Methods.of(encoder)
         if not methods.are_cached:
-            warn(no_vectors(type(model).__name__ if not is_recipe(model) else str(model), methods))
+            warn(no_vectors(name, methods))
         # `__setattr__` would assign other attributes to the model.
         self.__dict__["_engine"] = Engine(source, settings)
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dejavec.vectors.ragged import offsets_of
+
 
 def column_of(data: bytes, lengths: NDArray[np.int64]) -> Any:
     """Return texts as a ``pyarrow.LargeStringArray``, or as a list without pyarrow.
@@ -19,17 +21,15 @@ def column_of(data: bytes, lengths: NDArray[np.int64]) -> Any:
         >>> column_of(b"onetwo", np.array([3, -1, 3, 0])).to_pylist()
         ['one', None, 'two', '']
     """
-    ends = np.cumsum(np.maximum(lengths, 0))
-    bounds = zip(
-        (ends - np.maximum(lengths, 0)).tolist(), ends.tolist(), (lengths >= 0).tolist(), strict=True
-    )
+    offsets = offsets_of(np.maximum(lengths, 0))
+    bounds = zip(offsets[:-1].tolist(), offsets[1:].tolist(), (lengths >= 0).tolist(), strict=True)
     try:
         import pyarrow as pa
     except ImportError:
         return [_decoded(data[start:end], "surrogatepass") if has else None for start, end, has in bounds]
     column = pa.LargeStringArray.from_buffers(
         len(lengths),
-        pa.py_buffer(np.concatenate([[0], ends]).astype(np.int64)),
+        pa.py_buffer(offsets),
         pa.py_buffer(data),
         pa.py_buffer(np.packbits(lengths >= 0, bitorder="little")),
     )

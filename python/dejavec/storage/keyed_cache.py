@@ -30,21 +30,11 @@ from dejavec.vectors.stored import check_kind, nonfinite, stored_dtype
 
 _MAPPED_BYTES = 1 << 20
 _STATS = (
-    "rows",
-    "keys",
-    "synced",
-    "epoch",
-    "elements",
-    "row_bytes",
-    "bytes_on_disk",
-    "snapshot_rows",
-    "delta_rows",
-    "texts",
+    *("rows", "keys", "synced", "epoch", "elements", "row_bytes"),
+    *("bytes_on_disk", "snapshot_rows", "delta_rows", "texts"),
 )
-_NOTHING_FOUND: dict[str, Any] = {
-    **{"rows": 0, "keys": 0, "dead": 0, "replaced": 0, "damaged": [], "problems": []},
-    **{"texts": 0, "damaged_texts": []},
-}
+_COUNTS, _LISTS = ("rows", "keys", "dead", "replaced", "texts"), ("damaged", "problems", "damaged_texts")
+"""Entries of the findings of :meth:`KeyedCache.verify`."""
 
 
 class KeyedCache(Closing):
@@ -170,7 +160,8 @@ class KeyedCache(Closing):
             return 0
         if family_of(store.container) == "dense":
             return store.dim * np.dtype(store.dtype).itemsize + KEY_RECORD_BYTES
-        return store.stats()["row_bytes"] + np.dtype(np.int64).itemsize + KEY_RECORD_BYTES
+        mapped = sum(len(part) for part in store.map_all() if part is not None)
+        return mapped // max(store.rows, 1) + KEY_RECORD_BYTES
 
     @property
     def container(self) -> Container:
@@ -230,7 +221,7 @@ class KeyedCache(Closing):
         """Check every row and file, and return the findings: see ``_core.verify``."""
         store = self._handle.store()
         if store is None:
-            return dict(_NOTHING_FOUND)
+            return {**dict.fromkeys(_COUNTS, 0), **{name: [] for name in _LISTS}}
         return _core.verify(str(self.path))
 
     def refresh(self) -> int:
@@ -382,11 +373,8 @@ class KeyedCache(Closing):
         """
         store, rows = self._writable(rows, output)
         try:
-            if isinstance(rows, Ragged):
-                return store.append(
-                    keys, rows.data, seen, indices=rows.indices, indptr=rows.indptr, texts=texts
-                )
-            return store.append(keys, rows, seen, texts=texts)
+            data, offsets = _columns_of(rows)
+            return store.append(keys, data, seen, **offsets, texts=texts)
         except VectorsError as error:
             # These rows fit the opened cache, so another one is there now.
             raise IdentityMismatchError(
@@ -504,9 +492,8 @@ class KeyedCache(Closing):
         store, rows = self._writable(rows, output)
         if not len(rows):
             return 0
-        if isinstance(rows, Ragged):
-            return store.put(keys, rows.data, indices=rows.indices, indptr=rows.indptr, texts=texts)
-        return store.put(keys, rows, texts=texts)
+        data, offsets = _columns_of(rows)
+        return store.put(keys, data, **offsets, texts=texts)
 
     def put_texts(self, keys: Keys, texts: list[str]) -> int:
         """Keep the texts of keys that are stored and whose newest row has none, and return how many.
@@ -525,13 +512,15 @@ class KeyedCache(Closing):
         store = self._handle.store()
         return 0 if store is None else store.put_texts(keys, list(texts))
 
-    def texts(self, rows: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64]]:
-        """Return the texts of rows.
+    def texts(self, rows: NDArray[np.int64] | None) -> tuple[bytes, NDArray[np.int64]]:
+        """Return the texts of rows (n,); None: of all rows.
 
         Returns:
             The texts, one after the other, as UTF-8; and the length of each in bytes (n,), -1 for none.
         """
         store = self._handle.store()
+        if rows is None:
+            rows = np.arange(0 if store is None else store.rows)
         if store is None:
             return b"", np.full(len(rows), -1, np.int64)
         data, lengths = store.texts(rows)
@@ -579,6 +568,13 @@ class KeyedCache(Closing):
 def _are_contiguous(rows: NDArray[np.int64]) -> bool:
     """Return whether row numbers count up by one, from a row that exists."""
     return len(rows) > 0 and bool(rows[0] >= 0) and bool((np.diff(rows) == 1).all())
+
+
+def _columns_of(rows: Rows) -> tuple[NDArray[Any], dict[str, Any]]:
+    """Return the numbers of rows, and the further arrays by which the store takes ragged ones."""
+    if not isinstance(rows, Ragged):
+        return rows, {}
+    return rows.data, {"indices": rows.indices, "indptr": rows.indptr}
 
 
 def _ragged(store: _core.Store, data: Any, indices: Any, indptr: NDArray[np.int64]) -> Ragged:

@@ -29,6 +29,12 @@ ROWS = "rows"
 ITEMS = "items"
 """The layout of a list of (tokens, dim) arrays, one for each item."""
 
+COO = "sparse_coo"
+"""The layout of a torch COO tensor (n, columns)."""
+
+CSR_ARRAY = "csr_array"
+"""The layout of a SciPy array of that class, (n, columns)."""
+
 PADDED = "padded"
 """The layout of one (n, longest, dim) array. Zeros follow the tokens of each item."""
 
@@ -77,10 +83,12 @@ class Output:
                 found='"list"',
                 remedy="pass one of these",
             )
-        torch = Output("torch", self.dtype, "sparse_coo", "int64")
-        scipy = Output("scipy", self.dtype.replace("bfloat16", "float32"), "csr_array", "int64")
-        own = self.library == ("torch" if kind == "torch" else "scipy")
-        return self if own else torch if kind == "torch" else scipy
+        library = {"numpy": "scipy", "torch": "torch"}[kind]
+        if self.library == library:
+            return self
+        if library == "torch":
+            return Output("torch", self.dtype, COO, "int64")
+        return Output("scipy", self.dtype.replace("bfloat16", "float32"), CSR_ARRAY, "int64")
 
     def to_json(self) -> str:
         """Return the form that is stored with the cache."""

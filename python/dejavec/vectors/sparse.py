@@ -15,11 +15,8 @@ from numpy.typing import NDArray
 
 from dejavec.errors import MissingPackageError, VectorsError
 from dejavec.vectors.dtypes import dtype_name, is_dense_tensor, is_tensor, numbers_of
-from dejavec.vectors.output import Output
+from dejavec.vectors.output import COO, CSR_ARRAY, Output
 from dejavec.vectors.ragged import Ragged, offsets_of
-
-COO = "sparse_coo"
-"""The layout of a torch COO tensor (n, columns)."""
 
 COALESCED = "sparse_coo_coalesced"
 """The layout of such a tensor with sorted and unique entries, which is marked as coalesced."""
@@ -120,7 +117,7 @@ def to_scipy(rows: Ragged, output: Output) -> Any:
         ) from None
     index_dtype = np.dtype(output.index_dtype or "int32")
     indices, shape = _columns_of(rows), (len(rows), rows.dim)
-    name = output.layout if output.library == "scipy" else "csr_array"
+    name = output.layout if output.library == "scipy" else CSR_ARRAY
     made = getattr(sparse, name)
     columns = indices.astype(index_dtype, copy=False)
     if name.startswith("coo"):

