@@ -95,6 +95,13 @@ fn open_in(storage: &Arc<Simulated>, container: Container, durability: Durabilit
     Store::create(storage, Path::new(CACHE), &contents::spec_of(container, DIM), options(durability)).unwrap()
 }
 
+/// One cache for all cases: with a uuid for each, no images of two cases would be equal, and be checked once.
+fn empty_cache(container: Container, durability: Durability) -> Image {
+    let storage = Arc::new(Simulated::of(&Image::default(), Path::new(ROOT)));
+    drop(open_in(&storage, container, durability));
+    storage.settled()
+}
+
 fn put(store: &Store, container: Container, items: Range<u64>, version: u8) -> dejavec_core::Result<()> {
     store.put(&keys(items.clone()), contents::rows(container, items, version).batch()).map(drop)
 }
@@ -351,6 +358,7 @@ fn with_text(store: &Store) -> Vec<u64> {
 #[test]
 fn texts_that_are_acknowledged_after_a_failed_sync_survive() {
     let (mut runs, mut seen) = (0, HashSet::new());
+    let empty = empty_cache(Container::Npy, Commit);
     // New rows with their texts, or the texts of rows that are stored.
     for fails_in_put in [true, false] {
         for (kept, next) in Turns::ALL
@@ -359,7 +367,7 @@ fn texts_that_are_acknowledged_after_a_failed_sync_survive() {
         {
             for evicted in [Evicted::Never, Evicted::BeforeTheNextIsOpened, Evicted::AfterTheNextIsOpened] {
                 for after in 0.. {
-                    let storage = Arc::new(Simulated::of(&Image::default(), Path::new(ROOT)));
+                    let storage = Arc::new(Simulated::of(&empty, Path::new(ROOT)));
                     let first = open(&storage, Commit);
                     put_with_texts(&first, 0..3).unwrap();
                     first.put(&keys(3..9), &vectors(3..9, 0)).unwrap();
@@ -427,10 +435,7 @@ fn texts_that_are_acknowledged_after_a_failed_sync_survive() {
 
 fn every_case(container: Container, durability: [Durability; 2]) {
     let mut tally = Tally::default();
-    // One cache for all cases, so that equal images are checked once.
-    let storage = Arc::new(Simulated::of(&Image::default(), Path::new(ROOT)));
-    drop(open_in(&storage, container, durability[0]));
-    let empty = storage.settled();
+    let empty = empty_cache(container, durability[0]);
     // The whole part takes minutes: see docs/reliability.md.
     let whole = is_whole();
     let is_first = container == Container::Npy;
