@@ -36,7 +36,9 @@ help: ## print this list
 demo: build ## evaluate a real model on real text: without the cache, with it cold, with it warm
 	@$(BIN)/python -m dejavec demo $(ARGS)
 
-test: test-core test-python ## all tests: the Rust core's, then the package's
+test: ## all tests: the Rust core's, while packages are installed, then the package's
+	$(MAKE) --jobs 2 test-core build readers
+	$(MAKE) test-python
 
 test-core:
 	cargo test --package dejavec-core
