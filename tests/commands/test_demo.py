@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import mteb
 import numpy as np
 import pytest
 from mteb.mocks.mock_tasks import MockRetrievalTask
+from warm_processes import run_python
 
 from dejavec.cli import main as cli
 from dejavec.demo import evaluate as demo
@@ -20,7 +19,7 @@ from dejavec.demo.corpus import read_corpus
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["--documents", "60", "--queries", "20"]
+SMALL = ["--documents", "24", "--queries", "8"]
 
 
 @pytest.fixture(autouse=True)
@@ -53,22 +52,21 @@ def test_demo_runs_and_the_next_one_finds_its_cache(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = tmp_path / "cache"
-    command = [sys.executable, "-m", "dejavec", "demo", "--cache", str(cache), *SMALL]
-    first = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert first.returncode == 0, first.stdout + first.stderr
-    table = rows(first.stdout)
+    status, first, messages = run_python("-m", "dejavec", "demo", "--cache", str(cache), *SMALL)
+    assert status == 0, first + messages
+    table = rows(first)
     assert list(table) == ["uncached", "cold", "warm"]
     for column in ("score", "raw scores", "vectors"):
         assert len({run[column] for run in table.values()}) == 1
-    assert [run["encoded"] for run in table.values()] == ["80", "80", "0"]
-    assert (table["cold"]["hits"], table["cold"]["misses"], table["cold"]["duplicates"]) == ("0", "80", "0")
-    assert (table["warm"]["hits"], table["warm"]["misses"], table["warm"]["duplicates"]) == ("80", "0", "0")
-    assert table["cold"]["on disk"] == table["warm"]["on disk"] == "80"
-    assert "times faster" in first.stdout
+    assert [run["encoded"] for run in table.values()] == ["32", "32", "0"]
+    assert (table["cold"]["hits"], table["cold"]["misses"], table["cold"]["duplicates"]) == ("0", "32", "0")
+    assert (table["warm"]["hits"], table["warm"]["misses"], table["warm"]["duplicates"]) == ("32", "0", "0")
+    assert table["cold"]["on disk"] == table["warm"]["on disk"] == "32"
+    assert "times faster" in first
 
     assert cli.main(["demo", "--cache", str(cache), "--compare", *SMALL]) == 0
     second = capsys.readouterr().out
-    assert "80 rows from before" in second
+    assert "32 rows from before" in second
     again = rows(second)
     assert list(again) == ["uncached", "found warm", "warm", "mteb's cold", "mteb's warm"]
     assert again["found warm"]["encoded"] == "0"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import torch
 from changing_models import CHANGES, HARMLESS, MAKERS, TEXTS, LowRank, make_tiny_model, trained
 from comparing import bits_equal
 from mteb_models import encode, meta, minilm
+from warm_processes import run_python
 
 from dejavec import CachedEmbeddingWrapper
 
@@ -85,8 +83,9 @@ def test_a_harmless_change_keeps_the_vectors_for_one_question_at_most(
     assert wrapper.totals.confirmed <= 16
 
 
-IN_ANOTHER_PROCESS = """
+IN_ANOTHER_PROCESS = f"""
 import sys, warnings
+sys.path.insert(0, {str(HERE)!r})
 from pathlib import Path
 import numpy as np
 warnings.simplefilter("ignore")
@@ -110,10 +109,11 @@ def test_another_process_is_never_served_what_the_model_made_before(tiny: Path, 
     for at, (kind, _) in enumerate(CASES):
         with CachedEmbeddingWrapper(MAKERS[kind](tiny), tmp_path / str(at)) as wrapper:
             encode(wrapper, TEXTS)
-    environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent / 'support'}"}
-    arguments = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(tiny), str(tmp_path)]
-    child = subprocess.run(arguments, check=True, env=environment, capture_output=True, text=True)
-    assert child.stdout.splitlines() == ["done"]
+    script = tmp_path / "script.py"
+    script.write_text(IN_ANOTHER_PROCESS)
+    status, output, messages = run_python(str(script), str(tiny), str(tmp_path))
+    assert status == 0, messages
+    assert output.splitlines() == ["done"]
 
 
 def test_another_deployment_that_nothing_shows_is_noticed_by_the_next_wrapper(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from mteb_models import (
     loader,
     minilm,
 )
+from warm_processes import run_python
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning, NumpyCache
 
@@ -144,7 +143,8 @@ class TestSentenceTransformers:
     def test_a_signal_leaves_whole_batches_and_the_rest_has_the_bits_equal(
         self, number: signal.Signals, tmp_path: Path
     ) -> None:
-        script = f"""
+        script = tmp_path / "script.py"
+        code = f"""
             import os, sys
             sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent / "support")!r}]
             from mteb_models import encode, loader, minilm
@@ -161,15 +161,11 @@ class TestSentenceTransformers:
             with CachedEmbeddingWrapper(model, sys.argv[1], chunk_seconds=1e-9, model_name="m@1") as wrapper:
                 encode(wrapper, loader(TEXTS), batch_size=BATCH)
         """
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)],
-            capture_output=True,
-            check=False,
-            timeout=300,
-        )
-        assert done.returncode == -number, done.stderr
+        script.write_text(textwrap.dedent(code))
+        status, _, messages = run_python(str(script), str(tmp_path / "cache"))
+        assert status == -number, messages
         model = minilm()
-        with CachedEmbeddingWrapper(model, tmp_path, model_name="m@1") as wrapper:
+        with CachedEmbeddingWrapper(model, tmp_path / "cache", model_name="m@1") as wrapper:
             found = encode(wrapper, loader(TEXTS), batch_size=BATCH)
             assert wrapper.totals.hits == 3 * BATCH
         assert bits_equal(found, encode(minilm(), loader(TEXTS), batch_size=BATCH))

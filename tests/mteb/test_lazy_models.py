@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,7 @@ from mteb_models import (
     meta,
     minilm,
 )
+from warm_processes import run_python
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning
 from dejavec.support.json_file import read_record, update_record
@@ -110,7 +108,7 @@ class TestWithoutWeights:
         wrapper.close()
         lose_weights(directory)
         code = (
-            "import sys, numpy\n"
+            f"import sys, numpy\nsys.path.insert(0, {str(HERE)!r})\n"
             "from pathlib import Path\n"
             "from mteb_models import QUERY, encode\n"
             "from test_lazy_models import TEXTS, local_meta\n"
@@ -118,9 +116,11 @@ class TestWithoutWeights:
             "wrapper = CachedEmbeddingWrapper(local_meta(Path(sys.argv[1])), sys.argv[2])\n"
             "numpy.save(sys.argv[3], encode(wrapper, TEXTS, prompt_type=QUERY))\n"
         )
+        script = tmp_path / "script.py"
+        script.write_text(code)
         arguments = [str(directory), str(tmp_path / "cache"), str(tmp_path / "found.npy")]
-        environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent / 'support'}"}
-        subprocess.run([sys.executable, "-c", code, *arguments], check=True, env=environment)
+        status, _, messages = run_python(str(script), *arguments)
+        assert status == 0, messages
         assert bits_equal(np.load(tmp_path / "found.npy"), vectors)
 
     @pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "manhattan"])
