@@ -12,7 +12,9 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
+from mteb import _create_dataloaders as create_dataloaders
 from mteb.mocks.mock_tasks import MockRetrievalTask
 from mteb.models.cache_wrappers import cache_wrapper
 from mteb.models.cache_wrappers.cache_backends import faiss_cache
@@ -72,6 +74,35 @@ PREPARE_ONCE = (
                 dl = Loader(dataset, batch_size=inputs.batch_size, collate_fn=inputs.collate_fn)
 """,
 )
+PASS_THROUGH = (
+    """                if isinstance(new_vectors, torch.Tensor):
+""",
+    """                dense = isinstance(new_vectors, (np.ndarray, torch.Tensor)) and new_vectors.ndim == 2
+                if not dense or getattr(new_vectors, "layout", torch.strided) is not torch.strided:
+                    logger.warning("Output that is sparse or not two-dimensional is not cached")
+                    return new_vectors
+                if isinstance(new_vectors, torch.Tensor):
+""",
+)
+OF_A_BATCH = (
+    "def _corpus_to_dict(\n",
+    """def _corpus_of_batch(rows):
+    titles = rows.get("title", [""] * len(rows["text"]))
+    pairs = zip(titles, rows["text"], strict=True)
+    texts = [f"{title} {text}".strip() if title else text.strip() for title, text in pairs]
+    return {"text": texts, "body": rows["text"]}
+
+
+def _corpus_to_dict(
+""",
+)
+BATCH_BY_BATCH = (
+    """                _corpus_to_dict,
+""",
+    """                _corpus_of_batch,
+                batched=True,
+""",
+)
 NUMBER_BY_ROWS = ("= start_id + i\n", "= start_id + len(vectors_to_add)\n")
 TEXTS = ["a", "b", "c", "d"]
 
@@ -89,7 +120,9 @@ def patched(module: ModuleType, *patches: tuple[str, str]) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def wrapper_class() -> Any:
-    return patched(cache_wrapper, IDENTIFY, ASK_ONCE, ANSWER_AT_ONCE, PREPARE_ONCE).CachedEmbeddingWrapper
+    return patched(
+        cache_wrapper, IDENTIFY, ASK_ONCE, ANSWER_AT_ONCE, PREPARE_ONCE, PASS_THROUGH
+    ).CachedEmbeddingWrapper
 
 
 class Meta:
@@ -203,6 +236,68 @@ def test_a_duplicate_moves_no_vector_of_the_patched_faiss_cache(tmp_path: Path) 
         served.append(cache.get_vector({"text": "b"}).tolist())
     assert served[1] == [4, 5]
     assert served[0] != [4, 5], "mteb numbers by rows now: docs/upstream.md is out of date"
+
+
+class OutputModel(Model):
+    """Returns what no cache of mteb can hold."""
+
+    def __init__(self, make: Callable[[np.ndarray], Any]) -> None:
+        super().__init__()
+        self.make = make
+
+    def encode(self, inputs: Any, **arguments: Any) -> Any:
+        return self.make(super().encode(inputs))
+
+
+OTHER_OUTPUT: dict[str, Callable[[np.ndarray], Any]] = {
+    "one matrix for an item": lambda rows: np.repeat(rows[:, None], 3, axis=1),
+    "padded tensors": lambda rows: torch.from_numpy(rows)[:, None].repeat(1, 3, 1),
+    "sparse tensors": lambda rows: torch.from_numpy(rows).to_sparse(),
+    "SciPy's sparse rows": scipy.sparse.csr_array,
+}
+
+
+@pytest.mark.parametrize("make", OTHER_OUTPUT.values(), ids=list(OTHER_OUTPUT))
+def test_output_that_is_not_dense_is_returned_as_it_is(
+    make: Callable[[np.ndarray], Any], wrapper_class: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = OutputModel(make).encode(loader(TEXTS))
+    wrapper = wrapper_class(OutputModel(make), tmp_path, cache_backend=NumpyCache)
+    for _ in range(2):
+        found = encode(wrapper, loader(TEXTS))
+        assert type(found) is type(expected)
+        assert found.dtype == expected.dtype
+        dense = [rows.todense() if scipy.sparse.issparse(rows) else rows for rows in (found, expected)]
+        dense = [rows.to_dense().numpy() if torch.is_tensor(rows) else rows for rows in dense]
+        assert np.array_equal(*dense)
+    assert "not cached" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["one matrix for an item", "sparse tensors"])
+def test_mteb_itself_fails_at_such_output(name: str, tmp_path: Path) -> None:
+    model = OutputModel(OTHER_OUTPUT[name])
+    wrapper = cache_wrapper.CachedEmbeddingWrapper(model, tmp_path)
+    with pytest.raises((TypeError, ValueError)):  # Else docs/upstream.md is out of date.
+        encode(wrapper, loader(TEXTS))
+
+
+def test_a_corpus_that_is_prepared_in_batches_is_the_same() -> None:
+    batched = patched(create_dataloaders, OF_A_BATCH, BATCH_BY_BATCH)
+    columns = {
+        "id": ["1", "2", "3"],
+        "text": [" a ", "b", ""],
+        "title": ["", " t", "u "],
+        "language": list("xyz"),
+    }
+    for left_out in ((), ("title",), ("language",)):
+        given = {name: column for name, column in columns.items() if name not in left_out}
+        corpus = datasets.Dataset.from_dict(given)
+        one_by_one, by_batch = (
+            module._prepare_dataset(corpus, MockRetrievalTask.metadata, PromptType.document)
+            for module in (create_dataloaders, batched)
+        )
+        assert by_batch.features == one_by_one.features
+        assert by_batch[:] == one_by_one[:]
 
 
 class TestBackends:
