@@ -79,6 +79,9 @@ impl Header {
     /// torn write leaves this, and a reader may meet a writer. Row counts are ignored. If a longer count moved the
     /// dimension, the first digits of the right dimension are accepted too.
     pub fn is_one_or_torn(bytes: &[u8], dtype: Dtype, dim: Option<u32>) -> bool {
+        if Header::parse(bytes).is_ok_and(|found| found.dtype == dtype && found.dim == dim) {
+            return true;
+        }
         let header = Header { dtype, rows: 0, dim };
         // Any digits are accepted for the count. A longer count moves the rest.
         let counts = (1..=ROWS_COLUMNS).flat_map(|digits| {
