@@ -59,6 +59,7 @@ class CacheSettings(TypedDict, total=False):
     chunk_rows: int
     chunk_seconds: float | None
     dtype: Literal["float32"] | None
+    store_dtype: Literal["float16"] | None
     output: Kind | None
     on_write_error: OnProblem
     on_nonfinite: OnProblem

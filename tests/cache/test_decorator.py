@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import pytest
 
 import dejavec
 from dejavec import EmbeddingCache, cached
+from dejavec.decorator import CacheSettings
 
 
 def rows(texts: list[str], extra: float = 0.0) -> np.ndarray:
@@ -331,3 +333,7 @@ right(["a"], prompt=7)  # 21
         assert "embed" in repr(embed)
         assert isinstance(embed.cache, EmbeddingCache)
         assert dejavec.cached is cached
+
+    def test_it_takes_every_setting_of_a_cache(self) -> None:
+        of_a_cache = set(inspect.signature(EmbeddingCache).parameters) - {"path"}
+        assert set(CacheSettings.__annotations__) == of_a_cache
