@@ -5,8 +5,9 @@ from __future__ import annotations
 import html
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +15,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dejavec import _core
-from dejavec.fill.chunks import encoded, refuse_quantised
+from dejavec.fill.chunks import Blocks, encoded, refuse_quantised
+from dejavec.fill.coroutines import awaited
 from dejavec.fill.fill import Plan, fill, plan
-from dejavec.fill.settings import FillSettings, Miss, OnProblem, check_choice, check_flag, whole_number
+from dejavec.fill.settings import (
+    FillSettings,
+    Miss,
+    OnError,
+    OnProblem,
+    check_choice,
+    check_flag,
+    whole_number,
+)
 from dejavec.fill.vector_store import Positions, VectorStore
 from dejavec.identity.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
 from dejavec.identity.function_check import FunctionCheck
@@ -30,6 +40,7 @@ from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.storage.summary import line_of, table_of
 from dejavec.support.canonical import canonical_json
 from dejavec.support.closing import Closing
+from dejavec.support.in_thread import Loop, call_in_thread
 from dejavec.support.paths import local_directory
 from dejavec.vectors.arrays import from_rows
 from dejavec.vectors.output import CSR_ARRAY, Container, Kind, Output
@@ -318,11 +329,89 @@ class EmbeddingCache(Closing):
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size)
         refuse_quantised(encode_fn)
+        return self._encode(
+            texts, encode_fn, lambda some: encoded(encode_fn, some, batch_size), self._settings
+        )
+
+    async def aencode(
+        self,
+        texts: object,
+        async_fn: Callable[[list[str]], Awaitable[Any]],
+        *,
+        batch_size: int = 128,
+        concurrency: int = 5,
+        on_error: OnError = "raise",
+    ) -> Any:
+        """Return the vectors of texts; a coroutine function makes those that are not cached.
+
+        Several batches are awaited at a time. Each is committed when it returns, so cancellation and failures
+        keep the others. If several tasks miss the same text, it is requested once. Disk and hashing never
+        block the event loop: a thread does this work.
+
+        Args:
+            texts: n texts, in any form of :func:`dejavec.keys.items.text_keys`.
+            async_fn: returns the vectors of k different texts, as ``encode_fn`` of :meth:`encode` does. It
+                runs in the event loop of the caller, and retries if that is wanted.
+            batch_size: the most texts that ``async_fn`` gets at a time.
+            concurrency: how many calls of ``async_fn`` are awaited at a time.
+            on_error: ``"raise"`` starts no more batches after one failed, and raises its exception when the
+                others have returned. ``"skip"`` goes on: the vectors of a failed batch are NaN, not stored,
+                and a warning names them. The exception is raised if the vectors are not dense floats, or
+                no batch succeeded.
+
+        Returns:
+            The n vectors in the order of the texts: see :meth:`encode`.
+
+        Raises:
+            asyncio.CancelledError: the task was cancelled; the batches that returned before are stored.
+            Exception: the exception of ``async_fn``, or one that :meth:`encode` raises.
+
+        Example:
+            >>> import asyncio, tempfile, numpy as np
+            >>> from dejavec import EmbeddingCache
+            >>> async def embed(texts):
+            ...     await asyncio.sleep(0)
+            ...     return np.array([[len(text)] for text in texts], np.float32)
+            >>> with tempfile.TemporaryDirectory() as path, EmbeddingCache(path, model="toy@1") as cache:
+            ...     asyncio.run(cache.aencode(["a", "bcd"], embed, batch_size=1)).ravel()
+            array([1., 3.], dtype=float32)
+        """
+        batch_size, concurrency = (
+            whole_number(name, value)
+            for name, value in (("batch_size", batch_size), ("concurrency", concurrency))
+        )
+        check_choice("on_error", on_error, OnError)
+        # Each batch is committed as it comes, so chunks need not be small.
+        settings = replace(self._settings, chunk_seconds=None)
+
+        def work(loop: Loop) -> Any:
+            def encode(some: list[str]) -> Blocks:
+                return awaited(
+                    async_fn,
+                    some,
+                    loop,
+                    batch_size=batch_size,
+                    concurrency=concurrency,
+                    on_error=on_error,
+                )
+
+            return self._encode(texts, async_fn, encode, settings)
+
+        return await call_in_thread(work)
+
+    def _encode(
+        self,
+        texts: object,
+        encode_fn: Callable[[list[str]], Any],
+        encoded: Callable[[list[str]], Any],
+        settings: FillSettings,
+    ) -> Any:
+        """Return the vectors of texts: those that are cached, and the others as ``encoded`` returns them."""
         texts = frozen(texts)
         keys = text_keys(texts)
 
         def encode(positions: Positions) -> Any:
-            return encoded(encode_fn, take(texts, positions), batch_size)
+            return encoded(take(texts, positions))
 
         serving = self._serving(encode_fn, keys, lambda positions: take(texts, positions), encode)
         with serving as (store, watched):
@@ -330,7 +419,7 @@ class EmbeddingCache(Closing):
                 store,
                 keys,
                 watched,
-                self._settings,
+                settings,
                 name=lambda position: f"item {position} ({take(texts, np.array([position]))[0][:40]!r})",
                 maker="encode_fn",
                 warn_unwritten=self._store.warn_once,
@@ -362,6 +451,10 @@ class EmbeddingCache(Closing):
             return found, vectors
         return found, from_rows(vectors, self._shown(output))
 
+    async def aget(self, texts: object) -> tuple[NDArray[np.bool_], Any]:
+        """Do the same as :meth:`get`, in a thread."""
+        return await call_in_thread(lambda _: self.get(texts))
+
     def put(self, texts: object, vectors: object) -> int:
         """Store the vectors of texts. A stored vector that differs is replaced.
 
@@ -391,6 +484,10 @@ class EmbeddingCache(Closing):
             on_nonfinite=settings.on_nonfinite,
             texts=take(texts, np.arange(len(keys))) if self._keeps_texts else None,
         )
+
+    async def aput(self, texts: object, vectors: object) -> int:
+        """Do the same as :meth:`put`, in a thread."""
+        return await call_in_thread(lambda _: self.put(texts, vectors))
 
     def texts(self, rows: ArrayLike | None = None) -> Any:
         """Return the texts that are kept beside rows, with ``keep_texts=True`` or by :meth:`put_texts`.

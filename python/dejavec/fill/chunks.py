@@ -26,7 +26,8 @@ class Blocks:
     """Vectors that a model returns in several blocks.
 
     Attributes:
-        blocks: yields vectors (k, dim), or single vectors (dim,), in the order of the items.
+        blocks: yields vectors (k, dim), or single vectors (dim,), in the order of the items; or
+            :class:`Batch` and :class:`Failed` in any order.
         commit_each: whether each block (k, dim) is committed at once, not only after ``chunk_seconds``.
     """
 
@@ -41,10 +42,27 @@ class Batch:
     Attributes:
         vectors: the vectors of some items.
         rows: how many vectors there must be.
+        start: position of the first of these items among those of the call.
     """
 
     vectors: Any
     rows: int
+    start: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A block of :class:`Blocks` that the model did not make. The items stay missing.
+
+    Attributes:
+        error: why.
+        rows: how many items there are.
+        start: position of the first of these items among those of the call.
+    """
+
+    error: Exception
+    rows: int
+    start: int
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,7 @@ def _batches(encode_fn: Callable[[list[str]], Any], texts: list[str], batch_size
         made = encode_fn(batch)
         if isinstance(made, Iterator):
             made = [row for block in made for row in ([block] if is_single(block) else block)]
-        yield Batch(made, len(batch))
+        yield Batch(made, len(batch), start)
 
 
 def is_single(block: object) -> bool:
@@ -188,7 +206,13 @@ def rows_of(made: Any, count: int) -> Rows:
     where = "the vectors of some texts"
     if not isinstance(made, Blocks):
         return to_rows(made, count, where)[0]
-    parts = (block.vectors if isinstance(block, Batch) else block for block in made.blocks)
+    blocks = list(made.blocks)
+    for block in blocks:
+        if isinstance(block, Failed):
+            raise block.error
+    if all(isinstance(block, Batch) for block in blocks):
+        blocks.sort(key=lambda batch: batch.start)
+    parts = (block.vectors if isinstance(block, Batch) else block for block in blocks)
     rows = [to_rows([part] if is_single(part) else part, None, where)[0] for part in parts]
     whole = joined(rows) if rows else np.empty((0, 0), np.float32)
     if len(whole) != count:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from dejavec.errors import (
     StorageError,
     VectorsError,
 )
-from dejavec.fill.chunks import Batch, Blocks, ChunkSizes, FirstRows, is_single, row_count
+from dejavec.fill.chunks import Batch, Blocks, ChunkSizes, Failed, FirstRows, is_single, row_count
 from dejavec.fill.form_check import FormCheck
 from dejavec.fill.in_flight import Claim, as_bytes
 from dejavec.fill.settings import FillSettings
@@ -92,6 +92,7 @@ class Run:
         self._sizes = ChunkSizes(settings, clock)
         self._advance: Callable[[int], object] = lambda _: None
         self._own_releases = 0
+        self._failed: list[tuple[Positions, Exception]] = []
         self._writes = True
         self._is_gone = False
         self._form = FormCheck(store.dim, store.output, settings, maker, name)
@@ -124,6 +125,7 @@ class Run:
                     if len(undone):
                         positions = np.concatenate([undone, positions])
                 positions = self._take_over(waiting)
+        self._blank_failed()
 
     def lookup(self, keys: Keys) -> NDArray[np.int64]:
         """Return each key's newest row number or -1; -1 for all if another cache replaced this one."""
@@ -247,8 +249,13 @@ class Run:
                 self._keep(np.concatenate(kept), joined(rows), seen, claim)
             self._sizes.start()
 
+        blocks = iter(made.blocks)
         try:
-            for block in made.blocks:
+            for block in blocks:
+                if isinstance(block, Failed):
+                    self._skip(chunk[block.start : block.start + block.rows], block.error, claim)
+                    end += block.rows
+                    continue
                 single = not isinstance(block, Batch) and is_single(block)
                 vectors, count = _counted(block, single=single)
                 if end == len(chunk) or (count is not None and end + count > len(chunk)):
@@ -256,7 +263,8 @@ class Run:
                     raise VectorsError(
                         where, expected=f"{len(chunk)} rows", found=found, remedy=_ONE_FOR_EACH
                     )
-                part = chunk[end:] if count is None else chunk[end : end + count]
+                begin = block.start if isinstance(block, Batch) else end
+                part = chunk[begin:] if count is None else chunk[begin : begin + count]
                 kept, rows, error = self._form.rows_of(vectors, part)
                 # Copied, since the model may reuse its output buffer for the next block.
                 ready.append((kept, rows.copy()))
@@ -266,11 +274,35 @@ class Run:
                 if (made.commit_each and not single) or self._sizes.is_over:
                     commit()
         finally:
+            if isinstance(blocks, Generator):
+                blocks.close()
             commit()
         if end < len(chunk):
             raise VectorsError(
                 self._form.where(chunk), expected=f"{len(chunk)} rows", found=f"{end}", remedy=_ONE_FOR_EACH
             )
+
+    def _skip(self, chunk: Positions, error: Exception, claim: Claim | None) -> None:
+        """Note items that the model did not make. Callers that wait for them encode them themselves."""
+        self._failed.append((chunk, error))
+        if claim is not None:
+            self._release(claim, chunk)
+        self._advance(len(chunk))
+
+    def _blank_failed(self) -> None:
+        """Give NaN to the items that the model did not make.
+
+        Raises:
+            Exception: the model's exception, if NaN cannot stand for a vector, or its form is unknown.
+        """
+        for chunk, error in self._failed:
+            output = self._form.output
+            if self._form.dim is None or output.family != "dense" or "float" not in output.dtype:
+                raise error
+            dtype = "float32" if output.dtype == "bfloat16" else output.dtype
+            self._unstored.add(chunk, np.full((len(chunk), self._form.dim), np.nan, dtype))
+            self._unstored.failed.append((chunk, error))
+        self._failed.clear()
 
     def _stored_form(self, chunk: Positions, rows: Rows, claim: Claim | None) -> tuple[Positions, Rows]:
         """Return items and rows in the stored dtype. Rows that it would round are kept in memory instead."""

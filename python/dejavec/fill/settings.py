@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 Miss = Literal["encode", "raise"]
 OnProblem = Literal["warn", "raise"]
+OnError = Literal["raise", "skip"]
 
 
 @dataclass(frozen=True, kw_only=True)

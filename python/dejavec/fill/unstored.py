@@ -38,11 +38,13 @@ class Unstored:
     Attributes:
         nonfinite: positions of the items whose vectors hold NaN or infinity.
         inexact: positions of the items with lists that the stored dtype would round.
+        failed: positions of items that the model did not make, and why.
     """
 
     def __init__(self, count: int, name: Callable[[int], str]) -> None:
         self.nonfinite: list[int] = []
         self.inexact: list[int] = []
+        self.failed: list[tuple[Positions, Exception]] = []
         self._name = name
         self._blocks: list[Rows] = []
         # For each item, the position of its vector among all vectors in memory; -1 for none.
@@ -87,12 +89,21 @@ class Unstored:
         }
 
     def warn(self, path: Path, output: Output) -> None:
-        """Warn of vectors that are not stored, because they are not finite or would be rounded.
+        """Warn of vectors that are not stored: not made, not finite, or rounded if they were stored.
 
         Args:
             path: the directory of the cache.
             output: the array kind of the cache.
         """
+        if self.failed:
+            error = self.failed[0][1]
+            items = listed(self._name, np.sort(np.concatenate([positions for positions, _ in self.failed])))
+            warn(
+                path,
+                expected="a vector for each item",
+                found=f"{type(error).__name__}: {error}, and so none for {items}",
+                remedy="these are NaN and not stored: ask for them again",
+            )
         if self.nonfinite:
             warn(path, **self.nonfinite_parts(self.nonfinite))
         if self.inexact:

@@ -14,6 +14,9 @@ use crate::strings;
 /// How many texts ahead to prefetch: the objects are scattered in memory.
 const AHEAD: usize = 16;
 
+/// After how many texts other Python threads get a turn: about every half millisecond.
+const TURN: usize = 8192;
+
 /// Registers the content of this file in the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(hash_texts, module)?)?;
@@ -28,7 +31,16 @@ fn hash_texts(py: Python<'_>, texts: &Bound<'_, PyTuple>, out: &Bound<'_, PyAny>
     check_length("keys", texts.len(), keys.len())?;
     // A tuple, not a list: another thread cannot change it while the GIL is released.
     let items: Vec<_> = texts.iter_borrowed().collect();
-    key::of_fetched(|position, texts| push_text(&items, position, texts), keys, |work| py.detach(work))
+    key::of_fetched(
+        |position, texts| {
+            if position % TURN == TURN - 1 {
+                py.detach(|| ());
+            }
+            push_text(&items, position, texts)
+        },
+        keys,
+        |work| py.detach(work),
+    )
 }
 
 /// Adds an item to texts. An error if it is no text.
