@@ -296,6 +296,15 @@ class Store:
             How many rows were appended.
         """
 
+    def delete(self, keys: NDArray[np.uint8]) -> int:
+        """Zero the key records of all rows of keys, durably.
+
+        Args:
+            keys: (n, 32).
+
+        Returns:
+            How many of the keys had a row.
+        """
     def put_texts(self, keys: NDArray[np.uint8], texts: Sequence[str | None]) -> int:
         """Keep the texts of keys that are stored and whose newest row has no text.
 

@@ -488,6 +488,33 @@ class EmbeddingCache(Closing):
     async def aput(self, texts: object, vectors: object) -> int:
         """Do the same as :meth:`put`, in a thread."""
         return await call_in_thread(lambda _: self.put(texts, vectors))
+    def delete(self, texts: object) -> int:
+        """Delete the vectors of texts, and the texts that are kept beside them.
+
+        They are missing from then on, for every process, and after a power loss too: the deletion is synced before
+        the call returns, whatever ``durability`` says. The bytes of the vectors and of kept texts are still in the
+        files. A deleted text that is encoded again gets a new row.
+
+        Args:
+            texts: n texts. Those that are not cached are ignored.
+
+        Returns:
+            How many different texts were stored.
+
+        Raises:
+            ItemError: a text is not a string.
+            ReadOnlyCacheError: ``mode="r"``.
+            StorageError: the deletion could not be written. Some of the texts may be deleted.
+
+        Example:
+            >>> import tempfile, numpy as np
+            >>> from dejavec import EmbeddingCache
+            >>> with tempfile.TemporaryDirectory() as path, EmbeddingCache(path) as cache:
+            ...     _ = cache.put(["east", "north"], np.eye(2, dtype=np.float32))
+            ...     cache.delete(["north", "south"]), "north" in cache, len(cache)
+            (1, False, 1)
+        """
+        return self._store.delete(text_keys(texts))
 
     def texts(self, rows: ArrayLike | None = None) -> Any:
         """Return the texts that are kept beside rows, with ``keep_texts=True`` or by :meth:`put_texts`.

@@ -495,6 +495,23 @@ class KeyedCache(Closing):
         data, offsets = _columns_of(rows)
         return store.put(keys, data, **offsets, texts=texts)
 
+    def delete(self, keys: Keys) -> int:
+        """Delete keys: see :meth:`dejavec.EmbeddingCache.delete`.
+
+        Args:
+            keys: the keys (n, 32).
+
+        Returns:
+            How many different keys were stored.
+
+        Raises:
+            ReadOnlyCacheError: ``mode="r"``.
+            StorageError: the records could not be zeroed. Some of the keys may be deleted.
+        """
+        self.refresh()  # The directory may be gone or replaced by now.
+        store = self._handle.store()
+        return 0 if store is None else store.delete(keys)
+
     def put_texts(self, keys: Keys, texts: list[str]) -> int:
         """Keep the texts of keys that are stored and whose newest row has none, and return how many.
 

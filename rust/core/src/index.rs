@@ -14,7 +14,7 @@ use std::sync::Arc;
 use self::snapshot::{Snapshot, newest_snapshot};
 pub use self::snapshot::{remove_all, verify_snapshots, write_snapshot};
 use self::table::Table;
-use crate::format::Uuid;
+use crate::format::meta::Meta;
 use crate::key::{DEAD, Key};
 use crate::key_records::KeyRecords;
 use crate::storage::Storage;
@@ -59,22 +59,39 @@ pub struct Index {
     keys: u64,
     /// Rows of keys that are new to the delta and were not looked up in the snapshot yet.
     uncounted: Vec<u64>,
+    /// Whether records of rows in the snapshot may have been zeroed since it was written.
+    is_stale: bool,
 }
 
 impl Index {
     /// The index of all committed rows: the newest snapshot that fits, and a delta for the rest.
-    pub fn open(storage: &dyn Storage, directory: &Path, uuid: &Uuid, records: &KeyRecords) -> Index {
-        let mut index = Index::of_snapshot(storage, directory, uuid, records);
+    /// `erased` is that of the commit.
+    pub fn open(storage: &dyn Storage, directory: &Path, meta: &Meta, records: &KeyRecords, erased: u64) -> Index {
+        let mut index = Index::of_snapshot(storage, directory, meta, records, erased);
         index.extend(records);
         index
     }
 
     /// The index of the rows in the newest snapshot that fits. [`Index::extend`] enters the later ones.
-    pub fn of_snapshot(storage: &dyn Storage, directory: &Path, uuid: &Uuid, records: &KeyRecords) -> Index {
-        let snapshot = newest_snapshot(storage, directory, uuid, records);
-        let (rows, known) = snapshot.as_ref().map_or((0, 0), |snapshot| (snapshot.header.rows, snapshot.header.keys));
-        let snapshot = snapshot.map(Arc::new);
-        Index { snapshot, delta: Table::default(), rows, replaced: Vec::new(), keys: known, uncounted: Vec::new() }
+    pub fn of_snapshot(
+        storage: &dyn Storage,
+        directory: &Path,
+        meta: &Meta,
+        records: &KeyRecords,
+        erased: u64,
+    ) -> Index {
+        let snapshot = newest_snapshot(storage, directory, meta, records, erased);
+        let (rows, keys) = snapshot.as_ref().map_or((0, 0), |snapshot| (snapshot.header.rows, snapshot.header.keys));
+        let is_stale = snapshot.as_ref().is_some_and(|snapshot| snapshot.is_stale(erased));
+        Index {
+            snapshot: snapshot.map(Arc::new),
+            delta: Table::default(),
+            rows,
+            replaced: Vec::new(),
+            keys,
+            uncounted: Vec::new(),
+            is_stale,
+        }
     }
 
     /// The index over a newer snapshot of more rows. None if there is none.
@@ -84,10 +101,11 @@ impl Index {
         &self,
         storage: &dyn Storage,
         directory: &Path,
-        uuid: &Uuid,
+        meta: &Meta,
         records: &KeyRecords,
+        erased: u64,
     ) -> Option<Index> {
-        let mut newest = Index::of_snapshot(storage, directory, uuid, records);
+        let mut newest = Index::of_snapshot(storage, directory, meta, records, erased);
         (newest.snapshot_rows() > self.snapshot_rows()).then(|| {
             newest.extend(records);
             newest
@@ -134,6 +152,13 @@ impl Index {
     /// Updates [`Index::keys`] and [`Index::replaced`]. Looks each new row up in the snapshot, so neither opening a
     /// cache nor appending to it does this.
     pub fn count(&mut self, records: &KeyRecords) {
+        if let Some(snapshot) = self.snapshot.as_ref().filter(|_| std::mem::take(&mut self.is_stale)) {
+            let dead = (0..snapshot.header.rows).filter(|row| records.is_dead(*row) && !snapshot.is_replaced(*row));
+            for row in dead {
+                self.replaced.push(row);
+                self.keys = self.keys.saturating_sub(1);
+            }
+        }
         for row in std::mem::take(&mut self.uncounted) {
             let Some(key) = records.key(row) else { continue };
             match self.snapshot.as_ref().and_then(|snapshot| snapshot.get(&key, records)) {

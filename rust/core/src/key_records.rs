@@ -41,10 +41,10 @@ impl KeyRecords {
         self.bytes(row).map(Record::from_bytes)
     }
 
-    /// The key of a row.
+    /// The key of a row; zeros if it is dead.
     #[inline]
     pub fn key(&self, row: u64) -> Option<Key> {
-        self.bytes(row).and_then(|record| record.first_chunk()).copied()
+        self.record(row).map(|record| if record.is_dead() { DEAD } else { record.key })
     }
 
     /// Whether a row has this key. Compares all 32 bytes: only such a row can be a hit.
@@ -55,7 +55,7 @@ impl KeyRecords {
 
     /// Whether a row is dead: it has no key.
     pub fn is_dead(&self, row: u64) -> bool {
-        self.has_key(row, &DEAD)
+        self.record(row).is_some_and(|record| record.is_dead())
     }
 
     /// Prefetches the record of a row.

@@ -48,7 +48,7 @@ pub fn choose(slots: &Slots, whole: Extent) -> Option<Recovered> {
         return Some(Recovered { roll_forward: newer_lost, ..recovered });
     }
     if let Some(older) = older.filter(|older| older.committed.covers(newest.synced) && whole.covers(older.committed)) {
-        let slot = Slot { synced: older.synced.longer(newest.synced), ..older };
+        let slot = Slot { synced: older.synced.longer(newest.synced), erased: newest.erased, ..older };
         return Some(Recovered { slot, in_file: older, next_epoch: after.checked_add(1)?, ..recovered });
     }
     let durable = Slot { committed: newest.synced, ..newest };
@@ -134,7 +134,7 @@ impl Piece {
     }
 
     fn is_dead(&self, row: u64) -> bool {
-        self.record(row).key == DEAD
+        self.record(row).is_dead()
     }
 
     fn is_sound(&self, row: u64) -> bool {
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     fn slot(epoch: u64, rows: u64, synced: u64) -> Slot {
-        Slot { epoch, committed: Extent::dense(rows), synced: Extent::dense(synced) }
+        Slot { epoch, committed: Extent::dense(rows), synced: Extent::dense(synced), erased: 0 }
     }
 
     fn slots(newest: Slot, older: Option<Slot>) -> Slots {
@@ -228,8 +228,8 @@ mod tests {
     #[test]
     fn a_commit_whose_elements_are_missing_does_not_count() {
         let extent = |rows, elements| Extent { rows, elements };
-        let newest = Slot { epoch: 5, committed: extent(50, 500), synced: extent(30, 300) };
-        let older = Slot { epoch: 4, committed: extent(40, 400), synced: extent(30, 300) };
+        let newest = Slot { epoch: 5, committed: extent(50, 500), synced: extent(30, 300), erased: 0 };
+        let older = Slot { epoch: 4, committed: extent(40, 400), synced: extent(30, 300), erased: 0 };
         let both = slots(newest, Some(older));
         for (whole, expected) in [
             (extent(50, 500), Some(newest.committed)),

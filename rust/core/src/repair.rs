@@ -96,10 +96,12 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
         texts.erase(&report.damaged_texts)?;
     }
     files.sync_rows()?;
+    let erased = recovered.map_or(0, |recovered| recovered.slot.erased);
     let next_epoch = recovered.map_or(2, |recovered| recovered.next_epoch);
     files.restore_commit_length()?;
     for epoch in [next_epoch, next_epoch + 1] {
-        files.write_slot(Slot { epoch, committed: extent, synced: extent })?;
+        let erased = if report.damaged.is_empty() { erased } else { epoch };
+        files.write_slot(Slot { epoch, committed: extent, synced: extent, erased })?;
         files.sync_commit()?;
     }
     files.write_row_headers(extent)?;
@@ -112,10 +114,9 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
         index::remove_all(storage, directory);
     }
     let records = files.key_records(rows)?;
-    let uuid = &files.meta.uuid;
-    if Index::of_snapshot(storage, directory, uuid, &records).wants_snapshot(rows, DeltaLimit::CLOSING) {
+    if Index::of_snapshot(storage, directory, &files.meta, &records, erased).wants_snapshot(rows, DeltaLimit::CLOSING) {
         // Best effort: without a snapshot, each process that opens the cache builds a table of all rows.
-        let _ = index::write_snapshot(storage, directory, uuid, next_epoch + 1, &records);
+        let _ = index::write_snapshot(storage, directory, &files.meta, next_epoch + 1, &records);
     }
     Ok(report)
 }

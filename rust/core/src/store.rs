@@ -1,6 +1,7 @@
 //! An open cache: look up, append, gather.
 
 mod append;
+mod delete;
 mod fresh;
 mod learn;
 mod opened;
@@ -362,6 +363,7 @@ impl Store {
         let sizes = open.files.rows.sizes();
         let element_bytes = (sizes.data + sizes.indices) as u64;
         let state = open.counted()?;
+        let records = open.key_records(state.rows())?;
         let committed = state.slot.committed;
         Ok(Statistics {
             rows: state.rows(),
@@ -377,7 +379,7 @@ impl Store {
             snapshot_rows: state.index.snapshot_rows(),
             delta_rows: state.index.delta_rows(),
             texts: match open.files.texts(&*self.storage, &self.directory) {
-                Some(texts) => texts.count(state.rows())?,
+                Some(texts) => texts.count(state.rows(), |row| records.is_dead(row))?,
                 None => 0,
             },
         })

@@ -265,11 +265,12 @@ impl TextFiles {
         Ok(places)
     }
 
-    /// How many of the first `rows` rows have a place.
-    pub(crate) fn count(&self, rows: u64) -> Result<u64> {
+    /// How many of the first `rows` rows have a place, without the dead ones.
+    pub(crate) fn count(&self, rows: u64, is_dead: impl Fn(u64) -> bool) -> Result<u64> {
         let (bytes, mut count) = (self.bytes.whole_records()?, 0);
         for rows in pieces(rows.min(self.spans.whole_records()?)) {
-            let places = self.places(&rows.collect::<Vec<_>>(), bytes)?;
+            let alive: Vec<u64> = rows.filter(|row| !is_dead(*row)).collect();
+            let places = self.places(&alive, bytes)?;
             count += places.iter().filter(|place| matches!(place, Place::At(_))).count() as u64;
         }
         Ok(count)

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::format::commit::Extent;
 use crate::format::keys::Record;
 use crate::half::{self, HALF, SINGLE};
-use crate::key::{DEAD, Key};
+use crate::key::Key;
 use crate::key_records::KeyRecords;
 use crate::mmap::PrivateMapping;
 use crate::parallel::{self, Found};
@@ -129,7 +129,7 @@ impl<'a> Source<'a> {
     /// Whether a row is dead, or its checksum matches.
     pub(crate) fn is_sound(&self, row: u64, scratch: &mut Scratch) -> Result<bool> {
         let Some(record) = self.records.record(row) else { return Ok(false) };
-        if record.key == DEAD {
+        if record.is_dead() {
             return Ok(true);
         }
         Ok(self.load(row, scratch)?.is_some_and(|content| record.holds(row, &content)))
@@ -375,7 +375,7 @@ pub fn read(files: &RowFiles, records: &KeyRecords, first: u64, out: &mut [u8], 
             let position = piece * PIECE + i;
             let row = first.saturating_add(position as u64);
             let content = Row::dense(vector);
-            let is_sound = |record: Record| record.key != DEAD && (!verify.wants(row) || record.holds(row, &content));
+            let is_sound = |record: Record| !record.is_dead() && (!verify.wants(row) || record.holds(row, &content));
             if !records.record(row).is_some_and(is_sound) {
                 failed.note(position);
             }

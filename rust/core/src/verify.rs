@@ -104,8 +104,11 @@ pub(crate) fn inspect(
         report.problems.extend(defects.into_iter().flatten());
     }
     if recovered.is_some() {
-        let committed = || files.key_records(files.recover_at_rest()?.slot.committed.rows.max(checked));
-        for (file, defect) in index::verify_snapshots(storage, directory, &files.meta.uuid, committed)? {
+        let committed = || {
+            let slot = files.recover_at_rest()?.slot;
+            Ok((files.key_records(slot.committed.rows.max(checked))?, slot.erased))
+        };
+        for (file, defect) in index::verify_snapshots(storage, directory, &files.meta, committed)? {
             report.problems.push(problem(&directory.join(file), &defect));
         }
     }

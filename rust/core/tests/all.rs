@@ -6,6 +6,7 @@ mod compatibility;
 mod concurrency;
 mod corruption;
 mod creation;
+mod delete;
 mod failed_syncs;
 mod faults;
 mod fresh;

@@ -97,14 +97,14 @@ fn a_delta_is_built_anew_only_over_a_snapshot_of_more_rows() {
     let file = RecordsFile::open(&*place.storage, place.path.join("keys.bin"), false, 64, 40).unwrap();
     let committed = |rows| KeyRecords::new(file.map(rows).unwrap(), meta.seed);
     let newer_than = |index: &Index| {
-        index.over_newer(&*place.storage, &place.path, &meta.uuid, &committed(100)).map(|newer| newer.snapshot_rows())
+        index.over_newer(&*place.storage, &place.path, &meta, &committed(100), 0).map(|newer| newer.snapshot_rows())
     };
-    let without = Index::open(&*place.storage, &place.path, &meta.uuid, &committed(100));
+    let without = Index::open(&*place.storage, &place.path, &meta, &committed(100), 0);
     assert_eq!(newer_than(&without), None);
-    write_snapshot(&*place.storage, &place.path, &meta.uuid, 1, &committed(60)).unwrap();
+    write_snapshot(&*place.storage, &place.path, &meta, 1, &committed(60)).unwrap();
     assert_eq!(newer_than(&without), Some(60));
-    let over_sixty = Index::open(&*place.storage, &place.path, &meta.uuid, &committed(100));
+    let over_sixty = Index::open(&*place.storage, &place.path, &meta, &committed(100), 0);
     assert_eq!((over_sixty.snapshot_rows(), newer_than(&over_sixty)), (60, None));
-    write_snapshot(&*place.storage, &place.path, &meta.uuid, 1, &committed(100)).unwrap();
+    write_snapshot(&*place.storage, &place.path, &meta, 1, &committed(100)).unwrap();
     assert_eq!(newer_than(&over_sixty), Some(100));
 }

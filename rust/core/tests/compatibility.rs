@@ -149,7 +149,7 @@ fn the_bytes_of_a_version_2_cache_are_those_that_are_written_today() {
         }
         let slots = Slots::parse(&read("commit"), &meta.uuid, 2).unwrap();
         let all = Extent { rows: 110, elements: 169 };
-        assert_eq!(slots.newest, Slot { epoch: 3, committed: all, synced: all }, "{name}");
+        assert_eq!(slots.newest, Slot { epoch: 3, committed: all, synced: all, erased: 0 }, "{name}");
         assert_eq!(slots.newest.to_bytes(&meta.uuid, 2), read("commit")[4096..4176], "{name}");
     }
 }
@@ -230,7 +230,7 @@ fn the_bytes_of_a_version_1_cache_are_those_that_are_written_today() {
         let slots = Slots::parse(&read("commit"), &meta.uuid, 1).unwrap();
         assert_eq!(
             slots.newest,
-            Slot { epoch: 3, committed: Extent::dense(110), synced: Extent::dense(110) },
+            Slot { epoch: 3, committed: Extent::dense(110), synced: Extent::dense(110), erased: 0 },
             "{name}"
         );
         assert_eq!(slots.newest.to_bytes(&meta.uuid, 1), read("commit")[4096..4160], "{name}");

@@ -52,7 +52,7 @@ fn whole(container: Container) -> (Place, Vec<(String, Vec<u8>)>) {
     let files = CacheFiles::open(&*place.storage, &place.path, false).unwrap();
     let slot = files.recover().unwrap().slot;
     let committed = files.key_records(slot.committed.rows).unwrap();
-    index::write_snapshot(&*place.storage, &place.path, &files.meta.uuid, slot.epoch, &committed).unwrap();
+    index::write_snapshot(&*place.storage, &place.path, &files.meta, slot.epoch, &committed).unwrap();
     let names = place.storage.list(&place.path).unwrap().into_iter().map(|(name, _)| name);
     let originals = names.filter(|name| name != name::LOCK).map(|name| (name.clone(), place.read(&name))).collect();
     (place, originals)

@@ -60,7 +60,7 @@ fn a_key_that_is_searched_for_has_the_row_that_the_index_gives_it() {
         }
         let files = CacheFiles::open(&*place.storage, &place.path, false).unwrap();
         let covered = files.key_records(covered).unwrap();
-        index::write_snapshot(&*place.storage, &place.path, &files.meta.uuid, 1, &covered).unwrap();
+        index::write_snapshot(&*place.storage, &place.path, &files.meta, 1, &covered).unwrap();
         for item in [0, 99, 100, 199, 200, 299, 300] {
             // The first read of a handle scans the rows. A batch enters them into the index.
             let (searching, indexed) = (place.open(reader()).unwrap(), place.open(reader()).unwrap());

@@ -1,7 +1,7 @@
 //! Any sequence of calls on any number of handles gives what a map in memory gives.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::common::contents::{self, CONTAINERS};
 use crate::common::{Place, in_memory, keys, on_disk, options, reader};
@@ -15,6 +15,7 @@ enum Call {
     Put(usize, Vec<u64>, u8),
     /// Appends the items that the handle does not see.
     Fill(usize, Vec<u64>, u8),
+    Delete(usize, Vec<u64>),
     Reopen(usize),
     Refresh(usize),
     Sync(usize),
@@ -30,6 +31,7 @@ fn call() -> impl Strategy<Value = Call> {
     prop_oneof![
         (0..HANDLES, items(), 0..4_u8).prop_map(|(handle, items, version)| Call::Put(handle, items, version)),
         (0..HANDLES, items(), 0..4_u8).prop_map(|(handle, items, version)| Call::Fill(handle, items, version)),
+        (0..HANDLES, items()).prop_map(|(handle, items)| Call::Delete(handle, items)),
         (0..HANDLES).prop_map(Call::Reopen),
         (0..HANDLES).prop_map(Call::Refresh),
         (0..HANDLES).prop_map(Call::Sync),
@@ -61,6 +63,10 @@ fn run(place: &Place, calls: &[Call]) {
                 let new: Vec<_> = items.iter().filter(|item| !model.contains_key(item)).copied().collect();
                 assert_eq!(appended, new.len());
                 model.extend(new.into_iter().map(|item| (item, *version)));
+            }
+            Call::Delete(handle, items) => {
+                let known: HashSet<u64> = items.iter().copied().filter(|item| model.remove(item).is_some()).collect();
+                assert_eq!(handles[*handle].delete(&keys(items.clone())).unwrap(), known.len());
             }
             Call::Reopen(handle) => {
                 handles[*handle].close().unwrap();

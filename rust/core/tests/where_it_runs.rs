@@ -98,7 +98,7 @@ fn a_commit_that_claims_the_rows_of_sparse_files_is_a_typed_error() {
             let file = std::fs::OpenOptions::new().write(true).open(place.path.join(name)).unwrap();
             file.set_len(header + rows * row_bytes).unwrap();
         }
-        let slot = Slot { epoch: 9, committed: Extent::dense(rows), synced: Extent::dense(rows) };
+        let slot = Slot { epoch: 9, committed: Extent::dense(rows), synced: Extent::dense(rows), erased: 0 };
         let commit = place.storage.open(&place.path.join("commit"), Access::Write).unwrap();
         commit.write_at(&slot.to_bytes(&uuid, 1), slot.offset()).unwrap();
         for refused in [

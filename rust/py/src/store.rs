@@ -340,6 +340,12 @@ impl Store {
         detached(py, || self.inner.put(keys, batch))
     }
 
+    fn delete(&self, py: Python<'_>, keys: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let keys = Array::<u8>::input(keys)?;
+        let keys = as_keys(keys.items())?;
+        detached(py, || self.inner.delete(keys))
+    }
+
     fn put_texts(
         &self,
         py: Python<'_>,

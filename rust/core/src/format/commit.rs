@@ -1,7 +1,7 @@
 //! The commit slots: how many rows there are.
 
 use super::keys::check_uuid;
-use super::{Defect, MAX_ELEMENTS, MAX_ROWS, Uuid, bytes_at, check_header, put, seal, u64_at};
+use super::{Defect, MAX_ELEMENTS, MAX_ROWS, Uuid, bytes_at, check_header, put, seal, u32_at, u64_at};
 
 /// Bytes of the longest record in a slot. The rest of the slot is zero.
 pub const MAX_SLOT_BYTES: usize = 80;
@@ -13,6 +13,7 @@ pub const SLOT_STRIDE: usize = 4096;
 pub const FILE_BYTES: usize = 2 * SLOT_STRIDE;
 
 const MAGIC: &[u8; 8] = b"\x89dvc\r\n\x1a\n";
+const ERASED_OFFSET: usize = 12;
 const UUID_OFFSET: usize = 16;
 const EPOCH_OFFSET: usize = UUID_OFFSET + 16;
 const ROWS_OFFSET: usize = EPOCH_OFFSET + 8;
@@ -69,6 +70,9 @@ pub struct Slot {
     pub committed: Extent,
     /// How much of it is known to be durable.
     pub synced: Extent,
+    /// The last commit, up to this one, at which records of committed rows were zeroed; 0 for none. An index that was
+    /// made before may count rows that are dead. The file has the lower 32 bits.
+    pub erased: u64,
 }
 
 impl Slot {
@@ -82,6 +86,7 @@ impl Slot {
         let mut bytes = vec![0; slot_bytes(version)];
         put(&mut bytes, 0, MAGIC);
         put(&mut bytes, 8, &version.to_le_bytes());
+        put(&mut bytes, ERASED_OFFSET, &(self.erased as u32).to_le_bytes());
         put(&mut bytes, UUID_OFFSET, uuid);
         put(&mut bytes, EPOCH_OFFSET, &self.epoch.to_le_bytes());
         put(&mut bytes, ROWS_OFFSET, &self.committed.rows.to_le_bytes());
@@ -102,8 +107,11 @@ impl Slot {
             let rows = u64_at(bytes, rows_offset);
             if version == 1 { Extent::dense(rows) } else { Extent { rows, elements: u64_at(bytes, elements_offset) } }
         };
+        let epoch = u64_at(bytes, EPOCH_OFFSET);
+        let since_erased = (epoch as u32).wrapping_sub(u32_at(bytes, ERASED_OFFSET));
         let slot = Slot {
-            epoch: u64_at(bytes, EPOCH_OFFSET),
+            epoch,
+            erased: epoch.saturating_sub(since_erased.into()),
             committed: extent(ROWS_OFFSET, ELEMENTS_OFFSET),
             synced: extent(SYNCED_OFFSET, SYNCED_ELEMENTS_OFFSET),
         };
@@ -155,7 +163,7 @@ impl Slots {
 /// The file of a new cache: epoch 0, no rows.
 pub fn fresh_file(uuid: &Uuid, version: u32) -> Vec<u8> {
     let mut bytes = vec![0; FILE_BYTES];
-    let empty = Slot { epoch: 0, committed: Extent::default(), synced: Extent::default() };
+    let empty = Slot { epoch: 0, committed: Extent::default(), synced: Extent::default(), erased: 0 };
     put(&mut bytes, 0, &empty.to_bytes(uuid, version));
     bytes
 }
@@ -175,7 +183,7 @@ mod tests {
     }
 
     fn slot(epoch: u64, rows: u64) -> Slot {
-        Slot { epoch, committed: Extent::dense(rows), synced: Extent::dense(rows) }
+        Slot { epoch, committed: Extent::dense(rows), synced: Extent::dense(rows), erased: 0 }
     }
 
     #[test]

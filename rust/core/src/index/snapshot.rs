@@ -10,9 +10,10 @@ use crate::atomic;
 use crate::checksum;
 use crate::error::Result;
 use crate::format::keys::{RECORD_BYTES, Record};
+use crate::format::meta::Meta;
 use crate::format::snapshot::{BLOCK_BYTES, HEADER_BYTES, Header, Layout, SLOT_BYTES, SLOTS_OFFSET, parse_name};
-use crate::format::{Defect, Uuid, name};
-use crate::key::{DEAD, Key};
+use crate::format::{Defect, name};
+use crate::key::Key;
 use crate::key_records::KeyRecords;
 use crate::mmap::Mapping;
 use crate::storage::{Access, Storage, map_or_read};
@@ -30,18 +31,25 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     /// Opens a snapshot. None if it does not fit the cache and the committed rows, or cannot be read.
-    fn open(storage: &dyn Storage, path: &Path, uuid: &Uuid, records: &KeyRecords) -> Option<Snapshot> {
+    fn open(storage: &dyn Storage, path: &Path, meta: &Meta, records: &KeyRecords, erased: u64) -> Option<Snapshot> {
         let file = storage.open(path, Access::Read).ok()?;
         let mut bytes = [0; HEADER_BYTES];
         file.read_at(&mut bytes, 0).ok()?;
-        let header = Header::parse(&bytes, uuid, records.seed()).ok()?;
+        let header = Header::parse(&bytes, &meta.uuid, records.seed()).ok()?;
         let layout = header.layout()?;
-        if file.length().ok()? != layout.file_bytes as u64 || last_record(header.rows, records)? != header.last_record {
+        let last = last_record(header.rows, records)?;
+        let fits = last == header.last_record || (header.epoch <= erased && last == [0; RECORD_BYTES]);
+        if file.length().ok()? != layout.file_bytes as u64 || !fits {
             return None;
         }
         let mapping = map_or_read(&*file, layout.file_bytes).ok()?;
         mapping.expect_scattered_reads();
         Some(Snapshot { header, layout, mapping })
+    }
+
+    /// Whether records were zeroed at a commit, or while it was made, that the snapshot may not know.
+    pub(super) fn is_stale(&self, erased: u64) -> bool {
+        erased > 0 && self.header.epoch <= erased
     }
 
     fn word(&self, offset: usize) -> u64 {
@@ -84,7 +92,7 @@ impl Snapshot {
         (0..self.layout.replaced_entries()).map(|at| self.replaced_row(at))
     }
 
-    fn is_replaced(&self, row: u64) -> bool {
+    pub(super) fn is_replaced(&self, row: u64) -> bool {
         let (mut low, mut high) = (0, self.layout.replaced_entries());
         while low < high {
             let middle = low + (high - low) / 2;
@@ -115,8 +123,9 @@ impl Snapshot {
 pub(super) fn newest_snapshot(
     storage: &dyn Storage,
     directory: &Path,
-    uuid: &Uuid,
+    meta: &Meta,
     records: &KeyRecords,
+    erased: u64,
 ) -> Option<Snapshot> {
     // The writer of a newer snapshot removes older ones. If one vanished after the listing, list again.
     for _ in 0..LISTINGS {
@@ -127,7 +136,7 @@ pub(super) fn newest_snapshot(
             .filter_map(|(name, _)| parse_name(&name).map(|(epoch, rows)| (rows, epoch, directory.join(name))))
             .collect();
         names.sort_unstable();
-        let open = |(_, _, path): &(u64, u64, PathBuf)| Snapshot::open(storage, path, uuid, records);
+        let open = |(_, _, path): &(u64, u64, PathBuf)| Snapshot::open(storage, path, meta, records, erased);
         if let Some(snapshot) = names.iter().rev().find_map(open) {
             return Some(snapshot);
         }
@@ -150,7 +159,7 @@ fn last_record(rows: u64, records: &KeyRecords) -> Option<[u8; RECORD_BYTES]> {
 pub fn write_snapshot(
     storage: &dyn Storage,
     directory: &Path,
-    uuid: &Uuid,
+    meta: &Meta,
     epoch: u64,
     records: &KeyRecords,
 ) -> Result<()> {
@@ -158,16 +167,16 @@ pub fn write_snapshot(
     let mut table = Table::with_room_for(rows);
     let mut replaced = Vec::new();
     for (row, record) in (0..).zip(records.all()) {
-        let key = Record::from_bytes(record).key;
-        if key == DEAD {
+        let record = Record::from_bytes(record);
+        if record.is_dead() {
             replaced.push(row);
         } else {
-            replaced.extend(table.insert(row, &key, records));
+            replaced.extend(table.insert(row, &record.key, records));
         }
     }
     replaced.sort_unstable();
     let header = Header {
-        uuid: *uuid,
+        uuid: meta.uuid,
         seed: records.seed(),
         epoch,
         rows,
@@ -185,14 +194,15 @@ pub fn write_snapshot(
     let body: Vec<u8> = table.slots.iter().chain(&replaced).flat_map(|word| word.to_le_bytes()).collect();
     let sums: Vec<u8> = body.chunks(BLOCK_BYTES).flat_map(|block| checksum::block(block).to_le_bytes()).collect();
     atomic::write(storage, &path, &[&first_page, &body, &sums])?;
-    remove_older(storage, directory, rows);
+    remove_older(storage, directory, (rows, epoch));
     Ok(())
 }
 
-/// Removes snapshots of fewer rows and temporary files of snapshots. Best effort: they only take space.
-fn remove_older(storage: &dyn Storage, directory: &Path, rows: u64) {
+/// Removes snapshots of fewer rows, or of an earlier commit, and temporary files of snapshots. Best effort: they only
+/// take space.
+fn remove_older(storage: &dyn Storage, directory: &Path, newest: (u64, u64)) {
     for (found, _) in storage.list(directory).unwrap_or_default() {
-        let older = parse_name(&found).is_some_and(|(_, older)| older < rows);
+        let older = parse_name(&found).is_some_and(|(epoch, rows)| (rows, epoch) < newest);
         let temporary = found.split_once(name::TEMPORARY).is_some_and(|(finished, _)| parse_name(finished).is_some());
         if older || temporary {
             let _ = storage.remove(&directory.join(found));
@@ -202,25 +212,25 @@ fn remove_older(storage: &dyn Storage, directory: &Path, rows: u64) {
 
 /// Removes all snapshots. The next writer makes a new one.
 pub fn remove_all(storage: &dyn Storage, directory: &Path) {
-    remove_older(storage, directory, u64::MAX);
+    remove_older(storage, directory, (u64::MAX, u64::MAX));
 }
 
 /// The names of the snapshots that do not fit the cache or have damaged blocks, each with its defect.
 ///
-/// `committed` gives the records of all committed rows. It is called after the snapshots are listed, since a writer may
+/// `committed` gives the records of all committed rows, and `erased` of the commit. It is called after the snapshots are listed, since a writer may
 /// meanwhile commit rows and write a snapshot of them. A snapshot that a writer removes meanwhile is no defect.
 pub fn verify_snapshots(
     storage: &dyn Storage,
     directory: &Path,
-    uuid: &Uuid,
-    committed: impl FnOnce() -> Result<KeyRecords>,
+    meta: &Meta,
+    committed: impl FnOnce() -> Result<(KeyRecords, u64)>,
 ) -> Result<Vec<(String, Defect)>> {
     let names = storage.list(directory).unwrap_or_default().into_iter().map(|(name, _)| name);
     let names: Vec<String> = names.filter(|name| parse_name(name).is_some()).collect();
-    let records = committed()?;
+    let (records, erased) = committed()?;
     let defect = |name: &String| {
         let path = directory.join(name);
-        match Snapshot::open(storage, &path, uuid, &records) {
+        match Snapshot::open(storage, &path, meta, &records, erased) {
             Some(snapshot) => snapshot.verify().err(),
             None if storage.metadata(&path).is_err_and(|error| error.kind() == ErrorKind::NotFound) => None,
             None => Some(Defect::new("a snapshot of this cache", "another or a damaged one")),

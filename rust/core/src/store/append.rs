@@ -1,6 +1,7 @@
 //! Append groups: lock, learn the commits of others, write, sync, commit.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::{MutexGuard, PoisonError};
 
 use super::opened::Open;
@@ -30,6 +31,8 @@ pub(super) struct Writer {
     pub(super) own: Option<Slot>,
     /// Whether this handle made the names of the directory and of its files durable.
     pub(super) names_are_durable: bool,
+    /// The dead rows whose records this handle zeroed durably.
+    pub(super) erased: BTreeSet<u64>,
     /// Whether this handle wrote the bytes behind the committed rows.
     pub(super) tail_is_ours: bool,
     /// What the headers of the files of rows show, if this handle wrote them last.
@@ -127,10 +130,10 @@ impl Store {
         }
         let (_lock, mut writer, open, recovered) = self.begin_group()?;
         self.sync_all(&open, &mut writer)?;
-        let Slot { committed, synced, .. } = open.slot();
+        let known @ Slot { committed, synced, .. } = open.slot();
         self.show_texts(&open, &mut writer, committed.rows);
         if synced.rows < committed.rows {
-            let slot = Slot { epoch: recovered.next_epoch, committed, synced: committed };
+            let slot = Slot { epoch: recovered.next_epoch, synced: committed, ..known };
             self.commit(&open, &mut writer, slot, true)?;
         }
         writer.unsynced = false;
@@ -169,7 +172,7 @@ impl Store {
             // All committed rows were made durable when the group began.
             return Ok(0);
         }
-        let Slot { committed: before, synced, .. } = open.slot();
+        let known @ Slot { committed: before, synced, .. } = open.slot();
         let after = group.block.after(before);
         if after.rows > MAX_ROWS || after.elements > MAX_ELEMENTS {
             return Err(Error::Argument {
@@ -177,12 +180,7 @@ impl Store {
                 found: format!("{} rows and {} elements", after.rows, after.elements),
             });
         }
-        if open.files.keys.clear_behind(before.rows, !writer.tail_is_ours)? {
-            // Synced before the group is written: a power loss may keep the commit and lose the rows. Then there must
-            // be no older rows with matching checksums in their place.
-            poisoning(&mut writer.poisoned, || open.files.keys.sync())?;
-        }
-        writer.tail_is_ours = true;
+        clear_tail(&open, &mut writer, before.rows)?;
         open.files.rows.append(before, &group.block)?;
         self.write_texts(&open, &mut writer, before.rows, &group.keys, group.block.texts())?;
         open.files.keys.write(before.rows, &group.records(before))?;
@@ -190,7 +188,7 @@ impl Store {
             poisoning(&mut writer.poisoned, || open.files.sync_rows())?;
         }
         let synced = if durable { after } else { synced };
-        let slot = Slot { epoch: recovered.next_epoch, committed: after, synced };
+        let slot = Slot { epoch: recovered.next_epoch, committed: after, synced, ..known };
         self.commit(&open, &mut writer, slot, durable)?;
         Ok(group.keys.len())
     }
@@ -221,6 +219,18 @@ impl Store {
         }
         open.adopt(&*self.storage, &self.directory, slot)
     }
+}
+
+/// Zeroes the records behind the committed rows: the rest of a group that was never committed.
+///
+/// Synced before anything else is written: a power loss may keep the commit and lose the rows. Then there must be no
+/// older rows with matching checksums in their place.
+pub(super) fn clear_tail(open: &Open, writer: &mut Writer, rows: u64) -> Result<()> {
+    if open.files.keys.clear_behind(rows, !writer.tail_is_ours)? {
+        poisoning(&mut writer.poisoned, || open.files.keys.sync())?;
+    }
+    writer.tail_is_ours = true;
+    Ok(())
 }
 
 /// The rows of one append group.

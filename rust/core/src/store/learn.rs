@@ -180,7 +180,9 @@ impl Store {
         writer.unsynced |= !durable;
         open.adopt(&*self.storage, &self.directory, recovered.slot)?;
         if recovered.roll_forward || behind {
-            self.commit(open, writer, Slot { epoch: recovered.next_epoch, committed: extent, synced: extent }, true)?;
+            let erased = recovered.slot.erased.max(seen.erased);
+            let slot = Slot { epoch: recovered.next_epoch, committed: extent, synced: extent, erased };
+            self.commit(open, writer, slot, true)?;
             return files.recover().map(Some);
         }
         writer.own = Some(recovered.in_file);

@@ -80,7 +80,7 @@ impl Open {
         hollow::refuse(&files.keys, slot.committed.rows)?;
         let records = files.key_records(slot.committed.rows)?;
         files.rows.check_length(slot.committed)?;
-        let index = Index::of_snapshot(storage, directory, &files.meta.uuid, &records);
+        let index = Index::of_snapshot(storage, directory, &files.meta, &records, slot.erased);
         Ok(Open::with(files, State { slot, index, examined: Extent::default() }, is_writable))
     }
 
@@ -189,8 +189,18 @@ impl Open {
         if forget && !lost.is_empty() {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             let records = self.key_records(state.rows())?;
-            state.index = Index::open(storage, directory, &self.files.meta.uuid, &records);
+            state.index = Index::open(storage, directory, &self.files.meta, &records, state.slot.erased);
         }
+        Ok(())
+    }
+
+    /// Reads the records of committed rows again, since some were zeroed.
+    pub fn forget_keys(&self, storage: &dyn Storage, directory: &Path) -> Result<()> {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        // Where nothing can be mapped, the records are a copy, which has keys that are gone.
+        self.files.keys.forget_mapping();
+        let records = self.key_records(state.rows())?;
+        state.index = Index::of_snapshot(storage, directory, &self.files.meta, &records, state.slot.erased);
         Ok(())
     }
 
@@ -198,20 +208,24 @@ impl Open {
     pub fn adopt(&self, storage: &dyn Storage, directory: &Path, slot: Slot) -> Result<()> {
         let Slot { committed, synced, .. } = slot;
         hollow::refuse(&self.files.keys, committed.rows)?;
-        let records = self.key_records(committed.rows)?;
         self.files.rows.check_length(committed)?;
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let known = state.slot;
         if committed.rows > known.committed.rows {
+            let records = self.key_records(committed.rows)?;
             state.index.extend(&records);
             if state.index.wants_snapshot(synced.rows, DeltaLimit::APPENDING) {
-                let newer = state.index.over_newer(storage, directory, &self.files.meta.uuid, &records);
+                let newer = state.index.over_newer(storage, directory, &self.files.meta, &records, slot.erased);
                 if let Some(newer) = newer {
                     state.index = newer;
                 }
             }
         }
         state.slot = Slot { committed: known.committed.longer(committed), synced: known.synced.longer(synced), ..slot };
+        if slot.erased != known.erased {
+            drop(state);
+            self.forget_keys(storage, directory)?;
+        }
         Ok(())
     }
 }

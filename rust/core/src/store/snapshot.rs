@@ -28,14 +28,15 @@ impl Store {
                 return Ok(false);
             }
             let durable = open.key_records(slot.synced.rows)?;
-            index::write_snapshot(&*self.storage, &self.directory, &open.files.meta.uuid, slot.epoch, &durable)?;
+            index::write_snapshot(&*self.storage, &self.directory, &open.files.meta, slot.epoch, &durable)?;
             Ok(true)
         })();
         match written {
             Ok(true) => {
                 let mut state = open.state.write().unwrap_or_else(PoisonError::into_inner);
                 if let Ok(records) = open.key_records(state.rows()) {
-                    state.index = Index::open(&*self.storage, &self.directory, &open.files.meta.uuid, &records);
+                    let (meta, erased) = (&open.files.meta, state.slot.erased);
+                    state.index = Index::open(&*self.storage, &self.directory, meta, &records, erased);
                 }
             }
             Ok(false) => {}

@@ -1,6 +1,6 @@
 //! Calls on a cache, the rows that they acknowledged, and the check of a cache that was found later.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,6 +33,9 @@ const ELEMENT_BYTES: usize = 80;
 const APPENDED: u64 = 12;
 const REPLACED: u64 = 5;
 
+/// How far behind the newest item the deleted ones are: the last row, and others among the replaced and before.
+const DELETED: [u64; 3] = [1, 4, 8];
+
 /// A row that differs from zeros and from every other item and version, but for those without elements.
 fn content(container: Container, item: u64, version: u8) -> Vec<u8> {
     let bytes = contents::elements(container, item, version) * contents::element_bytes(container, ELEMENT_BYTES);
@@ -50,10 +53,12 @@ pub enum Call {
     Repair,
     /// Keeps the texts of all items.
     PutTexts(usize),
+    /// Deletes a few of the newest items.
+    Delete(usize),
 }
 
 /// The knowledge when the power fails.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Known {
     /// Rows that must survive.
     acknowledged: usize,
@@ -63,6 +68,10 @@ struct Known {
     created: bool,
     /// How many of the kept texts must survive, if their rows do.
     texts: usize,
+    /// How many of the deletions must have happened.
+    deleted: usize,
+    /// How many of the deletions may have happened.
+    deleting: usize,
 }
 
 /// A cache in use.
@@ -79,11 +88,15 @@ pub struct History {
     texts: Vec<usize>,
     /// Item and version of each row. None for a row that a crash without syncs left damaged.
     rows: Vec<Option<(u64, u8)>>,
+    /// The deleted items, each with the number of rows then: its rows before are dead.
+    deletions: Vec<(u64, usize)>,
     known: Known,
     next_item: u64,
     version: u8,
     /// The newest version of each item that a call returned from.
     acknowledged: BTreeMap<u64, u8>,
+    /// Items that a call deleted and no later one stored.
+    gone: BTreeSet<u64>,
     /// Moments of the journal where a call ended, with the knowledge then.
     ends: Vec<(usize, Known)>,
 }
@@ -108,10 +121,12 @@ impl History {
             keeps_texts: false,
             texts: Vec::new(),
             rows: Vec::new(),
-            known: Known { acknowledged: 0, submitted: 0, created: false, texts: 0 },
+            deletions: Vec::new(),
+            known: Known::default(),
             next_item: 0,
             version: 0,
             acknowledged: BTreeMap::new(),
+            gone: BTreeSet::new(),
             ends: Vec::new(),
         }
     }
@@ -123,8 +138,9 @@ impl History {
         settled.rows.clone_from(&self.rows);
         settled.keeps_texts = self.keeps_texts;
         settled.texts.clone_from(&self.texts);
-        let (rows, texts) = (self.rows.len(), self.texts.len());
-        settled.known = Known { acknowledged: rows, submitted: rows, created: true, texts };
+        settled.deletions.clone_from(&self.deletions);
+        let (rows, texts, deleted) = (self.rows.len(), self.texts.len(), self.deletions.len());
+        settled.known = Known { acknowledged: rows, submitted: rows, created: true, texts, deleted, deleting: deleted };
         settled
     }
 
@@ -161,6 +177,7 @@ impl History {
         if texts.is_some() {
             self.texts.extend(first..self.rows.len());
         }
+        self.gone.retain(|item| !items.contains(item));
         self.acknowledged.extend(items.map(|item| (item, version)));
         Ok(())
     }
@@ -204,7 +221,7 @@ impl History {
         let mut durable = match call {
             Call::Append(handle) | Call::Replace(handle) => self.durability[handle] == Durability::Commit,
             Call::Sync(_) | Call::Reopen(_) | Call::Repair => true,
-            Call::Snapshot | Call::PutTexts(_) => false,
+            Call::Snapshot | Call::PutTexts(_) | Call::Delete(_) => false,
         };
         match call {
             Call::Append(handle) => {
@@ -226,6 +243,15 @@ impl History {
                 self.texts.extend(newest.values());
                 self.known.texts = self.texts.len();
             }
+            Call::Delete(handle) => {
+                let items: Vec<u64> = DELETED.iter().filter_map(|back| self.next_item.checked_sub(*back)).collect();
+                self.deletions.extend(items.iter().map(|item| (*item, self.rows.len())));
+                self.known.deleting = self.deletions.len();
+                items.iter().for_each(|item| drop(self.acknowledged.remove(item)));
+                self.handles[handle].delete(&keys(items.iter().copied()))?;
+                self.gone.extend(items);
+                self.known.deleted = self.deletions.len();
+            }
             Call::Sync(handle) => self.handles[handle].sync()?,
             Call::Reopen(handle) => {
                 self.handles[handle].close()?;
@@ -236,7 +262,7 @@ impl History {
                 let files = CacheFiles::open(&*self.storage, path, false)?;
                 let slot = files.recover()?.slot;
                 let keys = files.key_records(slot.synced.rows)?;
-                index::write_snapshot(&*self.storage, path, &files.meta.uuid, slot.epoch, &keys)?;
+                index::write_snapshot(&*self.storage, path, &files.meta, slot.epoch, &keys)?;
             }
             Call::Repair => {
                 repair::repair(&*self.storage, path, options(Durability::Commit).patience)?;
@@ -266,6 +292,10 @@ impl History {
             let newest = self.acknowledged[item];
             let is_one = (newest..=self.version).any(|version| found == Some(self.content(*item, version)));
             assert!(is_one, "item {item} is lost");
+        }
+        let gone: Vec<u64> = self.gone.iter().copied().collect();
+        for (item, found) in gone.iter().zip(read_all(&self.handles[0], &gone)) {
+            assert!(found.is_none(), "the deleted item {item} is back");
         }
         self.call(Call::Append(0)).unwrap();
         let items: Vec<u64> = (self.next_item - APPENDED..self.next_item).collect();
@@ -318,9 +348,19 @@ impl History {
     fn known_at(&self, moment: usize) -> Known {
         let before = self.ends.iter().rev().find(|(end, _)| *end <= moment).map(|(_, known)| *known);
         let after = self.ends.iter().find(|(end, _)| *end >= moment).map_or(self.known, |(_, known)| *known);
-        let before = before.unwrap_or(Known { acknowledged: self.first_acknowledged(), ..after });
+        let first = Known { acknowledged: self.first_acknowledged(), deleted: self.first_deleted(), ..after };
+        let before = before.unwrap_or(first);
         let created = self.ends.first().is_none_or(|(end, _)| *end <= moment) || self.first_acknowledged() > 0;
-        Known { acknowledged: before.acknowledged, submitted: after.submitted, created, texts: before.texts }
+        Known { submitted: after.submitted, created, deleting: after.deleting, ..before }
+    }
+
+    /// How many calls ended.
+    pub fn calls(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn first_deleted(&self) -> usize {
+        self.ends.first().map_or(0, |(_, known)| known.deleted)
     }
 
     fn first_acknowledged(&self) -> usize {
@@ -347,6 +387,9 @@ impl History {
         next.handles[0].read_keys(&(0..rows as i64).collect::<Vec<_>>(), &mut found).unwrap();
         let held = self.rows.iter().zip(found);
         next.rows = held.map(|(held, found)| held.filter(|(item, _)| key(*item) == found)).collect();
+        let alive: HashSet<u64> = next.rows.iter().flatten().map(|(item, _)| *item).collect();
+        let gone = self.deletions.iter().filter(|(item, _)| !alive.contains(item));
+        next.deletions = gone.map(|(item, _)| (*item, next.rows.len())).collect();
         let kept = next.handles[0].texts(&(0..next.rows.len() as i64).collect::<Vec<_>>()).unwrap();
         next.texts = (0..next.rows.len()).filter(|row| kept.lengths[*row] >= 0).collect();
         (next.next_item, next.version) = (self.next_item, self.version);
@@ -376,7 +419,13 @@ impl History {
             Ok(store) => {
                 // Without syncs both slots may be lost. If one is torn, the next writer rolls forward.
                 let least = if torn && !self.readers_see_all { 0 } else { known.acknowledged };
-                self.check_vectors(&store, least, known.submitted, None, !self.is_strict());
+                self.check_vectors(
+                    &store,
+                    Known { acknowledged: least, ..known },
+                    known.submitted,
+                    None,
+                    !self.is_strict(),
+                );
                 self.check_texts(&store, least, known);
                 let statistics = store.statistics().unwrap();
                 (statistics.rows, statistics.elements)
@@ -423,7 +472,7 @@ impl History {
             let is_acknowledged = (*row as usize) < known.acknowledged && self.rows[*row as usize].is_some();
             assert!(!is_acknowledged && !self.is_strict(), "row {row} of {known:?} is damaged");
         }
-        self.check_vectors(&store, known.acknowledged, recovered, Some(recovered), may_hide);
+        self.check_vectors(&store, known, recovered, Some(recovered), may_hide);
         self.check_texts(&store, known.acknowledged, known);
         // Recovering again changes nothing.
         drop(store);
@@ -436,7 +485,7 @@ impl History {
         store.append(&keys(items.clone()), rows.batch(), None).unwrap();
         let expected: Vec<_> = items.clone().map(|item| Some(self.content(item, 0))).collect();
         assert_eq!(read_all(&store, &items.collect::<Vec<_>>()), expected);
-        self.check_vectors(&store, known.acknowledged, recovered, Some(recovered), may_hide);
+        self.check_vectors(&store, known, recovered, Some(recovered), may_hide);
         self.check_texts(&store, known.acknowledged, known);
         let after = committed(&*storage, self.container, read, elements);
         assert!(before.1.data == after.1.data, "the vectors of a reader were changed");
@@ -503,19 +552,25 @@ impl History {
 
     /// Checks that every vector that is found was stored under its key, and is not older than an acknowledged one. With
     /// `newest`, and if everything is synced, it must be the newest of that many rows.
-    fn check_vectors(
-        &self,
-        store: &Store,
-        acknowledged: usize,
-        submitted: usize,
-        newest: Option<usize>,
-        may_hide: bool,
-    ) {
+    fn check_vectors(&self, store: &Store, known: Known, submitted: usize, newest: Option<usize>, may_hide: bool) {
+        let acknowledged = known.acknowledged;
+        // How many rows there were at the last deletion of each item that has, and that may have, happened.
+        let dead_before = |item: u64, deletions: usize| {
+            let rows = self.deletions.iter().take(deletions).filter(|(deleted, _)| *deleted == item);
+            rows.map(|(_, rows)| *rows).max().unwrap_or(0)
+        };
         let mut versions: BTreeMap<u64, Vec<(usize, u8)>> = BTreeMap::new();
+        for (item, _) in self.deletions.iter().take(known.deleted) {
+            versions.insert(*item, Vec::new());
+        }
         for (row, held) in self.rows.iter().enumerate().take(submitted) {
             if let Some((item, version)) = held {
                 versions.entry(*item).or_default().push((row, *version));
             }
+        }
+        for (item, versions) in &mut versions {
+            let dead = dead_before(*item, known.deleted);
+            versions.retain(|(row, _)| *row >= dead);
         }
         let items: Vec<u64> = versions.keys().copied().collect();
         for ((item, versions), found) in versions.iter().zip(read_all(store, &items)) {
@@ -523,12 +578,13 @@ impl History {
             let allowed = &versions[floor.unwrap_or(0)..];
             let Some(found) = found else {
                 // An unsynced row may hide an older row of its key from a reader.
-                let excused = floor.is_none() || (may_hide && allowed.len() > 1);
-                assert!(excused, "item {item} is lost: {versions:?}, {acknowledged} acknowledged");
+                let may_be_dead = floor.is_some_and(|at| versions[at].0 < dead_before(*item, known.deleting));
+                let excused = floor.is_none() || may_be_dead || (may_hide && allowed.len() > 1);
+                assert!(excused, "item {item} is lost: {versions:?}, {known:?}");
                 continue;
             };
             let is_right = allowed.iter().any(|(_, version)| found == self.content(*item, *version));
-            assert!(is_right, "a wrong or an old vector of item {item}: {versions:?}, {acknowledged} acknowledged");
+            assert!(is_right, "a wrong, deleted or old vector of item {item}: {versions:?}, {known:?}");
             if let (Some(rows), true) = (newest, self.is_strict()) {
                 let last = versions.iter().rfind(|(row, _)| *row < rows).unwrap();
                 assert_eq!(found, self.content(*item, last.1), "not the newest vector of item {item}");
