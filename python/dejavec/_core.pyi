@@ -132,6 +132,20 @@ def repair(
         NetworkFileSystemError: the directory is on a network file system, and that is not allowed.
     """
 
+def generation(path: str) -> int:
+    """Return how often the cache in the directory ``path`` was compacted, as ``meta.json`` says now.
+
+    Raises:
+        CacheNotFoundError: there is no cache.
+        CorruptCacheError: ``meta.json`` is damaged.
+    """
+
+def file_in_generation(file: str, generation: int) -> str:
+    """Return the name of a file of a cache that was compacted ``generation`` times.
+
+    ``vectors.npy`` of generation 0 is ``vectors.1.npy`` in generation 1.
+    """
+
 @final
 class Rows:
     """Rows of the rows file as a buffer: read-only, or private to the caller (copy-on-write)."""
@@ -203,6 +217,8 @@ class Store:
     def path(self) -> str: ...
     @property
     def uuid(self) -> str: ...
+    @property
+    def generation(self) -> int: ...
     @property
     def dim(self) -> int: ...
     @property
@@ -305,6 +321,31 @@ class Store:
         Returns:
             How many of the keys had a row.
         """
+    def compact(self) -> int:
+        """Copy the rows that count into new files, and replace the old files by them.
+
+        Returns:
+            By how many bytes all files became smaller.
+
+        Raises:
+            CorruptCacheError: a row that counts is damaged. Nothing was changed.
+        """
+
+    def prune(self, *, max_bytes: int | None, max_rows: int | None, keep: NDArray[np.uint8]) -> int:
+        """Drop the oldest rows beyond the limits, and compact.
+
+        Args:
+            max_bytes: how large all files may be afterwards.
+            max_rows: how many of the newest rows stay.
+            keep: keys whose rows stay (n, 32).
+
+        Returns:
+            How many rows that counted were dropped.
+
+        Raises:
+            CorruptCacheError: a row that counts is damaged. Nothing was changed.
+        """
+
     def put_texts(self, keys: NDArray[np.uint8], texts: Sequence[str | None]) -> int:
         """Keep the texts of keys that are stored and whose newest row has no text.
 
@@ -424,8 +465,9 @@ class Store:
         """Return counts and sizes.
 
         ``rows``, ``keys``, ``synced`` (rows), ``epoch``, ``elements``, ``row_bytes`` (the mean where rows
-        have any number of elements), ``bytes_on_disk``, ``snapshot_rows``, ``delta_rows`` and ``texts`` (rows
-        whose text is kept).
+        have any number of elements), ``bytes_on_disk``, ``snapshot_rows``, ``delta_rows``, ``texts`` (rows
+        whose text is kept), ``reclaimable_rows`` and ``reclaimable_bytes`` (what a compaction would free),
+        and ``generation`` (how often the cache was compacted).
         """
 
     def close(self) -> None:

@@ -491,9 +491,9 @@ class EmbeddingCache(Closing):
     def delete(self, texts: object) -> int:
         """Delete the vectors of texts, and the texts that are kept beside them.
 
-        They are missing from then on, for every process, and after a power loss too: the deletion is synced before
-        the call returns, whatever ``durability`` says. The bytes of the vectors and of kept texts are still in the
-        files. A deleted text that is encoded again gets a new row.
+        They are missing from then on, for every process, and after a power loss too: the deletion is synced
+        before the call returns, whatever ``durability`` says. The bytes of the vectors and of kept texts stay
+        in the files until :meth:`compact`. A deleted text that is encoded again gets a new row.
 
         Args:
             texts: n texts. Those that are not cached are ignored.
@@ -515,6 +515,81 @@ class EmbeddingCache(Closing):
             (1, False, 1)
         """
         return self._store.delete(text_keys(texts))
+
+    def compact(self) -> int:
+        """Remove the bytes of deleted and replaced vectors, and of their texts, from every file.
+
+        The vectors that count are copied into new files, in the same order, and the old files are removed. A
+        crash leaves the old files or the new ones, whole. Other processes go on: readers keep the rows that
+        they have, and find the new files at their next call; writers wait. Row numbers change. Saved search
+        indexes are removed. The files have other names afterwards: ``vectors.1.npy`` after the first
+        compaction, as ``"generation": 1`` in ``meta.json`` says. Dejavec 0.1.0 cannot open the cache then.
+
+        If there is nothing to remove, nothing is written. Otherwise there must be room on the disk for the
+        new files beside the old ones.
+
+        Returns:
+            By how many bytes all files became smaller.
+
+        Raises:
+            ReadOnlyCacheError: ``mode="r"``.
+            CorruptCacheError: a row that counts is damaged. :meth:`repair` makes it a miss.
+            LockTimeoutError: another process was writing for longer than ``lock_timeout``.
+            StorageError: the files could not be written, or old ones not removed. Compact again.
+
+        Example:
+            >>> import tempfile, numpy as np
+            >>> from dejavec import EmbeddingCache
+            >>> with tempfile.TemporaryDirectory() as path, EmbeddingCache(path) as cache:
+            ...     _ = cache.put(["east", "north"], np.eye(2, dtype=np.float32))
+            ...     _ = cache.delete(["north"])
+            ...     cache.compact() > 0, cache.vectors
+            (True, array([[1., 0.]], dtype=float32))
+        """
+        return self._store.compact()
+
+    def prune(
+        self,
+        *,
+        max_bytes: int | None = None,
+        drop_older_than: int | None = None,
+        keep: object = (),
+    ) -> int:
+        """Drop the oldest vectors, and compact.
+
+        The age of a vector is how many vectors that count were stored after it. A vector that was replaced is
+        as new as its replacement. Reading a vector does not make it newer.
+
+        Args:
+            max_bytes: how large all files of the cache may be afterwards.
+            drop_older_than: how many of the newest vectors stay.
+            keep: texts whose vectors are never dropped, even if the cache is then larger than ``max_bytes``.
+
+        Returns:
+            How many texts were dropped.
+
+        Raises:
+            ItemError: a text to keep is not a string.
+            ValueError: no limit is given, or a negative one.
+            CorruptCacheError, LockTimeoutError, ReadOnlyCacheError, StorageError: see :meth:`compact`.
+
+        Example:
+            >>> import tempfile, numpy as np
+            >>> from dejavec import EmbeddingCache
+            >>> with tempfile.TemporaryDirectory() as path, EmbeddingCache(path) as cache:
+            ...     _ = cache.put(["a", "b", "c", "d"], np.eye(4, dtype=np.float32))
+            ...     dropped = cache.prune(drop_older_than=2, keep=["a"])
+            ...     dropped, [text in cache for text in "abcd"]
+            (1, [True, False, True, True])
+        """
+        limits = {"max_bytes": max_bytes, "drop_older_than": drop_older_than}
+        given = {name: value for name, value in limits.items() if value is not None}
+        if not given:
+            raise ValueError("expected max_bytes or drop_older_than, found neither; compact() drops nothing")
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"expected {name} to be a whole number of at least 0, found {value!r}")
+        return self._store.prune(max_bytes=max_bytes, max_rows=drop_older_than, keep=text_keys(keep))
 
     def texts(self, rows: ArrayLike | None = None) -> Any:
         """Return the texts that are kept beside rows, with ``keep_texts=True`` or by :meth:`put_texts`.
@@ -680,7 +755,9 @@ class EmbeddingCache(Closing):
             known to be durable. ``epoch``: the number of the last commit. ``row_bytes``: bytes of a row, or
             the mean. ``elements``: tokens or numbers of all rows, where they have any number.
             ``bytes_on_disk``: bytes of all files. ``snapshot_rows`` and ``delta_rows``: rows in the index
-            file and in the index in memory. ``texts``: rows whose text is in the file.
+            file and in the index in memory. ``texts``: rows whose text is in the file. ``reclaimable_rows``
+            and ``reclaimable_bytes``: what :meth:`compact` would free of rows, keys and texts.
+            ``generation``: how often the cache was compacted.
         """
         return self._store.stats()
 

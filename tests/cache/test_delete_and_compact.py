@@ -31,10 +31,12 @@ def test_a_deleted_text_is_missing_for_every_object_and_process(tmp_path: Path) 
         cache.put(TEXTS, vectors_of(TEXTS))
         cache.put(["two"], vectors_of(["two"], 1))
         with EmbeddingCache(tmp_path / "c", mode="r") as reader:
-            assert "two" in other and "two" in reader
+            assert "two" in other
+            assert "two" in reader
             assert other.delete(["two", "two", "never seen"]) == 1
             for one in (cache, other, reader):
-                assert "two" not in one and len(one) == 3
+                assert "two" not in one
+                assert len(one) == 3
                 assert one.get(["two"])[0].tolist() == [False]
                 assert one.get(TEXTS)[0].tolist() == [True, False, True, True]
                 assert one.texts().to_pylist() == ["one", None, "three", "four", None]
@@ -58,7 +60,8 @@ def test_a_deleted_text_is_encoded_again(tmp_path: Path) -> None:
         calls.clear()
         assert np.array_equal(cache.encode(TEXTS, embed), vectors_of(TEXTS))
         assert sorted(calls) == ["one", "three"]
-        assert cache.stats()["rows"] == 6 and len(cache) == 4
+        assert cache.stats()["rows"] == 6
+        assert len(cache) == 4
 
 
 def test_a_search_finds_no_deleted_vector(tmp_path: Path) -> None:

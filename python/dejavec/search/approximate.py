@@ -38,16 +38,18 @@ class _Rows:
     Attributes:
         count: how many rows there are.
         is_newest: whether each row is the newest of its key (count,).
+        generation: how often the cache was compacted.
     """
 
     count: int
     is_newest: NDArray[np.bool_]
+    generation: int
 
     @classmethod
     def of(cls, cache: KeyedCache) -> _Rows:
         count, _, bits = cache.newest()
         newest = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little", count=count)
-        return cls(count, newest.view(np.bool_))
+        return cls(count, newest.view(np.bool_), cache.generation)
 
     def replaced_before(self, end: int) -> int:
         """Return how many of the first ``end`` rows are not the newest of their key."""
@@ -101,9 +103,10 @@ def _made_of(cache: KeyedCache, factory: str, metric: Metric, train_rows: int | 
 def _saved(cache: KeyedCache, made_of: str, rows: _Rows) -> tuple[Any | None, int]:
     """Return the saved index that covers the most rows and is still valid, and how many rows; else (None, 0).
 
-    The set of replaced rows among the first n rows only grows, so their number identifies the set.
+    In one generation the set of replaced rows among the first n rows only grows, so their number identifies
+    the set.
     """
-    for file in saved_indexes(cache.path, made_of):
+    for file in saved_indexes(cache.path, made_of, cache.generation):
         if file.rows <= rows.count and file.replaced == rows.replaced_before(file.rows):
             index = file.read()
             if index is not None:
@@ -135,7 +138,7 @@ def _sample(cache: KeyedCache, dim: int, rows: _Rows, count: int) -> NDArray[np.
     drawn = np.flatnonzero(rows.is_newest)
     if count < len(drawn):
         drawn = np.sort(np.random.default_rng(_SEED).choice(drawn, count, replace=False))
-    chosen = _Rows(rows.count, np.zeros(rows.count, np.bool_))
+    chosen = _Rows(rows.count, np.zeros(rows.count, np.bool_), rows.generation)
     chosen.is_newest[drawn] = True
     sample = np.empty((len(drawn), dim), np.float32)
     filled = 0
@@ -164,7 +167,8 @@ def _blocks(
 
 def _save(cache: KeyedCache, index: Any, made_of: str, rows: _Rows) -> None:
     """Save an index in the directory of the cache. If that fails, warn."""
-    file = IndexFile(cache.path, made_of, rows.count, rows.replaced_before(rows.count))
+    replaced = rows.replaced_before(rows.count)
+    file = IndexFile(cache.path, made_of, rows.count, replaced, rows.generation)
     try:
         file.write(index)
     except (OSError, RuntimeError) as error:

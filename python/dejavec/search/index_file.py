@@ -3,6 +3,7 @@
 A file ``search-<made of>-<rows>-<replaced>.faiss`` is what FAISS writes, then the SHA-256 of these bytes,
 which FAISS does not read. ``made of`` is 12 hex digits, a digest of the cache's uuid and the settings of the
 index. ``rows`` is how many rows of the cache the index covers, ``replaced`` how many of these it leaves out.
+In a cache that was compacted, its generation stands before ``.faiss``. A compaction removes these files.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dejavec import _core
 from dejavec.search.exact import import_faiss
 
-_NAME = re.compile(r"search-(?P<made_of>[0-9a-f]{12})-(?P<rows>\d+)-(?P<replaced>\d+)\.faiss")
+_NAME = re.compile(
+    r"search-(?P<made_of>[0-9a-f]{12})-(?P<rows>\d+)-(?P<replaced>\d+)(\.(?P<generation>\d+))?\.faiss"
+)
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _BLOCK_BYTES = 1 << 20
+_LOCK_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -32,17 +37,20 @@ class IndexFile:
         made_of: 12 hex digits, a digest of the cache's uuid and the settings of the index.
         rows: how many rows of the cache it covers.
         replaced: how many of these it leaves out.
+        generation: how often the cache was compacted when the rows were read.
     """
 
     directory: Path
     made_of: str
     rows: int
     replaced: int
+    generation: int
 
     @property
     def path(self) -> Path:
         """The file."""
-        return self.directory / f"search-{self.made_of}-{self.rows}-{self.replaced}.faiss"
+        name = f"search-{self.made_of}-{self.rows}-{self.replaced}.faiss"
+        return self.directory / _core.file_in_generation(name, self.generation)
 
     def read(self) -> Any | None:
         """Return the index; None if the file cannot be read, or its SHA-256 does not match."""
@@ -61,14 +69,15 @@ class IndexFile:
     def write(self, index: Any) -> None:
         """Write the index, completely or not at all, and remove older files with the same ``made_of``.
 
-        If another process is writing such a file, nothing is done.
+        If another process is writing such a file, or compacted the cache meanwhile, nothing is done.
 
         Raises:
             OSError: the index cannot be written.
             RuntimeError: FAISS cannot write the index.
         """
         # One name for all writers: a crashed writer's file is unlocked, so the next writer reuses it.
-        temporary = self.directory / f"search-{self.made_of}.tmp"
+        name = _core.file_in_generation(f"search-{self.made_of}.tmp", self.generation)
+        temporary = self.directory / name
         with temporary.open("a+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,20 +91,36 @@ class IndexFile:
                 file.write(_digest(file, os.fstat(file.fileno()).st_size))
                 file.flush()
                 os.fsync(file.fileno())
-                temporary.replace(self.path)
+                # A compaction holds this lock until the old rows are gone from all files.
+                _core.under_writers_lock(
+                    str(self.directory),
+                    lambda: self._put_in_place(temporary),
+                    lock_timeout=_LOCK_SECONDS,
+                    allow_network=True,
+                )
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-        for other in saved_indexes(self.directory, self.made_of):
+        for other in saved_indexes(self.directory, self.made_of, self.generation):
             if other != self and other.rows <= self.rows:
                 other.path.unlink(missing_ok=True)
 
+    def _put_in_place(self, temporary: Path) -> None:
+        """Rename the temporary file, or remove it if the cache was compacted since the rows were read."""
+        if _core.generation(str(self.directory)) == self.generation:
+            temporary.replace(self.path)
+        else:
+            temporary.unlink(missing_ok=True)
 
-def saved_indexes(directory: Path, made_of: str) -> list[IndexFile]:
-    """Return the saved indexes with this ``made_of``, most rows first."""
-    names = [_NAME.fullmatch(path.name) for path in directory.glob(f"search-{made_of}-*.faiss")]
+
+def saved_indexes(directory: Path, made_of: str, generation: int) -> list[IndexFile]:
+    """Return the saved indexes of a generation with this ``made_of``, most rows first."""
+    paths = list(directory.glob(f"search-{made_of}-*.faiss"))
+    names = [name for path in paths if (name := _NAME.fullmatch(path.name))]
     files = [
-        IndexFile(directory, made_of, int(name["rows"]), int(name["replaced"])) for name in names if name
+        IndexFile(directory, made_of, int(name["rows"]), int(name["replaced"]), generation)
+        for name in names
+        if int(name["generation"] or 0) == generation
     ]
     return sorted(files, key=lambda file: file.rows, reverse=True)
 

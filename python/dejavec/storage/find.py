@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from dejavec.errors import CacheNotFoundError, StorageError
 
 META = "meta.json"
-_OTHERS = ("commit", "keys.bin")
+_OTHERS = re.compile(r"commit(\.\d+)?|keys(\.\d+)?\.bin")
 
 
 def caches_below(directory: Path, unreadable: list[str] | None = None) -> list[Path]:
@@ -55,4 +56,4 @@ def directories_below(
 
 def _is_cache(path: Path) -> bool:
     # Other programs also have files named meta.json.
-    return (path / META).is_file() and any((path / name).exists() for name in _OTHERS)
+    return (path / META).is_file() and any(_OTHERS.fullmatch(file.name) for file in path.iterdir())

@@ -32,6 +32,7 @@ _MAPPED_BYTES = 1 << 20
 _STATS = (
     *("rows", "keys", "synced", "epoch", "elements", "row_bytes"),
     *("bytes_on_disk", "snapshot_rows", "delta_rows", "texts"),
+    *("reclaimable_rows", "reclaimable_bytes", "generation"),
 )
 _COUNTS, _LISTS = ("rows", "keys", "dead", "replaced", "texts"), ("damaged", "problems", "damaged_texts")
 """Entries of the findings of :meth:`KeyedCache.verify`."""
@@ -186,6 +187,12 @@ class KeyedCache(Closing):
         return None if store is None else store.uuid
 
     @property
+    def generation(self) -> int:
+        """How often the cache was compacted. Row numbers are those of a generation."""
+        store = self._handle.store()
+        return 0 if store is None else store.generation
+
+    @property
     def vectors(self) -> Rows:
         """All committed rows, replaced ones too: read-only, not copied, in the stored dtype."""
         store = self._handle.store()
@@ -322,6 +329,17 @@ class KeyedCache(Closing):
         Raises:
             VectorsError: ``out`` does not fit.
         """
+        vectors, damaged = self._gather(keys, rows, out, as_returned)
+        if damaged:
+            # Another thread may have opened compacted files since the look-up, with other row numbers.
+            now = np.where(rows < 0, rows, self.lookup(keys))
+            if not np.array_equal(now, rows):
+                return self._gather(keys, now, out, as_returned)
+        return vectors, damaged
+
+    def _gather(
+        self, keys: Keys, rows: NDArray[np.int64], out: NDArray[Any] | None, as_returned: bool
+    ) -> tuple[Rows, list[int]]:
         store = self._handle.store()
         if out is not None:
             check_out(out, len(rows), store)
@@ -511,6 +529,24 @@ class KeyedCache(Closing):
         self.refresh()  # The directory may be gone or replaced by now.
         store = self._handle.store()
         return 0 if store is None else store.delete(keys)
+
+    def compact(self) -> int:
+        """Compact the cache, and return by how many bytes the files became smaller.
+
+        See :meth:`dejavec.EmbeddingCache.compact`.
+        """
+        self.refresh()
+        store = self._handle.store()
+        return 0 if store is None else store.compact()
+
+    def prune(self, *, max_bytes: int | None, max_rows: int | None, keep: Keys) -> int:
+        """Drop the oldest rows beyond limits, compact, and return how many different keys were dropped.
+
+        See :meth:`dejavec.EmbeddingCache.prune`.
+        """
+        self.refresh()
+        store = self._handle.store()
+        return 0 if store is None else store.prune(max_bytes=max_bytes, max_rows=max_rows, keep=keep)
 
     def put_texts(self, keys: Keys, texts: list[str]) -> int:
         """Keep the texts of keys that are stored and whose newest row has none, and return how many.

@@ -214,6 +214,7 @@ mod tests {
             identity: serde_json::Value::Null,
             output: serde_json::Value::Null,
             made_by: String::new(),
+            generation: 0,
         }
     }
 

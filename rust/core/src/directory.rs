@@ -7,15 +7,14 @@ use serde_json::Value;
 
 use crate::atomic;
 use crate::error::{Error, Result};
-use crate::format::column::Column;
 use crate::format::commit::{FILE_BYTES, fresh_file};
 use crate::format::container::Container;
 use crate::format::dtype::Dtype;
 use crate::format::meta::{MAX_BYTES, Meta};
 use crate::format::{keys, name};
+use crate::generations::every_column;
 use crate::lock::{HeldLock, Patience};
 use crate::storage::{Access, Storage};
-use crate::texts::TextFiles;
 
 /// For names and lengths that are the same for every dtype.
 const ANY_DTYPE: Dtype = Dtype::ALL[0];
@@ -56,7 +55,7 @@ pub(crate) fn check_unclaimed(storage: &dyn Storage, directory: &Path) -> Result
             name::LOCK | name::INDEX_LOCK | name::META | name::PROVEN => u64::MAX,
             name::KEYS => keys::HEADER_BYTES as u64,
             name::COMMIT => FILE_BYTES as u64,
-            _ => match every_column().chain(TextFiles::columns()).find(|column| column.file_name == plain) {
+            _ => match every_column().find(|column| column.file_name == plain) {
                 Some(column) => column.header_bytes() as u64,
                 None => return Err(foreign(file)),
             },
@@ -72,11 +71,6 @@ pub(crate) fn check_unclaimed(storage: &dyn Storage, directory: &Path) -> Result
         }
     }
     Ok(files)
-}
-
-/// The files of rows of any cache.
-fn every_column() -> impl Iterator<Item = Column> {
-    Container::ALL.into_iter().flat_map(|container| container.columns(ANY_DTYPE, 1))
 }
 
 /// Rejects a directory on a network file system, also one that does not exist yet.
@@ -128,6 +122,7 @@ pub fn create(storage: &dyn Storage, directory: &Path, spec: &Spec, patience: Pa
         identity: spec.identity.clone(),
         output: spec.output.clone(),
         made_by: concat!("dejavec ", env!("CARGO_PKG_VERSION")).to_owned(),
+        generation: 0,
     };
     let (uuid, seed) = random.split_at(16);
     meta.uuid.copy_from_slice(uuid);

@@ -21,8 +21,16 @@ use crate::texts::TextFiles;
 /// How often a commit record is read before it is called damaged: a reader may meet a writer in the middle of a write.
 const COMMIT_READS: usize = 100;
 
+/// How often `meta.json` is read again if its files are gone: a reader may meet a compaction.
+const META_READS: usize = 100;
+
 /// Reads and checks `meta.json`.
 pub fn read_meta(storage: &dyn Storage, directory: &Path) -> Result<Meta> {
+    read_meta_file(storage, directory).map(|(meta, _)| meta)
+}
+
+/// Reads and checks `meta.json`. Returns the metadata of the file too.
+fn read_meta_file(storage: &dyn Storage, directory: &Path) -> Result<(Meta, Metadata)> {
     let path = directory.join(name::META);
     let file = match storage.open(&path, Access::Read) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
@@ -30,17 +38,19 @@ pub fn read_meta(storage: &dyn Storage, directory: &Path) -> Result<Meta> {
         }
         opened => opened.map_err(Error::io("open", &path))?,
     };
-    let len = file.length().map_err(Error::io("examine", &path))?;
+    let found = file.metadata().map_err(Error::io("examine", &path))?;
+    let len = found.len;
     if len > MAX_BYTES {
         let (expected, found) = (format!("at most {MAX_BYTES} bytes"), format!("{len} bytes"));
         return Err(Error::CorruptMeta { path, expected, found });
     }
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
     file.read_at(&mut bytes, 0).map_err(Error::io("read", &path))?;
-    Meta::parse(&bytes).map_err(|refusal| match refusal {
+    let parsed = Meta::parse(&bytes).map_err(|refusal| match refusal {
         Refusal::Newer(found) => Error::Version { path: path.clone(), expected: NEWEST_VERSION.into(), found },
         Refusal::Defect(Defect { expected, found }) => Error::CorruptMeta { path: path.clone(), expected, found },
-    })
+    });
+    Ok((parsed?, found))
 }
 
 /// The open files of a cache.
@@ -69,14 +79,32 @@ pub type FileId = (u64, u64);
 
 impl CacheFiles {
     /// Opens the files. Only reads `meta.json`.
+    ///
+    /// If a compaction removes the files meanwhile, it opens the new ones.
     pub fn open_unchecked(storage: &dyn Storage, directory: &Path, writable: bool) -> Result<CacheFiles> {
-        let meta_path = directory.join(name::META);
-        let meta = read_meta(storage, directory)?;
-        let meta_file = storage.metadata(&meta_path).map_err(Error::io("examine", &meta_path))?;
-        let keys_path = directory.join(name::KEYS);
+        let (mut meta, mut meta_file) = read_meta_file(storage, directory)?;
+        for _ in 0..META_READS {
+            let opened = CacheFiles::of(storage, directory, meta, meta_file, writable);
+            if opened.is_ok() || has_meta_file(storage, directory, &meta_file) {
+                return opened;
+            }
+            (meta, meta_file) = read_meta_file(storage, directory)?;
+        }
+        CacheFiles::of(storage, directory, meta, meta_file, writable)
+    }
+
+    /// Opens the files that a `meta.json` names.
+    pub(crate) fn of(
+        storage: &dyn Storage,
+        directory: &Path,
+        meta: Meta,
+        meta_file: Metadata,
+        writable: bool,
+    ) -> Result<CacheFiles> {
+        let keys_path = directory.join(meta.file(name::KEYS));
         let keys = RecordsFile::open(storage, keys_path, writable, keys::HEADER_BYTES, keys::RECORD_BYTES as u64)?;
-        let rows = RowFiles::open(&meta, |column| open_column(storage, directory, writable, column))?;
-        let commit_path = directory.join(name::COMMIT);
+        let rows = RowFiles::open(&meta, |column| open_column(storage, directory, &meta, writable, column))?;
+        let commit_path = directory.join(meta.file(name::COMMIT));
         let access = if writable { Access::Write } else { Access::Read };
         let commit = storage.open(&commit_path, access).map_err(Error::opening(&commit_path, true))?;
         let commit_identity = commit.metadata().map_err(Error::io("examine", &commit_path))?.id;
@@ -98,6 +126,21 @@ impl CacheFiles {
             is_writable: writable,
             texts: Mutex::default(),
         })
+    }
+
+    /// The file of the commit record.
+    pub fn commit_path(&self) -> &Path {
+        &self.commit_path
+    }
+
+    /// The metadata of `meta.json` when it was read.
+    pub(crate) fn meta_file(&self) -> Metadata {
+        self.meta_file
+    }
+
+    /// Whether the directory still has the `meta.json` of these files, or none. A compaction replaces it.
+    pub(crate) fn have_their_meta(&self, storage: &dyn Storage, directory: &Path) -> bool {
+        has_meta_file(storage, directory, &self.meta_file)
     }
 
     /// Device and inode of the key records, the commit record and the rows. They do not change while the files are
@@ -155,14 +198,14 @@ impl CacheFiles {
             return Ok(Arc::clone(texts));
         }
         *known = None;
-        let texts = TextFiles::open(|column| open_column(storage, directory, self.is_writable, column))?;
+        let texts = TextFiles::open(|column| open_column(storage, directory, &self.meta, self.is_writable, column))?;
         Ok(Arc::clone(known.insert(Arc::new(texts))))
     }
 
     /// The files of texts, made if the directory has none. The caller holds the writers' lock.
     pub(crate) fn create_texts(&self, storage: &dyn Storage, directory: &Path) -> Result<Arc<TextFiles>> {
         for column in TextFiles::columns() {
-            let path = directory.join(column.file_name);
+            let path = directory.join(self.meta.file(column.file_name));
             match storage.metadata(&path) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     atomic::write(storage, &path, &[&column.header(0)])?;
@@ -352,8 +395,19 @@ impl CacheFiles {
     }
 }
 
-fn open_column(storage: &dyn Storage, directory: &Path, writable: bool, column: Column) -> Result<RecordsFile> {
-    let path = directory.join(column.file_name);
+/// Whether the directory has this `meta.json`, or none.
+fn has_meta_file(storage: &dyn Storage, directory: &Path, known: &Metadata) -> bool {
+    storage.metadata(&directory.join(name::META)).map_or(true, |found| found == *known)
+}
+
+fn open_column(
+    storage: &dyn Storage,
+    directory: &Path,
+    meta: &Meta,
+    writable: bool,
+    column: Column,
+) -> Result<RecordsFile> {
+    let path = directory.join(meta.file(column.file_name));
     RecordsFile::open(storage, path, writable, column.header_bytes(), column.element_bytes())
 }
 

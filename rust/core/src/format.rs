@@ -17,8 +17,8 @@ use std::path::Path;
 
 use crate::error::Error;
 
-/// The newest format version that this build reads. Which one it writes depends on the container.
-pub const NEWEST_VERSION: u32 = 2;
+/// The newest format version that this build reads. Which one it writes depends on the container and the generation.
+pub const NEWEST_VERSION: u32 = 4;
 
 /// Largest dimension of a dense vector.
 pub const MAX_DIM: u32 = 65_536;
@@ -48,6 +48,34 @@ pub mod name {
     pub const PROVEN: &str = "proven.json";
     /// Part of the name of every temporary file.
     pub const TEMPORARY: &str = ".tmp-";
+    /// Whether a name is one of an index for approximate search. The core only removes them.
+    pub fn is_of_search(file: &str) -> bool {
+        file.starts_with("search-") && (file.ends_with(".faiss") || file.ends_with(".tmp"))
+    }
+
+    /// The name of a file in a generation of the cache: the generation stands before the ending. Generation 0 has no
+    /// number in its names.
+    pub fn in_generation(file: &str, generation: u64) -> String {
+        match (generation, file.rsplit_once('.')) {
+            (0, _) => file.to_owned(),
+            (_, Some((stem, ending))) => format!("{stem}.{generation}.{ending}"),
+            (_, None) => format!("{file}.{generation}"),
+        }
+    }
+
+    /// The name that a file has in generation 0, and its generation.
+    pub fn generation_of(file: &str) -> (String, u64) {
+        let parts = file.rsplit_once('.').map(|(stem, ending)| match stem.rsplit_once('.') {
+            Some((stem, number)) => (format!("{stem}.{ending}"), number),
+            None => (stem.to_owned(), ending),
+        });
+        let numbered = parts.and_then(|(plain, number)| Some((plain, number.parse().ok()?)));
+        // Only names that this module makes.
+        match numbered.filter(|(plain, number)| *number > 0 && in_generation(plain, *number) == file) {
+            Some(found) => found,
+            None => (file.to_owned(), 0),
+        }
+    }
 }
 
 /// Identifies a cache. All its files hold it.
@@ -123,4 +151,25 @@ fn seal(bytes: &mut [u8]) {
     let at = bytes.len() - 8;
     let sum = crate::checksum::block(&bytes[..at]).to_le_bytes();
     put(bytes, at, &sum);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::name::{generation_of, in_generation};
+
+    #[test]
+    fn a_name_in_a_generation_is_read_back() {
+        for (plain, second) in [
+            ("vectors.npy", "vectors.2.npy"),
+            ("keys.bin", "keys.2.bin"),
+            ("commit", "commit.2"),
+            ("index-7-100.idx", "index-7-100.2.idx"),
+        ] {
+            assert_eq!((in_generation(plain, 0), in_generation(plain, 2)), (plain.into(), second.into()));
+            assert_eq!((generation_of(plain), generation_of(second)), ((plain.into(), 0), (plain.into(), 2)));
+        }
+        for other in ["commit.0", "keys.02.bin", "keys.+2.bin", "a..npy", ".2", "LOCK", "x.18446744073709551616.npy"] {
+            assert_eq!(generation_of(other), (other.into(), 0), "{other}");
+        }
+    }
 }

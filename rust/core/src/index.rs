@@ -14,6 +14,7 @@ use std::sync::Arc;
 use self::snapshot::{Snapshot, newest_snapshot};
 pub use self::snapshot::{remove_all, verify_snapshots, write_snapshot};
 use self::table::Table;
+use crate::bits::Bits;
 use crate::format::meta::Meta;
 use crate::key::{DEAD, Key};
 use crate::key_records::KeyRecords;
@@ -213,6 +214,36 @@ impl Index {
     }
 }
 
+/// Keys that [`newest_rows`] has in memory at a time.
+const KEYS_AT_ONCE: u64 = 1 << 22;
+
+/// The rows that are the newest of their key. Reads the records, and trusts no snapshot: what is not found here is not
+/// kept by a compaction.
+///
+/// The memory that it needs does not grow with the cache, but for a bit a row: it reads the keys of a large cache
+/// several times, each time for a part of them.
+pub fn newest_rows(records: &KeyRecords) -> Bits {
+    newest_rows_in(records, records.rows().div_ceil(KEYS_AT_ONCE).max(1))
+}
+
+fn newest_rows_in(records: &KeyRecords, passes: u64) -> Bits {
+    let mut newest = Bits::none(records.rows());
+    for pass in 0..passes {
+        let mut table = Table::with_room_for(records.rows() / passes);
+        for row in 0..records.rows() {
+            let Some(key) = records.key(row).filter(|key| *key != DEAD) else { continue };
+            if passes > 1 && records.hash(&key) % passes != pass {
+                continue;
+            }
+            newest.add(row);
+            if let Some(older) = table.insert(row, &key, records) {
+                newest.remove(older);
+            }
+        }
+    }
+    newest
+}
+
 /// How many different keys the rows have, and how many rows are replaced by later ones.
 pub fn count_keys(rows: impl Iterator<Item = u64>, records: &KeyRecords) -> (u64, u64) {
     let mut table = Table::with_room_for(0);
@@ -222,4 +253,38 @@ pub fn count_keys(rows: impl Iterator<Item = u64>, records: &KeyRecords) -> (u64
         replaced += u64::from(table.insert(row, &key, records).is_some());
     }
     (table.keys, replaced)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::keys::{HEADER_BYTES, RECORD_BYTES, Record};
+    use crate::key::of_text;
+    use crate::records::RecordsFile;
+    use crate::row::Row;
+    use crate::storage::{Access, MemoryStorage};
+
+    #[test]
+    fn the_newest_rows_are_the_same_in_one_pass_and_in_several() {
+        let storage = MemoryStorage::with_root(Path::new("/c"));
+        let path = Path::new("/c/keys.bin");
+        let file = storage.open(path, Access::Create).unwrap();
+        let record = |row: u64| match row % 7 {
+            3 => [0; RECORD_BYTES],
+            _ => Record::of_row(&of_text(&(row % 300).to_le_bytes()), row, &Row::dense(b"")).to_bytes(),
+        };
+        let records: Vec<u8> = (0..1000).flat_map(record).collect();
+        file.write_at(&records, HEADER_BYTES as u64).unwrap();
+        let file = RecordsFile::open(&storage, path.into(), false, HEADER_BYTES, RECORD_BYTES as u64).unwrap();
+        let records = KeyRecords::new(file.map(1000).unwrap(), 5);
+        let newest = newest_rows(&records);
+        for row in 0..1000 {
+            let is_later = |later: u64| later % 300 == row % 300 && later % 7 != 3;
+            let expected = row % 7 != 3 && !(row + 1..1000).any(is_later);
+            assert_eq!(newest.has(row), expected, "row {row}");
+        }
+        for passes in [2, 5] {
+            assert_eq!(newest_rows_in(&records, passes), newest);
+        }
+    }
 }

@@ -12,12 +12,14 @@ compile_error!("a cache is mapped whole, so a 64-bit machine is needed");
 
 pub mod atomic;
 pub mod batch;
+pub mod bits;
 pub mod checksum;
 pub mod directory;
 pub mod error;
 pub mod files;
 pub mod fingerprint;
 pub mod format;
+pub mod generations;
 pub mod half;
 pub mod hollow;
 pub mod index;

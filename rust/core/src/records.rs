@@ -65,6 +65,11 @@ impl RecordsFile {
         Ok(self.length()?.saturating_sub(self.header_bytes) / self.record_bytes)
     }
 
+    /// How many bytes the file has behind its first `rows` records.
+    pub fn bytes_behind(&self, rows: u64) -> Result<u64> {
+        Ok(self.length()?.saturating_sub(self.offset(rows)?))
+    }
+
     /// The header's bytes.
     pub fn read_header(&self) -> Result<Vec<u8>> {
         let available = self.length()?.min(self.header_bytes);

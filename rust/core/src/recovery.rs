@@ -108,17 +108,17 @@ pub fn write_again(range: Range<u64>, forget: bool, keys: &RecordsFile, rows: &R
 }
 
 /// Bytes of rows and records in a piece.
-const PIECE_BYTES: u64 = 8 << 20;
+pub(crate) const PIECE_BYTES: u64 = 8 << 20;
 
 /// Contiguous rows, read together with their records.
-struct Piece {
+pub(crate) struct Piece {
     range: Range<u64>,
     records: Vec<[u8; RECORD_BYTES]>,
-    rows: Copied,
+    pub(crate) rows: Copied,
 }
 
 impl Piece {
-    fn read(range: Range<u64>, keys: &RecordsFile, rows: &RowFiles) -> Result<Piece> {
+    pub(crate) fn read(range: Range<u64>, keys: &RecordsFile, rows: &RowFiles) -> Result<Piece> {
         let count = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         let mut records = vec![[0; RECORD_BYTES]; count];
         keys.read(range.start, records.as_flattened_mut())?;
@@ -129,7 +129,7 @@ impl Piece {
         usize::try_from(row - self.range.start).unwrap_or(usize::MAX)
     }
 
-    fn record(&self, row: u64) -> Record {
+    pub(crate) fn record(&self, row: u64) -> Record {
         self.records.get(self.at(row)).map_or(Record { key: DEAD, checksum: 0 }, Record::from_bytes)
     }
 
@@ -137,7 +137,7 @@ impl Piece {
         self.record(row).is_dead()
     }
 
-    fn is_sound(&self, row: u64) -> bool {
+    pub(crate) fn is_sound(&self, row: u64) -> bool {
         self.rows.row(row).is_some_and(|content| self.record(row).holds(row, &content))
     }
 

@@ -45,7 +45,9 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
         directory::refuse_remote(storage, directory)?;
     }
     let _lock = HeldLock::acquire(storage, &directory.join(name::LOCK), consent.patience)?;
-    let commit_path = directory.join(name::COMMIT);
+    // Read again: a compaction may have replaced it before the lock was taken.
+    let meta = files::read_meta(storage, directory)?;
+    let commit_path = directory.join(meta.file(name::COMMIT));
     let is_new = storage.metadata(&commit_path).is_err();
     if is_new {
         // An empty file is no valid commit record. Below, the row checksums decide.
@@ -111,7 +113,7 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
         texts.sync()?;
     }
     if !report.damaged.is_empty() || !report.problems.is_empty() {
-        index::remove_all(storage, directory);
+        index::remove_all(storage, directory, &files.meta);
     }
     let records = files.key_records(rows)?;
     if Index::of_snapshot(storage, directory, &files.meta, &records, erased).wants_snapshot(rows, DeltaLimit::CLOSING) {

@@ -1,6 +1,7 @@
 //! An open cache: look up, append, gather.
 
 mod append;
+mod compact;
 mod delete;
 mod fresh;
 mod learn;
@@ -13,6 +14,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use self::append::Writer;
+pub use self::compact::Limits;
 use self::opened::Open;
 use crate::directory::{self, Spec};
 use crate::error::{Error, Result};
@@ -74,6 +76,12 @@ pub struct Statistics {
     pub delta_rows: u64,
     /// Rows whose text is kept.
     pub texts: u64,
+    /// Rows that a compaction would drop: replaced and dead ones.
+    pub reclaimable_rows: u64,
+    /// Bytes of rows, keys and texts that a compaction would free.
+    pub reclaimable_bytes: u64,
+    /// How often the cache was compacted.
+    pub generation: u64,
 }
 
 /// Which rows are the newest of their key.
@@ -178,8 +186,7 @@ impl Store {
 
     /// Different keys in all committed rows, including those of other handles.
     pub fn keys(&self) -> Result<u64> {
-        let open = self.current()?;
-        self.catch_up(&open)?;
+        let open = self.caught_up_safely()?;
         Ok(open.counted()?.index.keys())
     }
 
@@ -197,13 +204,12 @@ impl Store {
     /// Writes the newest row of each key, or [`partition::NO_ROW`], into `rows`. Sees the commits of other handles.
     pub fn lookup(&self, keys: &[Key], rows: &mut [i64]) -> Result<()> {
         same_length("row numbers", keys.len(), rows.len())?;
-        let open = self.current()?;
         if let ([key], [row]) = (keys, &mut *rows) {
-            open.catch_up(&*self.storage, &self.directory)?;
+            let open = self.caught_up()?;
             *row = open.newest_row(key)?.0.map_or(partition::NO_ROW, |row| row as i64);
             return Ok(());
         }
-        self.catch_up(&open)?;
+        let open = self.caught_up_safely()?;
         let state = open.indexed()?;
         state.lookup(&open.key_records(state.rows())?, keys, rows);
         Ok(())
@@ -219,7 +225,10 @@ impl Store {
 
     /// Which rows are the newest of their key.
     pub fn newest(&self) -> Result<Newest> {
-        let open = self.current()?;
+        self.newest_of(&*self.current()?)
+    }
+
+    fn newest_of(&self, open: &Open) -> Result<Newest> {
         let state = open.counted()?;
         let rows = state.rows();
         let mut newest =
@@ -285,10 +294,9 @@ impl Store {
     ///
     /// Combines [`Store::lookup`] and [`Store::gather`] for a single key.
     pub fn read_newest(&self, key: &Key, out: &mut [u8], verify: bool) -> Result<bool> {
-        let open = self.current()?;
+        let open = self.caught_up()?;
         require_dense(&open)?;
         same_length("bytes of output", open.files.rows.sizes().data, out.len())?;
-        open.catch_up(&*self.storage, &self.directory)?;
         let (row, records, slot) = open.newest_row(key)?;
         let Some(row) = row else { return Ok(false) };
         let stored = (&records, slot.committed);
@@ -357,11 +365,17 @@ impl Store {
     /// Counts and sizes of the cache.
     pub fn statistics(&self) -> Result<Statistics> {
         let open = self.current()?;
-        let names = self.storage.list(&self.directory).map_err(Error::io("list", &self.directory))?;
-        let size = |name: &str| self.storage.metadata(&self.directory.join(name)).map_or(0, |metadata| metadata.len);
-        let bytes_on_disk = names.iter().filter(|(_, is_directory)| !is_directory).map(|(name, _)| size(name)).sum();
+        let bytes_on_disk = self.bytes_on_disk()?;
         let sizes = open.files.rows.sizes();
         let element_bytes = (sizes.data + sizes.indices) as u64;
+        let newest = self.newest_of(&open)?;
+        let is_newest = |row: u64| {
+            usize::try_from(row / 8)
+                .ok()
+                .and_then(|at| newest.bits.get(at))
+                .is_some_and(|byte| byte >> (row % 8) & 1 == 1)
+        };
+        let reclaimable_bytes = self.reclaimable(&open, &self.amount(&open, is_newest)?)?;
         let state = open.counted()?;
         let records = open.key_records(state.rows())?;
         let committed = state.slot.committed;
@@ -382,6 +396,9 @@ impl Store {
                 Some(texts) => texts.count(state.rows(), |row| records.is_dead(row))?,
                 None => 0,
             },
+            reclaimable_rows: newest.replaced,
+            reclaimable_bytes,
+            generation: open.files.meta.generation,
         })
     }
 }

@@ -265,6 +265,18 @@ impl TextFiles {
         Ok(places)
     }
 
+    /// The length of the text of each of some rows, which are ascending; 0 for none.
+    pub(crate) fn lengths(&self, rows: &[u64]) -> Result<Vec<u64>> {
+        let places = self.places(rows, self.bytes.whole_records()?)?;
+        let length = |place: &Place| if let Place::At(span) = place { span.len() } else { 0 };
+        Ok(places.iter().map(length).collect())
+    }
+
+    /// How many bytes of texts there are, of any rows or none.
+    pub(crate) fn whole_bytes(&self) -> Result<u64> {
+        self.bytes.whole_records()
+    }
+
     /// How many of the first `rows` rows have a place, without the dead ones.
     pub(crate) fn count(&self, rows: u64, is_dead: impl Fn(u64) -> bool) -> Result<u64> {
         let (bytes, mut count) = (self.bytes.whole_records()?, 0);

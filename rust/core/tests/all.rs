@@ -2,6 +2,7 @@
 
 mod cheap;
 mod common;
+mod compact;
 mod compatibility;
 mod concurrency;
 mod corruption;

@@ -7,13 +7,14 @@ use std::time::Duration;
 use dejavec_core::Result;
 use dejavec_core::atomic;
 use dejavec_core::directory::{self, Spec};
+use dejavec_core::files;
 use dejavec_core::format::container::Container;
 use dejavec_core::format::{hex, name};
 use dejavec_core::key;
 use dejavec_core::lock::{self, HeldLock, Patience};
 use dejavec_core::repair::{self, Consent};
 use dejavec_core::storage::{DiskStorage, Storage};
-use dejavec_core::store::{self, Durability, Options};
+use dejavec_core::store::{self, Durability, Limits, Options};
 use dejavec_core::verify::{self as checking, Report};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -34,6 +35,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(make_directories, module)?)?;
     module.add_function(wrap_pyfunction!(under_writers_lock, module)?)?;
     module.add_function(wrap_pyfunction!(repair_directory, module)?)?;
+    module.add_function(wrap_pyfunction!(generation, module)?)?;
+    module.add_function(wrap_pyfunction!(file_in_generation, module)?)?;
     module.add_function(wrap_pyfunction!(verify, module)?)
 }
 
@@ -89,6 +92,16 @@ fn repair_directory(
     let consent = Consent { patience: patience(lock_timeout)?, force, allow_network };
     let report = detached(py, || repair::repair(&DiskStorage, &path, consent))?;
     report_dict(py, report)
+}
+
+#[pyfunction]
+fn generation(py: Python<'_>, path: PathBuf) -> PyResult<u64> {
+    Ok(detached(py, || files::read_meta(&DiskStorage, &path))?.generation)
+}
+
+#[pyfunction]
+fn file_in_generation(file: &str, generation: u64) -> String {
+    name::in_generation(file, generation)
 }
 
 #[pyfunction]
@@ -221,6 +234,11 @@ impl Store {
     }
 
     #[getter]
+    fn generation(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.inner.meta().map_err(|error| to_python(py, error))?.generation)
+    }
+
+    #[getter]
     fn dim(&self, py: Python<'_>) -> PyResult<u32> {
         Ok(self.inner.meta().map_err(|error| to_python(py, error))?.dim)
     }
@@ -346,6 +364,23 @@ impl Store {
         detached(py, || self.inner.delete(keys))
     }
 
+    fn compact(&self, py: Python<'_>) -> PyResult<u64> {
+        detached(py, || self.inner.compact())
+    }
+
+    #[pyo3(signature = (*, max_bytes, max_rows, keep))]
+    fn prune(
+        &self,
+        py: Python<'_>,
+        max_bytes: Option<u64>,
+        max_rows: Option<u64>,
+        keep: &Bound<'_, PyAny>,
+    ) -> PyResult<u64> {
+        let keep = Array::<u8>::input(keep)?;
+        let limits = Limits { max_bytes, max_rows, keep: as_keys(keep.items())? };
+        detached(py, || self.inner.prune(limits))
+    }
+
     fn put_texts(
         &self,
         py: Python<'_>,
@@ -461,6 +496,9 @@ impl Store {
         dict.set_item("snapshot_rows", statistics.snapshot_rows)?;
         dict.set_item("delta_rows", statistics.delta_rows)?;
         dict.set_item("texts", statistics.texts)?;
+        dict.set_item("reclaimable_rows", statistics.reclaimable_rows)?;
+        dict.set_item("reclaimable_bytes", statistics.reclaimable_bytes)?;
+        dict.set_item("generation", statistics.generation)?;
         Ok(dict)
     }
 

@@ -12,13 +12,13 @@ fuzz_target!(|bytes: &[u8]| {
     parse_both(bytes, |bytes| {
         let Ok(header) = Header::parse(bytes, &UUID, SEED) else { return };
         assert!(header.keys < header.capacity && header.keys + header.replaced <= header.rows);
-        assert_eq!(parse_name(&header.file_name()), Some((header.epoch, header.rows)));
+        assert_eq!(parse_name(&header.file_name(3), 3), Some((header.epoch, header.rows)));
         if let Some(layout) = header.layout() {
             assert!(SLOTS_OFFSET + layout.body_bytes <= layout.file_bytes);
             assert_eq!(layout.replaced_entries() * SLOT_BYTES, layout.body_bytes - layout.slots_bytes);
         }
     });
     if let Ok(name) = std::str::from_utf8(bytes) {
-        parse_name(name);
+        parse_name(name, 3);
     }
 });

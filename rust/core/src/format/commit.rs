@@ -18,7 +18,7 @@ const UUID_OFFSET: usize = 16;
 const EPOCH_OFFSET: usize = UUID_OFFSET + 16;
 const ROWS_OFFSET: usize = EPOCH_OFFSET + 8;
 const SYNCED_OFFSET: usize = ROWS_OFFSET + 8;
-/// From version 2 on.
+/// In even versions.
 const ELEMENTS_OFFSET: usize = SYNCED_OFFSET + 8;
 const SYNCED_ELEMENTS_OFFSET: usize = ELEMENTS_OFFSET + 8;
 
@@ -27,7 +27,12 @@ pub const EPOCH_OFFSETS: [usize; 2] = [EPOCH_OFFSET, SLOT_STRIDE + EPOCH_OFFSET]
 
 /// Bytes of the record in a slot.
 pub fn slot_bytes(version: u32) -> usize {
-    if version == 1 { ELEMENTS_OFFSET + 8 } else { MAX_SLOT_BYTES }
+    if has_elements(version) { MAX_SLOT_BYTES } else { ELEMENTS_OFFSET + 8 }
+}
+
+/// Whether records of this version count elements beside rows: those of ragged and sparse caches do.
+fn has_elements(version: u32) -> bool {
+    version.is_multiple_of(2)
 }
 
 /// How far the files of a cache count.
@@ -81,7 +86,7 @@ impl Slot {
         (self.epoch % 2) * SLOT_STRIDE as u64
     }
 
-    /// The bytes of the record. Version 1 has no elements beside rows.
+    /// The bytes of the record. Odd versions have no elements beside rows.
     pub fn to_bytes(self, uuid: &Uuid, version: u32) -> Vec<u8> {
         let mut bytes = vec![0; slot_bytes(version)];
         put(&mut bytes, 0, MAGIC);
@@ -91,7 +96,7 @@ impl Slot {
         put(&mut bytes, EPOCH_OFFSET, &self.epoch.to_le_bytes());
         put(&mut bytes, ROWS_OFFSET, &self.committed.rows.to_le_bytes());
         put(&mut bytes, SYNCED_OFFSET, &self.synced.rows.to_le_bytes());
-        if version > 1 {
+        if has_elements(version) {
             put(&mut bytes, ELEMENTS_OFFSET, &self.committed.elements.to_le_bytes());
             put(&mut bytes, SYNCED_ELEMENTS_OFFSET, &self.synced.elements.to_le_bytes());
         }
@@ -105,7 +110,10 @@ impl Slot {
         check_uuid(bytes_at(bytes, UUID_OFFSET), uuid)?;
         let extent = |rows_offset, elements_offset| {
             let rows = u64_at(bytes, rows_offset);
-            if version == 1 { Extent::dense(rows) } else { Extent { rows, elements: u64_at(bytes, elements_offset) } }
+            match has_elements(version) {
+                true => Extent { rows, elements: u64_at(bytes, elements_offset) },
+                false => Extent::dense(rows),
+            }
         };
         let epoch = u64_at(bytes, EPOCH_OFFSET);
         let since_erased = (epoch as u32).wrapping_sub(u32_at(bytes, ERASED_OFFSET));
@@ -204,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_new_cache_has_lost_nothing() {
-        for version in [1, 2] {
+        for version in [1, 2, 3, 4] {
             let slots = Slots::parse(&fresh_file(&UUID, version), &UUID, version).unwrap();
             assert_eq!((slots.newest, slots.newer_lost), (slot(0, 0), false));
         }
@@ -212,12 +220,12 @@ mod tests {
 
     #[test]
     fn every_changed_byte_another_cache_and_impossible_counts_are_noticed() {
-        for version in [1, 2] {
+        for version in [1, 2, 3, 4] {
             let good = slot(2, 9).to_bytes(&UUID, version);
             assert_eq!(Slot::parse(&good, 0, &UUID, version), Ok(slot(2, 9)));
             assert!(Slot::parse(&good, 1, &UUID, version).is_err());
             assert!(Slot::parse(&good, 0, &[6; 16], version).is_err());
-            assert!(Slot::parse(&good, 0, &UUID, 3 - version).is_err());
+            assert!((1..=4).all(|other| other == version || Slot::parse(&good, 0, &UUID, other).is_err()));
             for i in 0..good.len() {
                 let mut bad = good.clone();
                 bad[i] ^= 1;

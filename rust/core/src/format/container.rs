@@ -46,7 +46,7 @@ impl Container {
         }
     }
 
-    /// The format version of a cache in it.
+    /// The format version of a cache in it that was never compacted.
     pub fn version(self) -> u32 {
         if self.is_dense() { 1 } else { 2 }
     }

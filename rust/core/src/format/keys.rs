@@ -2,7 +2,7 @@
 
 use super::{Defect, Uuid, bytes_at, check_header, put, seal, u32_at, u64_at};
 use crate::checksum;
-use crate::key::{DEAD, Key};
+use crate::key::Key;
 use crate::row::Row;
 
 /// Bytes before the first record.
@@ -94,6 +94,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::DEAD;
 
     #[test]
     fn a_changed_header_byte_another_cache_and_a_cut_are_noticed() {

@@ -1,11 +1,11 @@
-//! `meta.json`: the description of the cache. It is written once, and people can read it.
+//! `meta.json`: the description of the cache. It is written once, and by each compaction. People can read it.
 
 use serde_json::{Map, Value, json};
 
 use super::column::Column;
 use super::container::Container;
 use super::dtype::Dtype;
-use super::{Defect, NEWEST_VERSION, Uuid, hex};
+use super::{Defect, NEWEST_VERSION, Uuid, hex, name};
 use crate::checksum;
 
 /// Largest `meta.json` that is read.
@@ -14,6 +14,9 @@ pub const MAX_BYTES: u64 = 64 * 1024;
 const BEFORE_CHECKSUM: &str = "{\n  \"checksum\": \"";
 const AFTER_CHECKSUM: &str = "\",\n";
 const CHECKSUM_DIGITS: usize = 16;
+
+/// How much higher the format version of a compacted cache is.
+const COMPACTED: u32 = 2;
 
 /// The description of a cache and its rows.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +37,8 @@ pub struct Meta {
     pub output: Value,
     /// The version of dejavec that made the cache.
     pub made_by: String,
+    /// How often the cache was compacted. The names of its files have this number.
+    pub generation: u64,
 }
 
 /// Why a `meta.json` is rejected.
@@ -48,7 +53,12 @@ pub enum Refusal {
 impl Meta {
     /// The format version of the cache.
     pub fn version(&self) -> u32 {
-        self.container.version()
+        self.container.version() + if self.generation == 0 { 0 } else { COMPACTED }
+    }
+
+    /// The name of a file of this cache that has its number.
+    pub fn file(&self, plain: &str) -> String {
+        name::in_generation(plain, self.generation)
     }
 
     /// The file of the rows' numbers.
@@ -69,7 +79,7 @@ impl Meta {
 
     /// The bytes of the file. The first line holds the checksum of the rest.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let body = json!({
+        let mut body = json!({
             "format_version": self.version(),
             "uuid": hex(&self.uuid),
             "dim": self.dim,
@@ -80,6 +90,9 @@ impl Meta {
             "output": self.output,
             "made_by": self.made_by,
         });
+        if let Some(object) = body.as_object_mut().filter(|_| self.generation > 0) {
+            object.insert("generation".into(), self.generation.into());
+        }
         let body = format!("{body:#}\n");
         // The checksum line goes between the opening "{\n" and the rest of the body.
         let rest = &body[2..];
@@ -122,6 +135,7 @@ impl Meta {
             identity: object.get("identity")?.clone(),
             output: object.get("output")?.clone(),
             made_by: text("made_by")?.to_owned(),
+            generation: object.get("generation").map_or(Some(0), Value::as_u64)?,
         })
     }
 }
@@ -152,6 +166,7 @@ mod tests {
             identity: json!({"model": {"name": "größe", "revision": "r"}}),
             output: json!({"library": "numpy", "dtype": "float32"}),
             made_by: "dejavec 0.1.0".into(),
+            generation: 0,
         }
     }
 
@@ -200,13 +215,23 @@ mod tests {
     }
 
     #[test]
-    fn the_version_is_that_of_the_container() {
-        for container in Container::ALL {
-            let text = String::from_utf8(Meta { container, ..meta() }.to_bytes()).unwrap();
-            let version = container.version();
+    fn only_a_compacted_cache_has_a_generation() {
+        let first = meta();
+        assert!(!String::from_utf8(first.to_bytes()).unwrap().contains("generation"));
+        let compacted = Meta { generation: 3, ..first };
+        assert_eq!((compacted.version(), compacted.file("vectors.npy")), (3, "vectors.3.npy".into()));
+        assert_eq!(Meta::parse(&compacted.to_bytes()), Ok(compacted));
+    }
+
+    #[test]
+    fn the_version_is_that_of_the_container_and_of_a_compaction() {
+        for (container, generation) in Container::ALL.into_iter().flat_map(|container| [(container, 0), (container, 1)])
+        {
+            let text = String::from_utf8(Meta { container, generation, ..meta() }.to_bytes()).unwrap();
+            let version = container.version() + if generation == 0 { 0 } else { 2 };
             assert!(text.contains(&format!("\"format_version\": {version},")));
             let (head, body) = text.split_once(AFTER_CHECKSUM).unwrap();
-            let body = body.replace(&format!("version\": {version}"), &format!("version\": {}", 3 - version));
+            let body = body.replace(&format!("version\": {version}"), &format!("version\": {}", 5 - version));
             let sum = format!("{:016x}", checksum::block(body.as_bytes()));
             let other = format!("{}{sum}{AFTER_CHECKSUM}{body}", &head[..BEFORE_CHECKSUM.len()]);
             assert!(matches!(Meta::parse(other.as_bytes()), Err(Refusal::Defect(_))), "{other}");

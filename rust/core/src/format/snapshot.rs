@@ -2,7 +2,7 @@
 //! `keys.bin`.
 
 use super::keys::{RECORD_BYTES, check_uuid};
-use super::{Defect, MAX_ROWS, Uuid, bytes_at, check_header, put, seal, u64_at};
+use super::{Defect, MAX_ROWS, Uuid, bytes_at, check_header, name, put, seal, u64_at};
 
 /// Bytes of the header. The slots begin at the next page.
 pub const HEADER_BYTES: usize = 128;
@@ -123,16 +123,17 @@ impl Header {
         Some(Layout { body_bytes, slots_bytes, file_bytes })
     }
 
-    /// The name of the snapshot's file.
-    pub fn file_name(&self) -> String {
-        format!("{PREFIX}{}-{}{SUFFIX}", self.epoch, self.rows)
+    /// The name of the snapshot's file in a generation of the cache.
+    pub fn file_name(&self, generation: u64) -> String {
+        name::in_generation(&format!("{PREFIX}{}-{}{SUFFIX}", self.epoch, self.rows), generation)
     }
 }
 
-/// The epoch and rows in a snapshot's file name. None for another name.
-pub fn parse_name(name: &str) -> Option<(u64, u64)> {
-    let (epoch, rows) = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.split_once('-')?;
-    Some((epoch.parse().ok()?, rows.parse().ok()?))
+/// The epoch and rows in the name of a snapshot of a generation. None for another name.
+pub fn parse_name(name: &str, generation: u64) -> Option<(u64, u64)> {
+    let (plain, found) = name::generation_of(name);
+    let (epoch, rows) = plain.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.split_once('-')?;
+    Some((epoch.parse().ok()?, rows.parse().ok()?)).filter(|_| found == generation)
 }
 
 #[cfg(test)]
@@ -179,9 +180,12 @@ mod tests {
 
     #[test]
     fn names_are_read_back_and_others_are_not_ours() {
-        assert_eq!(parse_name(&header().file_name()), Some((3, 100)));
+        for generation in [0, 2] {
+            assert_eq!(parse_name(&header().file_name(generation), generation), Some((3, 100)));
+            assert_eq!(parse_name(&header().file_name(generation), 1), None);
+        }
         for name in ["index-3.idx", "index-a-b.idx", "index-3-100.idx.tmp-1", "meta.json"] {
-            assert_eq!(parse_name(name), None, "{name}");
+            assert_eq!(parse_name(name, 0), None, "{name}");
         }
     }
 }

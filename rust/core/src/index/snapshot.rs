@@ -133,7 +133,9 @@ pub(super) fn newest_snapshot(
             .list(directory)
             .unwrap_or_default()
             .into_iter()
-            .filter_map(|(name, _)| parse_name(&name).map(|(epoch, rows)| (rows, epoch, directory.join(name))))
+            .filter_map(|(name, _)| {
+                parse_name(&name, meta.generation).map(|(epoch, rows)| (rows, epoch, directory.join(name)))
+            })
             .collect();
         names.sort_unstable();
         let open = |(_, _, path): &(u64, u64, PathBuf)| Snapshot::open(storage, path, meta, records, erased);
@@ -185,7 +187,7 @@ pub fn write_snapshot(
         replaced: replaced.len() as u64,
         last_record: last_record(rows, records).unwrap_or([0; RECORD_BYTES]),
     };
-    let path = directory.join(header.file_name());
+    let path = directory.join(header.file_name(meta.generation));
     if storage.metadata(&path).is_ok() {
         return Ok(());
     }
@@ -194,16 +196,17 @@ pub fn write_snapshot(
     let body: Vec<u8> = table.slots.iter().chain(&replaced).flat_map(|word| word.to_le_bytes()).collect();
     let sums: Vec<u8> = body.chunks(BLOCK_BYTES).flat_map(|block| checksum::block(block).to_le_bytes()).collect();
     atomic::write(storage, &path, &[&first_page, &body, &sums])?;
-    remove_older(storage, directory, (rows, epoch));
+    remove_older(storage, directory, meta, (rows, epoch));
     Ok(())
 }
 
 /// Removes snapshots of fewer rows, or of an earlier commit, and temporary files of snapshots. Best effort: they only
 /// take space.
-fn remove_older(storage: &dyn Storage, directory: &Path, newest: (u64, u64)) {
+fn remove_older(storage: &dyn Storage, directory: &Path, meta: &Meta, newest: (u64, u64)) {
+    let parse = |name: &str| parse_name(name, meta.generation);
     for (found, _) in storage.list(directory).unwrap_or_default() {
-        let older = parse_name(&found).is_some_and(|(epoch, rows)| (rows, epoch) < newest);
-        let temporary = found.split_once(name::TEMPORARY).is_some_and(|(finished, _)| parse_name(finished).is_some());
+        let older = parse(&found).is_some_and(|(epoch, rows)| (rows, epoch) < newest);
+        let temporary = found.split_once(name::TEMPORARY).is_some_and(|(finished, _)| parse(finished).is_some());
         if older || temporary {
             let _ = storage.remove(&directory.join(found));
         }
@@ -211,8 +214,8 @@ fn remove_older(storage: &dyn Storage, directory: &Path, newest: (u64, u64)) {
 }
 
 /// Removes all snapshots. The next writer makes a new one.
-pub fn remove_all(storage: &dyn Storage, directory: &Path) {
-    remove_older(storage, directory, (u64::MAX, u64::MAX));
+pub fn remove_all(storage: &dyn Storage, directory: &Path, meta: &Meta) {
+    remove_older(storage, directory, meta, (u64::MAX, u64::MAX));
 }
 
 /// The names of the snapshots that do not fit the cache or have damaged blocks, each with its defect.
@@ -226,7 +229,7 @@ pub fn verify_snapshots(
     committed: impl FnOnce() -> Result<(KeyRecords, u64)>,
 ) -> Result<Vec<(String, Defect)>> {
     let names = storage.list(directory).unwrap_or_default().into_iter().map(|(name, _)| name);
-    let names: Vec<String> = names.filter(|name| parse_name(name).is_some()).collect();
+    let names: Vec<String> = names.filter(|name| parse_name(name, meta.generation).is_some()).collect();
     let (records, erased) = committed()?;
     let defect = |name: &String| {
         let path = directory.join(name);

@@ -8,7 +8,8 @@ use super::opened::Open;
 use super::{Durability, Store, same_length};
 use crate::batch::{Batch, Block};
 use crate::error::{Error, Result};
-use crate::files::FileId;
+use crate::files::{CacheFiles, FileId};
+use crate::format::Uuid;
 use crate::format::commit::{Extent, Slot};
 use crate::format::keys::{RECORD_BYTES, Record};
 use crate::format::{MAX_ELEMENTS, MAX_ROWS};
@@ -25,8 +26,8 @@ const RECORDS_PER_THREAD: usize = 512;
 pub(super) struct Writer {
     /// Whether a sync failed. The content of the disk is then unknown, and a retry may succeed without writing.
     pub(super) poisoned: bool,
-    /// The files that the fields below describe.
-    pub(super) files: Option<Vec<FileId>>,
+    /// The files that the fields below describe, with the uuid and the generation of the cache.
+    pub(super) files: Option<(Vec<FileId>, Uuid, u64)>,
     /// The commit that this handle wrote last, or wrote again.
     pub(super) own: Option<Slot>,
     /// Whether this handle made the names of the directory and of its files durable.
@@ -52,11 +53,17 @@ impl Writer {
     }
 
     /// Resets the state if the files were replaced.
-    pub(super) fn is_about(&mut self, files: &[FileId]) {
-        if self.files.as_ref().is_some_and(|known| known != files) {
-            *self = Writer { poisoned: self.poisoned, lost: self.owes_a_sync(), ..Writer::default() };
+    pub(super) fn is_about(&mut self, files: &CacheFiles) {
+        let (uuid, generation) = (files.meta.uuid, files.meta.generation);
+        if let Some((known, known_uuid, known_generation)) = &self.files
+            && known != files.identities()
+        {
+            // A compaction made all rows durable, wherever they came from.
+            let were_compacted = *known_uuid == uuid && *known_generation < generation;
+            let lost = self.lost || self.unsynced && !were_compacted;
+            *self = Writer { poisoned: self.poisoned, lost, ..Writer::default() };
         }
-        self.files = Some(files.to_vec());
+        self.files = Some((files.identities().to_vec(), uuid, generation));
     }
 }
 
@@ -235,9 +242,9 @@ pub(super) fn clear_tail(open: &Open, writer: &mut Writer, rows: u64) -> Result<
 
 /// The rows of one append group.
 #[derive(Debug)]
-struct Group<'a> {
-    keys: Cow<'a, [Key]>,
-    block: Block<'a>,
+pub(super) struct Group<'a> {
+    pub(super) keys: Cow<'a, [Key]>,
+    pub(super) block: Block<'a>,
 }
 
 impl<'a> Group<'a> {
@@ -251,7 +258,7 @@ impl<'a> Group<'a> {
     }
 
     /// The key records of the group behind `before`.
-    fn records(&self, before: Extent) -> Vec<u8> {
+    pub(super) fn records(&self, before: Extent) -> Vec<u8> {
         let mut records = vec![0; self.keys.len() * RECORD_BYTES];
         let targets = records.chunks_mut(RECORDS_PIECE * RECORD_BYTES);
         let pieces: Vec<_> = self.keys.chunks(RECORDS_PIECE).zip(targets).enumerate().collect();

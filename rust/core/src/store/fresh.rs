@@ -17,11 +17,24 @@ impl Store {
         Ok(open.slot().committed.rows)
     }
 
-    /// Learns the commits of other handles, but not whether the directory was replaced. First checks that the mapped
-    /// commit record has its full length.
-    pub(super) fn catch_up(&self, open: &Open) -> Result<()> {
-        open.files.check_commit_length()?;
-        open.catch_up(&*self.storage, &self.directory)
+    /// The open files, with the commits of other handles; the new files after a compaction. It does not notice whether
+    /// the directory was replaced.
+    #[inline]
+    pub(super) fn caught_up(&self) -> Result<Arc<Open>> {
+        let open = self.current()?;
+        if open.catch_up(&*self.storage, &self.directory)? { Ok(open) } else { self.after_compaction() }
+    }
+
+    /// The same. First checks that the mapped commit record has its full length.
+    pub(super) fn caught_up_safely(&self) -> Result<Arc<Open>> {
+        self.current()?.files.check_commit_length()?;
+        self.caught_up()
+    }
+
+    #[cold]
+    fn after_compaction(&self) -> Result<Arc<Open>> {
+        // Files that were just opened need no look at their commits.
+        self.reopen_if_replaced()
     }
 
     /// The files that the directory has now.

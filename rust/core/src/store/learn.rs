@@ -10,6 +10,7 @@ use crate::directory;
 use crate::error::{Error, Result};
 use crate::format::commit::Slot;
 use crate::format::name;
+use crate::generations;
 use crate::lock::HeldLock;
 use crate::recovery::{self, Recovered};
 
@@ -78,10 +79,10 @@ impl Store {
                 other => other,
             }
         })?;
-        let commit = HeldLock::of_data(&*self.storage, &self.directory.join(name::COMMIT), self.options.patience)?;
+        let commit = HeldLock::of_data(&*self.storage, open.files.commit_path(), self.options.patience)?;
         let mut writer = self.writer();
         self.check_not_poisoned(&writer)?;
-        writer.is_about(open.files.identities());
+        writer.is_about(&open.files);
         Ok((Locks { _commit: commit, _writers: lock }, writer, open))
     }
 
@@ -128,6 +129,8 @@ impl Store {
             self.storage.sync_dir(&self.directory).map_err(Error::io("sync the directory", &self.directory))?;
             atomic::sync_name(&*self.storage, &self.directory)?;
             writer.names_are_durable = true;
+            // What a compaction left that was cut short. It is done again by the next handle, or the next compaction.
+            let _ = generations::remove_others(&*self.storage, &self.directory, &files.meta);
         }
         // Rows that this handle has seen committed count as claimed, even if their slot is lost.
         let seen = open.slot();

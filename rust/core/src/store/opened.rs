@@ -95,23 +95,27 @@ impl Open {
     /// The copy replaces the file, so the old files are not used any more.
     pub fn for_writing(&self, storage: &dyn Storage, directory: &Path) -> Result<Open> {
         let files = CacheFiles::open(storage, directory, true)?;
-        if files.meta.uuid != self.files.meta.uuid {
+        if (files.meta.uuid, files.meta.generation) != (self.files.meta.uuid, self.files.meta.generation) {
             return Open::over(files, storage, directory, true);
         }
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(Open::with(files, state, true))
     }
 
-    /// Learns the commits of other handles, if the epochs have changed.
+    /// Learns the commits of other handles, if the epochs have changed. Returns false if a compaction may have replaced
+    /// the files: its last commit into the old ones is there for this.
     #[inline]
-    pub fn catch_up(&self, storage: &dyn Storage, directory: &Path) -> Result<()> {
+    pub fn catch_up(&self, storage: &dyn Storage, directory: &Path) -> Result<bool> {
         let epochs = self.files.epochs()?;
         let looked_at = [0, 1].map(|slot| self.looked_at[slot].load(Ordering::Relaxed));
-        if epochs == looked_at { Ok(()) } else { self.look_again(storage, directory, epochs) }
+        if epochs == looked_at { Ok(true) } else { self.look_again(storage, directory, epochs) }
     }
 
     #[cold]
-    fn look_again(&self, storage: &dyn Storage, directory: &Path, epochs: [u64; 2]) -> Result<()> {
+    fn look_again(&self, storage: &dyn Storage, directory: &Path, epochs: [u64; 2]) -> Result<bool> {
+        if !self.files.have_their_meta(storage, directory) {
+            return Ok(false);
+        }
         let recovered = self.files.recover()?;
         self.adopt(storage, directory, recovered.slot)?;
         // Otherwise a commit is half written or damaged, and the next read looks again.
@@ -120,7 +124,7 @@ impl Open {
                 looked_at.store(epoch, Ordering::Relaxed);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The last commit that this handle knows.

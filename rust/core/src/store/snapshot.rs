@@ -24,7 +24,8 @@ impl Store {
         }
         let written = (|| -> Result<bool> {
             let lock = HeldLock::try_acquire(&*self.storage, &self.directory.join(name::INDEX_LOCK))?;
-            if lock.is_none() {
+            // Not of files that a compaction replaced.
+            if lock.is_none() || !open.files.have_their_meta(&*self.storage, &self.directory) {
                 return Ok(false);
             }
             let durable = open.key_records(slot.synced.rows)?;

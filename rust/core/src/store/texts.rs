@@ -12,8 +12,7 @@ impl Store {
     /// The texts of rows. A row that has none, is dead or not committed gives none, and so does one whose text is not
     /// that of its key. Sees the commits of other handles.
     pub fn texts(&self, rows: &[i64]) -> Result<Kept> {
-        let open = self.current()?;
-        self.catch_up(&open)?;
+        let open = self.caught_up_safely()?;
         let mut keys = vec![key::DEAD; rows.len()];
         self.read_keys(rows, &mut keys)?;
         let Some(texts) = open.files.texts(&*self.storage, &self.directory) else {

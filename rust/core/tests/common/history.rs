@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dejavec_core::batch::Batch;
-use dejavec_core::files::CacheFiles;
+use dejavec_core::files::{self, CacheFiles};
 use dejavec_core::format::column::Column;
 use dejavec_core::format::container::Container;
 use dejavec_core::format::dtype::Dtype;
 use dejavec_core::format::keys::{RECORD_BYTES, Record};
+use dejavec_core::format::name::in_generation;
 use dejavec_core::format::npy::Header;
 use dejavec_core::index;
 use dejavec_core::key::{DEAD, of_text};
@@ -55,6 +56,7 @@ pub enum Call {
     PutTexts(usize),
     /// Deletes a few of the newest items.
     Delete(usize),
+    Compact(usize),
 }
 
 /// The knowledge when the power fails.
@@ -74,6 +76,53 @@ struct Known {
     deleting: usize,
 }
 
+/// What was stored in one generation of the files.
+#[derive(Debug, Clone, Default)]
+struct Model {
+    /// The number of the generation.
+    generation: u64,
+    /// The rows whose texts were kept, in the order of the calls.
+    texts: Vec<usize>,
+    /// Item and version of each row. None for a row that a crash without syncs left damaged.
+    rows: Vec<Option<(u64, u8)>>,
+    /// The deleted items, each with the number of rows then: its rows before are dead.
+    deletions: Vec<(u64, usize)>,
+}
+
+impl Model {
+    /// How many rows there were at the last of the first deletions of an item.
+    fn dead_before(&self, item: u64, deletions: usize) -> usize {
+        let rows = self.deletions.iter().take(deletions).filter(|(deleted, _)| *deleted == item);
+        rows.map(|(_, rows)| *rows).max().unwrap_or(0)
+    }
+
+    /// The newest row of each item that is not deleted.
+    fn newest(&self) -> BTreeMap<u64, usize> {
+        let rows = self.rows.iter().enumerate().filter_map(|(row, held)| Some(((*held)?.0, row)));
+        rows.filter(|(item, row)| *row >= self.dead_before(*item, self.deletions.len())).collect()
+    }
+
+    /// What a compaction makes of it.
+    fn compacted(&self) -> Model {
+        let newest = self.newest();
+        let kept: BTreeSet<usize> = newest.values().copied().collect();
+        let place = |row: &usize| kept.iter().position(|kept| kept == row);
+        Model {
+            generation: self.generation + 1,
+            texts: self.texts.iter().filter_map(place).collect(),
+            rows: kept.iter().map(|row| self.rows[*row]).collect(),
+            deletions: self.deletions.iter().filter(|(item, _)| !newest.contains_key(item)).copied().collect(),
+        }
+    }
+
+    /// What is known if everything is durable.
+    fn all_known(&self) -> Known {
+        let (rows, deleted) = (self.rows.len(), self.deletions.len());
+        let texts = self.texts.len();
+        Known { acknowledged: rows, submitted: rows, created: true, texts, deleted, deleting: deleted }
+    }
+}
+
 /// A cache in use.
 pub struct History {
     pub storage: Arc<Simulated>,
@@ -84,12 +133,9 @@ pub struct History {
     pub readers_see_all: bool,
     /// Whether the first handle keeps texts. The second one never does.
     keeps_texts: bool,
-    /// The rows whose texts were kept, in the order of the calls.
-    texts: Vec<usize>,
-    /// Item and version of each row. None for a row that a crash without syncs left damaged.
-    rows: Vec<Option<(u64, u8)>>,
-    /// The deleted items, each with the number of rows then: its rows before are dead.
-    deletions: Vec<(u64, usize)>,
+    model: Model,
+    /// The model before each compaction.
+    compacted: Vec<Model>,
     known: Known,
     next_item: u64,
     version: u8,
@@ -97,8 +143,8 @@ pub struct History {
     acknowledged: BTreeMap<u64, u8>,
     /// Items that a call deleted and no later one stored.
     gone: BTreeSet<u64>,
-    /// Moments of the journal where a call ended, with the knowledge then.
-    ends: Vec<(usize, Known)>,
+    /// Moments of the journal where a call ended, with the generation and the knowledge then.
+    ends: Vec<(usize, u64, Known)>,
 }
 
 /// Counts what was checked.
@@ -119,9 +165,8 @@ impl History {
             handles: Vec::new(),
             readers_see_all: durability == [Durability::Commit; 2],
             keeps_texts: false,
-            texts: Vec::new(),
-            rows: Vec::new(),
-            deletions: Vec::new(),
+            model: Model::default(),
+            compacted: Vec::new(),
             known: Known::default(),
             next_item: 0,
             version: 0,
@@ -135,12 +180,9 @@ impl History {
     pub fn settle(&self) -> History {
         let mut settled = History::begin(&self.storage.settled(), self.container, self.durability);
         (settled.next_item, settled.version) = (self.next_item, self.version);
-        settled.rows.clone_from(&self.rows);
         settled.keeps_texts = self.keeps_texts;
-        settled.texts.clone_from(&self.texts);
-        settled.deletions.clone_from(&self.deletions);
-        let (rows, texts, deleted) = (self.rows.len(), self.texts.len(), self.deletions.len());
-        settled.known = Known { acknowledged: rows, submitted: rows, created: true, texts, deleted, deleting: deleted };
+        settled.model = self.model.clone();
+        settled.known = self.model.all_known();
         settled
     }
 
@@ -162,9 +204,9 @@ impl History {
     /// Stores the newest rows of the model, with their texts if the handle keeps them.
     fn store(&mut self, handle: usize, items: std::ops::Range<u64>, replaces: bool) -> Result<()> {
         let version = self.version;
-        let first = self.rows.len();
-        self.rows.extend(items.clone().map(|item| Some((item, version))));
-        self.known.submitted = self.rows.len();
+        let first = self.model.rows.len();
+        self.model.rows.extend(items.clone().map(|item| Some((item, version))));
+        self.known.submitted = self.model.rows.len();
         let rows = self.rows_of(items.clone(), version);
         let texts: Vec<_> = items.clone().map(contents::text).collect();
         let texts = (self.keeps_texts && handle == 0).then(|| contents::all_of(&texts));
@@ -175,7 +217,7 @@ impl History {
             false => self.handles[handle].append(&keys, batch, None)?,
         };
         if texts.is_some() {
-            self.texts.extend(first..self.rows.len());
+            self.model.texts.extend(first..self.model.rows.len());
         }
         self.gone.retain(|item| !items.contains(item));
         self.acknowledged.extend(items.map(|item| (item, version)));
@@ -212,7 +254,7 @@ impl History {
     }
 
     fn end(&mut self) {
-        self.ends.push((self.storage.journal_len(), self.known));
+        self.ends.push((self.storage.journal_len(), self.model.generation, self.known));
     }
 
     /// Makes a call, and notes what it acknowledges.
@@ -221,7 +263,7 @@ impl History {
         let mut durable = match call {
             Call::Append(handle) | Call::Replace(handle) => self.durability[handle] == Durability::Commit,
             Call::Sync(_) | Call::Reopen(_) | Call::Repair => true,
-            Call::Snapshot | Call::PutTexts(_) | Call::Delete(_) => false,
+            Call::Snapshot | Call::PutTexts(_) | Call::Delete(_) | Call::Compact(_) => false,
         };
         match call {
             Call::Append(handle) => {
@@ -235,28 +277,37 @@ impl History {
                 self.store(handle, self.next_item - REPLACED..self.next_item, true)?;
             }
             Call::PutTexts(handle) => {
-                let newest: BTreeMap<u64, usize> =
-                    self.rows.iter().enumerate().filter_map(|(row, held)| Some(((*held)?.0, row))).collect();
+                let newest = self.model.newest();
                 let texts: Vec<_> = newest.keys().copied().map(contents::text).collect();
                 let all = keys(newest.keys().copied());
                 self.handles[handle].put_texts(&all, &contents::all_of(&texts))?;
-                self.texts.extend(newest.values());
-                self.known.texts = self.texts.len();
+                self.model.texts.extend(newest.values());
+                self.known.texts = self.model.texts.len();
+            }
+            Call::Compact(handle) => {
+                self.handles[handle].compact()?;
+                let generation = self.handles[handle].meta()?.generation;
+                if generation != self.model.generation {
+                    let compacted = self.model.compacted();
+                    assert_eq!(generation, compacted.generation);
+                    self.compacted.push(std::mem::replace(&mut self.model, compacted));
+                    self.known = self.model.all_known();
+                }
             }
             Call::Delete(handle) => {
                 let items: Vec<u64> = DELETED.iter().filter_map(|back| self.next_item.checked_sub(*back)).collect();
-                self.deletions.extend(items.iter().map(|item| (*item, self.rows.len())));
-                self.known.deleting = self.deletions.len();
-                items.iter().for_each(|item| drop(self.acknowledged.remove(item)));
+                self.model.deletions.extend(items.iter().map(|item| (*item, self.model.rows.len())));
+                self.known.deleting = self.model.deletions.len();
+                self.acknowledged.retain(|item, _| !items.contains(item));
                 self.handles[handle].delete(&keys(items.iter().copied()))?;
                 self.gone.extend(items);
-                self.known.deleted = self.deletions.len();
+                self.known.deleted = self.model.deletions.len();
             }
             Call::Sync(handle) => self.handles[handle].sync()?,
             Call::Reopen(handle) => {
                 self.handles[handle].close()?;
                 self.handles[handle] = Store::open(self.storage(), path, options(self.durability[handle]))?;
-                durable = self.handles[handle].statistics()?.synced == self.rows.len() as u64;
+                durable = self.handles[handle].statistics()?.synced == self.model.rows.len() as u64;
             }
             Call::Snapshot => {
                 let files = CacheFiles::open(&*self.storage, path, false)?;
@@ -269,8 +320,8 @@ impl History {
             }
         }
         if durable {
-            self.known.acknowledged = self.rows.len();
-            self.known.texts = self.texts.len();
+            self.known.acknowledged = self.model.rows.len();
+            self.known.texts = self.model.texts.len();
         }
         self.end();
         Ok(())
@@ -335,7 +386,7 @@ impl History {
                 let known = self.known_at(moments.at());
                 for (image, torn) in moments.images(random, draws) {
                     let recovery = in_recovery.then_some((&mut *random, draws));
-                    self.check(&image, known, torn, recovery, tally);
+                    self.check(&image, &known, torn, recovery, tally);
                 }
             }
             if !moments.advance() {
@@ -344,14 +395,22 @@ impl History {
         }
     }
 
-    /// The rows acknowledged by the end of the last whole call, and submitted by the start of the next one.
-    fn known_at(&self, moment: usize) -> Known {
-        let before = self.ends.iter().rev().find(|(end, _)| *end <= moment).map(|(_, known)| *known);
-        let after = self.ends.iter().find(|(end, _)| *end >= moment).map_or(self.known, |(_, known)| *known);
+    /// What is known for each generation that may be there: the rows acknowledged by the end of the last whole call, and
+    /// submitted by the start of the next one.
+    fn known_at(&self, moment: usize) -> Vec<(u64, Known)> {
+        let before = self.ends.iter().rev().find(|(end, ..)| *end <= moment).copied();
+        let now = (moment, self.model.generation, self.known);
+        let (_, after_generation, after) = self.ends.iter().find(|(end, ..)| *end >= moment).copied().unwrap_or(now);
         let first = Known { acknowledged: self.first_acknowledged(), deleted: self.first_deleted(), ..after };
-        let before = before.unwrap_or(first);
-        let created = self.ends.first().is_none_or(|(end, _)| *end <= moment) || self.first_acknowledged() > 0;
-        Known { submitted: after.submitted, created, deleting: after.deleting, ..before }
+        let (_, generation, before) = before.unwrap_or((0, after_generation, first));
+        let created = self.ends.first().is_none_or(|(end, ..)| *end <= moment) || self.first_acknowledged() > 0;
+        let mut known =
+            vec![(generation, Known { submitted: after.submitted, created, deleting: after.deleting, ..before })];
+        if after_generation != generation {
+            // A compaction in progress: the old files or the new ones, whole.
+            known = vec![(generation, Known { created, ..before }), (after_generation, after)];
+        }
+        known
     }
 
     /// How many calls ended.
@@ -360,11 +419,11 @@ impl History {
     }
 
     fn first_deleted(&self) -> usize {
-        self.ends.first().map_or(0, |(_, known)| known.deleted)
+        self.ends.first().map_or(0, |(.., known)| known.deleted)
     }
 
     fn first_acknowledged(&self) -> usize {
-        self.ends.first().map_or(0, |(_, known)| known.acknowledged)
+        self.ends.first().map_or(0, |(.., known)| known.acknowledged)
     }
 
     /// The power fails at a random moment. Checks, recovers, and continues from there.
@@ -375,7 +434,7 @@ impl History {
         }
         let known = self.known_at(moments.at());
         let (image, torn) = moments.any_image(random);
-        self.check(&image, known, torn, None, tally);
+        self.check(&image, &known, torn, None, tally);
         let mut next = History::begin(&image, self.container, self.durability).keeping_texts(self.keeps_texts);
         if next.open().is_err() {
             repair::repair(&*next.storage, Path::new(CACHE), options(Durability::Commit).patience).unwrap();
@@ -385,48 +444,70 @@ impl History {
         let rows = next.handles[0].rows().unwrap() as usize;
         let mut found = vec![[0; 32]; rows];
         next.handles[0].read_keys(&(0..rows as i64).collect::<Vec<_>>(), &mut found).unwrap();
-        let held = self.rows.iter().zip(found);
-        next.rows = held.map(|(held, found)| held.filter(|(item, _)| key(*item) == found)).collect();
-        let alive: HashSet<u64> = next.rows.iter().flatten().map(|(item, _)| *item).collect();
-        let gone = self.deletions.iter().filter(|(item, _)| !alive.contains(item));
-        next.deletions = gone.map(|(item, _)| (*item, next.rows.len())).collect();
-        let kept = next.handles[0].texts(&(0..next.rows.len() as i64).collect::<Vec<_>>()).unwrap();
-        next.texts = (0..next.rows.len()).filter(|row| kept.lengths[*row] >= 0).collect();
+        let generation = next.handles[0].meta().unwrap().generation;
+        let old = self.model_of(generation);
+        let held = old.rows.iter().zip(found);
+        let rows: Vec<_> = held.map(|(held, found)| held.filter(|(item, _)| key(*item) == found)).collect();
+        let alive: HashSet<u64> = rows.iter().flatten().map(|(item, _)| *item).collect();
+        let gone = old.deletions.iter().filter(|(item, _)| !alive.contains(item));
+        let kept = next.handles[0].texts(&(0..rows.len() as i64).collect::<Vec<_>>()).unwrap();
+        next.model = Model {
+            generation,
+            texts: (0..rows.len()).filter(|row| kept.lengths[*row] >= 0).collect(),
+            deletions: gone.map(|(item, _)| (*item, rows.len())).collect(),
+            rows,
+        };
         (next.next_item, next.version) = (self.next_item, self.version);
         let mut next = next.settle();
         next.open().unwrap();
         next
     }
 
+    /// The model of a generation.
+    fn model_of(&self, generation: u64) -> &Model {
+        let all = self.compacted.iter().chain([&self.model]);
+        let found = all.into_iter().find(|model| model.generation == generation);
+        found.unwrap_or_else(|| panic!("generation {generation} was never made"))
+    }
+
     /// Checks one image: as a reader finds it, as a writer recovers it, again, and after more was written.
     fn check(
         &self,
         image: &Image,
-        known: Known,
+        known: &[(u64, Known)],
         torn: bool,
         recovery: Option<(&mut Random, usize)>,
         tally: &mut Tally,
     ) {
+        let simulated = Arc::new(Simulated::of(image, Path::new(ROOT)));
+        let storage: Arc<dyn Storage> = Arc::<Simulated>::clone(&simulated);
+        let path = Path::new(CACHE);
+        let found = files::read_meta(&*storage, path).ok().map(|meta| meta.generation);
+        let (generation, known) = match found {
+            None => known[0],
+            Some(found) => *known.iter().find(|(generation, _)| *generation == found).unwrap_or_else(|| {
+                panic!("generation {found} is there, {known:?}");
+            }),
+        };
+        let model = self.model_of(generation);
         if !tally.seen.insert((image.fingerprint(), known.acknowledged, known.submitted)) {
             return;
         }
         tally.images += 1;
-        let simulated = Arc::new(Simulated::of(image, Path::new(ROOT)));
-        let storage: Arc<dyn Storage> = Arc::<Simulated>::clone(&simulated);
-        let path = Path::new(CACHE);
         // A reader sees the acknowledged rows before any writer recovers.
         let (read, elements) = match Store::open(Arc::clone(&storage), path, reader()) {
             Ok(store) => {
                 // Without syncs both slots may be lost. If one is torn, the next writer rolls forward.
                 let least = if torn && !self.readers_see_all { 0 } else { known.acknowledged };
                 self.check_vectors(
+                    model,
                     &store,
                     Known { acknowledged: least, ..known },
                     known.submitted,
                     None,
                     !self.is_strict(),
                 );
-                self.check_texts(&store, least, known);
+                self.check_texts(model, &store, least, known);
                 let statistics = store.statistics().unwrap();
                 (statistics.rows, statistics.elements)
             }
@@ -469,11 +550,11 @@ impl History {
         let report = verify::verify(&*storage, path).unwrap();
         assert_eq!(report.problems, Vec::<String>::new());
         for row in &report.damaged {
-            let is_acknowledged = (*row as usize) < known.acknowledged && self.rows[*row as usize].is_some();
+            let is_acknowledged = (*row as usize) < known.acknowledged && model.rows[*row as usize].is_some();
             assert!(!is_acknowledged && !self.is_strict(), "row {row} of {known:?} is damaged");
         }
-        self.check_vectors(&store, known, recovered, Some(recovered), may_hide);
-        self.check_texts(&store, known.acknowledged, known);
+        self.check_vectors(model, &store, known, recovered, Some(recovered), may_hide);
+        self.check_texts(model, &store, known.acknowledged, known);
         // Recovering again changes nothing.
         drop(store);
         let once = all_bytes(&*storage);
@@ -485,8 +566,8 @@ impl History {
         store.append(&keys(items.clone()), rows.batch(), None).unwrap();
         let expected: Vec<_> = items.clone().map(|item| Some(self.content(item, 0))).collect();
         assert_eq!(read_all(&store, &items.collect::<Vec<_>>()), expected);
-        self.check_vectors(&store, known, recovered, Some(recovered), may_hide);
-        self.check_texts(&store, known.acknowledged, known);
+        self.check_vectors(model, &store, known, recovered, Some(recovered), may_hide);
+        self.check_texts(model, &store, known.acknowledged, known);
         let after = committed(&*storage, self.container, read, elements);
         assert!(before.1.data == after.1.data, "the vectors of a reader were changed");
         assert!(before.1.indices == after.1.indices, "the indices of a reader were changed");
@@ -511,7 +592,7 @@ impl History {
         while moments.at() < journal_of_recovery && moments.advance() {
             for (image, torn_again) in moments.images(random, draws.min(4)) {
                 let seen = tally.images;
-                self.check(&image, known, torn || torn_again, None, tally);
+                self.check(&image, &[(generation, known)], torn || torn_again, None, tally);
                 tally.in_recovery += tally.images - seen;
             }
         }
@@ -535,7 +616,7 @@ impl History {
     }
 
     /// Checks that every text is that of its key, and that the acknowledged texts of acknowledged rows are there.
-    fn check_texts(&self, store: &Store, acknowledged: usize, known: Known) {
+    fn check_texts(&self, model: &Model, store: &Store, acknowledged: usize, known: Known) {
         let rows: Vec<i64> = (0..store.rows().unwrap() as i64).collect();
         let mut found = vec![DEAD; rows.len()];
         store.read_keys(&rows, &mut found).unwrap();
@@ -544,32 +625,35 @@ impl History {
         for (row, text) in texts.iter().enumerate() {
             assert!(text.is_none_or(|text| of_text(text) == found[row]), "row {row} has the text of another key");
         }
-        for row in &self.texts[..known.texts.min(self.texts.len())] {
-            let held = self.rows[*row].filter(|(item, _)| *row < acknowledged && found[*row] == key(*item));
+        for row in &model.texts[..known.texts.min(model.texts.len())] {
+            let held = model.rows[*row].filter(|(item, _)| *row < acknowledged && found[*row] == key(*item));
             assert!(held.is_none() || texts[*row].is_some(), "the text of row {row} of {known:?} is lost");
         }
     }
 
     /// Checks that every vector that is found was stored under its key, and is not older than an acknowledged one. With
     /// `newest`, and if everything is synced, it must be the newest of that many rows.
-    fn check_vectors(&self, store: &Store, known: Known, submitted: usize, newest: Option<usize>, may_hide: bool) {
+    fn check_vectors(
+        &self,
+        model: &Model,
+        store: &Store,
+        known: Known,
+        submitted: usize,
+        newest: Option<usize>,
+        may_hide: bool,
+    ) {
         let acknowledged = known.acknowledged;
-        // How many rows there were at the last deletion of each item that has, and that may have, happened.
-        let dead_before = |item: u64, deletions: usize| {
-            let rows = self.deletions.iter().take(deletions).filter(|(deleted, _)| *deleted == item);
-            rows.map(|(_, rows)| *rows).max().unwrap_or(0)
-        };
         let mut versions: BTreeMap<u64, Vec<(usize, u8)>> = BTreeMap::new();
-        for (item, _) in self.deletions.iter().take(known.deleted) {
+        for (item, _) in model.deletions.iter().take(known.deleted) {
             versions.insert(*item, Vec::new());
         }
-        for (row, held) in self.rows.iter().enumerate().take(submitted) {
+        for (row, held) in model.rows.iter().enumerate().take(submitted) {
             if let Some((item, version)) = held {
                 versions.entry(*item).or_default().push((row, *version));
             }
         }
         for (item, versions) in &mut versions {
-            let dead = dead_before(*item, known.deleted);
+            let dead = model.dead_before(*item, known.deleted);
             versions.retain(|(row, _)| *row >= dead);
         }
         let items: Vec<u64> = versions.keys().copied().collect();
@@ -578,7 +662,7 @@ impl History {
             let allowed = &versions[floor.unwrap_or(0)..];
             let Some(found) = found else {
                 // An unsynced row may hide an older row of its key from a reader.
-                let may_be_dead = floor.is_some_and(|at| versions[at].0 < dead_before(*item, known.deleting));
+                let may_be_dead = floor.is_some_and(|at| versions[at].0 < model.dead_before(*item, known.deleting));
                 let excused = floor.is_none() || may_be_dead || (may_hide && allowed.len() > 1);
                 assert!(excused, "item {item} is lost: {versions:?}, {known:?}");
                 continue;
@@ -598,7 +682,13 @@ fn read_all(store: &Store, items: &[u64]) -> Vec<Option<Vec<u8>>> {
     contents::read(store, &keys(items.iter().copied())).unwrap()
 }
 
+/// The bytes of a file in the generation that counts.
 fn bytes_of(storage: &dyn Storage, name: &str) -> Vec<u8> {
+    let generation = files::read_meta(storage, Path::new(CACHE)).map_or(0, |meta| meta.generation);
+    bytes_at(storage, &in_generation(name, generation))
+}
+
+fn bytes_at(storage: &dyn Storage, name: &str) -> Vec<u8> {
     let Ok(file) = storage.open(&Path::new(CACHE).join(name), Access::Read) else { return Vec::new() };
     let mut bytes = vec![0; file.metadata().unwrap().len as usize];
     file.read_at(&mut bytes, 0).unwrap();
@@ -631,7 +721,7 @@ fn committed(storage: &dyn Storage, container: Container, rows: u64, elements: u
 fn all_bytes(storage: &dyn Storage) -> Vec<(String, Vec<u8>)> {
     let names = storage.list(Path::new(CACHE)).unwrap().into_iter().map(|(name, _)| name);
     let mut files: Vec<_> =
-        names.filter(|name| !name.ends_with("LOCK")).map(|name| (name.clone(), bytes_of(storage, &name))).collect();
+        names.filter(|name| !name.ends_with("LOCK")).map(|name| (name.clone(), bytes_at(storage, &name))).collect();
     files.sort();
     files
 }
