@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::common::contents::{self, CONTAINERS, content, in_each, rows, text, versions};
 use crate::common::history::{Call, History, ROOT, Tally};
 use crate::common::simulated::random::seeds;
-use crate::common::simulated::{Image, Random, Simulated};
+use crate::common::simulated::{Fault, Image, Injection, Random, Simulated};
 use crate::common::{DIM, Place, in_memory, is_whole, key, keys, on_disk, options, reader};
 use dejavec_core::Error;
 use dejavec_core::batch::Batch;
@@ -338,6 +338,44 @@ fn one_power_loss_after_another_loses_nothing_of_a_compacted_cache() {
         }
     }
     println!("{} crash images", tally.images);
+}
+
+/// Fails the first operation, then the second, until none is left to fail.
+fn every_fault(container: Container, durability: [Durability; 2], texts: bool) {
+    let mut injected = 0;
+    let mut base = History::begin(&empty(), container, durability).keeping_texts(texts);
+    base.open().unwrap();
+    for call in [Call::Append(0), Call::Replace(1), Call::Sync(0)] {
+        base.call(call).unwrap();
+    }
+    let base = base.settle();
+    for fault in [Fault::Error(5), Fault::ShortWrite, Fault::Sync] {
+        for for_ever in [false, true] {
+            for after in 0.. {
+                let mut history = base.again();
+                history.note_acknowledged();
+                history.open().unwrap();
+                history.storage.inject(Some(Injection { fault, after, for_ever, fired: 0 }));
+                let mut opened = true;
+                for call in [Call::Delete(0), Call::Compact(0), Call::Append(1), Call::Compact(1)] {
+                    opened = opened && history.try_call(call) || history.open().is_ok();
+                }
+                let fired = history.storage.inject(None).unwrap().fired;
+                history.check_now();
+                if fired == 0 {
+                    break;
+                }
+                injected += 1;
+            }
+        }
+    }
+    println!("{injected} injected faults: {container:?}, {durability:?}, texts: {texts}");
+}
+
+#[test]
+fn a_failing_file_system_costs_the_deletions_and_compactions_that_fail() {
+    every_fault(Container::Npy, [Commit, Commit], true);
+    every_fault(Container::Ragged, [Close, Commit], false);
 }
 
 #[test]

@@ -192,7 +192,7 @@ fn a_cache_of_a_newer_version_is_refused_and_left_alone() {
     for name in GOLDEN {
         let directory = copy(name);
         let path = directory.path().join("meta.json");
-        let newer = std::fs::read_to_string(&path).unwrap().replace("\"format_version\": 1", "\"format_version\": 3");
+        let newer = std::fs::read_to_string(&path).unwrap().replace("\"format_version\": 1", "\"format_version\": 5");
         std::fs::write(&path, &newer).unwrap();
         let patience = options(Durability::Commit).patience;
         for refused in [
@@ -201,7 +201,7 @@ fn a_cache_of_a_newer_version_is_refused_and_left_alone() {
             verify::verify(&DiskStorage, directory.path()).map(drop),
             repair::repair(&DiskStorage, directory.path(), patience).map(drop),
         ] {
-            assert!(matches!(refused, Err(Error::Version { expected: 2, found: 3, .. })), "{refused:?}");
+            assert!(matches!(refused, Err(Error::Version { expected: 4, found: 5, .. })), "{refused:?}");
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
         assert!(!directory.path().join("LOCK").exists(), "nothing was written");
@@ -234,5 +234,81 @@ fn the_bytes_of_a_version_1_cache_are_those_that_are_written_today() {
             "{name}"
         );
         assert_eq!(slots.newest.to_bytes(&meta.uuid, 1), read("commit")[4096..4160], "{name}");
+    }
+}
+
+/// The compacted caches, and the caches that they were made of.
+const COMPACTED: [(&str, &str); 4] =
+    [("v3/texts", "v1/texts"), ("v3/faiss", "v1/faiss"), ("v4/ragged", "v2/ragged"), ("v4/sparse", "v2/sparse")];
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+#[test]
+fn every_row_and_text_of_a_compacted_cache_is_read() {
+    for (name, origin) in COMPACTED {
+        let [compacted, origin] = [name, origin].map(|name| open(&fixture(name), reader()).unwrap());
+        let keys: Vec<_> = (0..98).map(|item| of_text(format!("text {item}").as_bytes())).collect();
+        let read = |store: &Store| crate::common::contents::read_any(store, &keys).unwrap();
+        assert!(read(&compacted).iter().all(Option::is_some) && read(&compacted) == read(&origin), "{name}");
+        let mut rows = vec![0; 100];
+        let all: Vec<_> = (0..100).map(|item| of_text(format!("text {item}").as_bytes())).collect();
+        compacted.lookup(&all, &mut rows).unwrap();
+        let expected = (0..100).map(|item| match item {
+            0..10 => item + 50,
+            10..60 => item - 10,
+            60..98 => item,
+            _ => -1,
+        });
+        assert_eq!(rows, expected.collect::<Vec<i64>>(), "{name}");
+        let texts: Vec<_> = compacted.texts(&rows).unwrap().iter().map(|text| text.map(<[u8]>::to_vec)).collect();
+        let kept = if name.ends_with("texts") { 50 } else { 0 };
+        let expected = (0..100).map(|item| (item < kept).then(|| format!("text {item}").into_bytes()));
+        assert_eq!(texts, expected.collect::<Vec<_>>(), "{name}");
+        let report = verify::verify(&DiskStorage, &fixture(name)).unwrap();
+        let expected = Report { rows: 98, keys: 98, texts: kept as u64, ..Report::default() };
+        assert_eq!(report, expected, "{name}");
+    }
+}
+
+#[test]
+fn the_bytes_of_a_compacted_cache_are_those_that_are_written_today() {
+    for (name, _) in COMPACTED {
+        let read = |file: &str| std::fs::read(fixture(name).join(file)).unwrap();
+        let meta = dejavec_core::format::meta::Meta::parse(&read("meta.json")).unwrap();
+        assert_eq!((meta.generation, meta.to_bytes() == read("meta.json")), (1, true), "{name}");
+        let version = meta.version();
+        assert_eq!(dejavec_core::format::keys::header(&meta.uuid, version), read("keys.1.bin")[..64], "{name}");
+        let slots = Slots::parse(&read("commit.1"), &meta.uuid, version).unwrap();
+        assert_eq!((slots.newest.committed.rows, slots.newest.synced.rows, slots.newer_lost), (98, 98, false));
+        let commit = read("commit.1");
+        for slot in [Some(slots.newest), slots.older].into_iter().flatten() {
+            let bytes = slot.to_bytes(&meta.uuid, version);
+            assert_eq!(bytes, commit[slot.offset() as usize..][..bytes.len()], "{name}");
+        }
+        for column in meta.columns() {
+            let is_of_rows = meta.container.is_dense() || Some(column) == meta.container.indptr();
+            let header = column.header(if is_of_rows { 98 } else { slots.newest.committed.elements });
+            assert_eq!(header, read(&meta.file(column.file_name))[..header.len()], "{name}: {}", column.file_name);
+        }
+    }
+}
+
+#[test]
+fn a_compacted_cache_is_written_on() {
+    for (name, _) in COMPACTED {
+        let directory = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(fixture(name)).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), directory.path().join(entry.file_name())).unwrap();
+        }
+        let store = open(directory.path(), options(Durability::Commit)).unwrap();
+        assert_eq!(store.delete(&[of_text(b"text 7")]).unwrap(), 1);
+        store.compact().unwrap();
+        let statistics = store.statistics().unwrap();
+        assert_eq!((statistics.generation, statistics.rows, statistics.reclaimable_bytes), (2, 97, 0), "{name}");
+        let report = verify::verify(&DiskStorage, directory.path()).unwrap();
+        assert_eq!((report.rows, report.damaged, report.problems), (97, vec![], vec![]), "{name}");
     }
 }

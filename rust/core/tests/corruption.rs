@@ -58,6 +58,21 @@ fn whole(container: Container) -> (Place, Vec<(String, Vec<u8>)>) {
     (place, originals)
 }
 
+/// The same, of a cache that was compacted.
+fn whole_after_compaction(container: Container) -> (Place, Vec<(String, Vec<u8>)>) {
+    let place = in_memory().holding(container);
+    let store = place.create(Durability::Commit);
+    store.append(&keys(2..9), rows(container, 2..9, 1).batch(), None).unwrap();
+    store.put(&keys(0..ITEMS), rows(container, 0..ITEMS, 0).batch()).unwrap();
+    store.delete(&keys(ITEMS..9)).unwrap();
+    store.compact().unwrap();
+    let names = place.storage.list(&place.path).unwrap().into_iter().map(|(name, _)| name);
+    let originals: Vec<_> =
+        names.filter(|name| name != name::LOCK).map(|name| (name.clone(), place.read(&name))).collect();
+    assert!(originals.iter().any(|(name, _)| name == "commit.1"));
+    (place, originals)
+}
+
 /// The places where a file is damaged: all of them, but without `DEJAVEC_CRASH_CALLS` only some in the padding of FAISS
 /// and ragged caches. The padded files of these are the same as those of other dense caches, and of sparse ones.
 fn positions(container: Container, bytes: &[u8]) -> impl Iterator<Item = usize> {
@@ -133,6 +148,30 @@ fn every_flipped_bit_is_harmless_and_repair_heals() {
     }
     println!("{variants} variants with a flipped bit");
     assert!(variants > 45_000);
+}
+
+#[test]
+fn every_flipped_bit_and_every_cut_of_a_compacted_cache_is_harmless() {
+    let mut variants = 0;
+    for container in CONTAINERS {
+        let (place, originals) = whole_after_compaction(container);
+        for (file, good) in &originals {
+            for at in (0..good.len()).filter(|at| is_whole() || at % 61 == 0) {
+                let mut flipped = good.clone();
+                flipped[at] ^= 1 << (at % 8);
+                place.replace(file, &flipped);
+                check_damaged(&place, container, file, &originals, &flipped, &format!("{file} byte {at}"));
+                restore(&place, &originals);
+                place.replace(file, &good[..at]);
+                for options in [reader(), options(Durability::Commit)] {
+                    place.open(options).map_or(0, |store| right(&store));
+                }
+                place.replace(file, good);
+                variants += 2;
+            }
+        }
+    }
+    println!("{variants} variants of a compacted cache");
 }
 
 #[test]

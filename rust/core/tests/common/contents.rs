@@ -170,6 +170,24 @@ pub fn read(store: &Store, keys: &[Key]) -> dejavec_core::Result<Vec<Option<Vec<
 
 /// The content of the rows of some keys, which a look-up found. None for a miss, and for a row that failed.
 pub fn read_rows(store: &Store, keys: &[Key], rows: &[i64]) -> dejavec_core::Result<Vec<Option<Vec<u8>>>> {
+    let check = |(data, indices): (Vec<u8>, Option<Vec<u8>>)| {
+        assert!(indices.is_none_or(|indices| indices == indices_of(&data)), "wrong indices");
+        data
+    };
+    Ok(read_parts(store, keys, rows)?.into_iter().map(|content| content.map(check)).collect())
+}
+
+/// The numbers of a row, and their indices.
+pub type Parts = (Vec<u8>, Option<Vec<u8>>);
+
+/// The content of some keys that no test here stored. None for a miss, and for a row that failed.
+pub fn read_any(store: &Store, keys: &[Key]) -> dejavec_core::Result<Vec<Option<Parts>>> {
+    let mut rows = vec![0; keys.len()];
+    store.lookup(keys, &mut rows)?;
+    read_parts(store, keys, &rows)
+}
+
+fn read_parts(store: &Store, keys: &[Key], rows: &[i64]) -> dejavec_core::Result<Vec<Option<Parts>>> {
     let meta = store.meta()?;
     let (container, size) = (meta.container, meta.data().element_bytes() as usize);
     let mut lengths = vec![0; keys.len()];
@@ -197,10 +215,8 @@ pub fn read_rows(store: &Store, keys: &[Key], rows: &[i64]) -> dejavec_core::Res
             return None;
         }
         let range = indptr[position] as usize * size..indptr[position + 1] as usize * size;
-        if let Some(indices) = &indices {
-            assert!(indices[range.clone()] == indices_of(&data[range.clone()]), "wrong indices");
-        }
-        Some(data[range].to_vec())
+        let indices = indices.as_ref().map(|indices| indices[range.clone()].to_vec());
+        Some((data[range].to_vec(), indices))
     });
     Ok(contents.collect())
 }

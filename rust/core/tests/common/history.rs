@@ -186,6 +186,13 @@ impl History {
         settled
     }
 
+    /// Notes that every row that is not deleted was acknowledged.
+    pub fn note_acknowledged(&mut self) {
+        let newest = self.model.newest();
+        let versions = newest.iter().filter_map(|(item, row)| Some((*item, self.model.rows[*row]?.1)));
+        self.acknowledged = versions.collect();
+    }
+
     /// A second history from the same beginning.
     pub fn again(&self) -> History {
         if self.known.created {
