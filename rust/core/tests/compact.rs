@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::common::contents::{self, CONTAINERS, content, in_each, rows, text, versions};
 use crate::common::history::{Call, History, ROOT, Tally};
 use crate::common::simulated::random::seeds;
-use crate::common::simulated::{Fault, Image, Injection, Random, Simulated};
+use crate::common::simulated::{Fault, Image, Injection, Random, Simulated, Turns};
 use crate::common::{DIM, Place, in_memory, is_whole, key, keys, on_disk, options, reader};
 use dejavec_core::Error;
 use dejavec_core::batch::Batch;
@@ -338,6 +338,52 @@ fn one_power_loss_after_another_loses_nothing_of_a_compacted_cache() {
         }
     }
     println!("{} crash images", tally.images);
+}
+
+/// Each sync of a deletion or a compaction fails, after it has written all, some or no pages. Then another handle does
+/// something, and the power fails at every moment.
+fn every_failed_sync(container: Container, call: Call) {
+    let mut base = History::begin(&empty(), container, [Commit, Commit]).keeping_texts(true);
+    base.open().unwrap();
+    for call in [Call::Append(0), Call::Replace(1), Call::Delete(0), Call::Append(0)] {
+        base.call(call).unwrap();
+    }
+    let base = base.settle();
+    let (mut tally, mut failed) = (Tally::default(), 0);
+    let next = [call, Call::Append(1), Call::Compact(1), Call::Delete(1)];
+    for next in if is_whole() { &next[..] } else { &next[..1] } {
+        for kept in if is_whole() { &Turns::ALL[..] } else { &[Turns(0)][..] } {
+            for after in 0.. {
+                let mut history = base.again();
+                history.open().unwrap();
+                history.storage.inject(Some(Injection {
+                    fault: Fault::SyncAfter(*kept),
+                    after,
+                    for_ever: false,
+                    fired: 0,
+                }));
+                let has_failed = !history.try_call(call);
+                let fired = history.storage.inject(None).unwrap().fired;
+                if fired == 0 {
+                    break;
+                }
+                failed += usize::from(has_failed);
+                history.call(next.of_handle(1)).unwrap();
+                history.call(Call::Append(1)).unwrap();
+                history.check_every_moment(0, &mut Random(1), if is_whole() { 4 } else { 0 }, false, &mut tally);
+            }
+        }
+    }
+    println!("{} crash images after {failed} failed calls: {call:?}, {container:?}", tally.images);
+}
+
+#[test]
+fn a_deletion_or_a_compaction_whose_sync_failed_is_done_again_by_another_handle() {
+    every_failed_sync(Container::Npy, Call::Delete(0));
+    every_failed_sync(Container::Npy, Call::Compact(0));
+    if is_whole() {
+        every_failed_sync(Container::Sparse, Call::Compact(0));
+    }
 }
 
 /// Fails the first operation, then the second, until none is left to fail.

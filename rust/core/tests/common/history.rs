@@ -59,6 +59,22 @@ pub enum Call {
     Compact(usize),
 }
 
+impl Call {
+    /// The same call by another handle.
+    pub fn of_handle(self, handle: usize) -> Call {
+        match self {
+            Call::Append(_) => Call::Append(handle),
+            Call::Replace(_) => Call::Replace(handle),
+            Call::Sync(_) => Call::Sync(handle),
+            Call::Reopen(_) => Call::Reopen(handle),
+            Call::PutTexts(_) => Call::PutTexts(handle),
+            Call::Delete(_) => Call::Delete(handle),
+            Call::Compact(_) => Call::Compact(handle),
+            Call::Snapshot | Call::Repair => self,
+        }
+    }
+}
+
 /// The knowledge when the power fails.
 #[derive(Debug, Clone, Copy, Default)]
 struct Known {
@@ -143,6 +159,9 @@ pub struct History {
     acknowledged: BTreeMap<u64, u8>,
     /// Items that a call deleted and no later one stored.
     gone: BTreeSet<u64>,
+    /// From where to where in the journal a generation may be there beside the newest one: from a compaction that failed
+    /// after its rename, to the end of the next call.
+    unsettled: Vec<(usize, Option<usize>, (u64, Known))>,
     /// Moments of the journal where a call ended, with the generation and the knowledge then.
     ends: Vec<(usize, u64, Known)>,
 }
@@ -172,6 +191,7 @@ impl History {
             version: 0,
             acknowledged: BTreeMap::new(),
             gone: BTreeSet::new(),
+            unsettled: Vec::new(),
             ends: Vec::new(),
         }
     }
@@ -261,6 +281,8 @@ impl History {
     }
 
     fn end(&mut self) {
+        let now = self.storage.journal_len();
+        self.unsettled.iter_mut().for_each(|(_, end, _)| *end = Some(end.unwrap_or(now)));
         self.ends.push((self.storage.journal_len(), self.model.generation, self.known));
     }
 
@@ -292,14 +314,21 @@ impl History {
                 self.known.texts = self.model.texts.len();
             }
             Call::Compact(handle) => {
-                self.handles[handle].compact()?;
-                let generation = self.handles[handle].meta()?.generation;
+                let done = self.handles[handle].compact();
+                let generation =
+                    files::read_meta(&*self.storage, path).map_or(self.model.generation, |meta| meta.generation);
                 if generation != self.model.generation {
+                    let before = (self.model.generation, self.known);
                     let compacted = self.model.compacted();
                     assert_eq!(generation, compacted.generation);
                     self.compacted.push(std::mem::replace(&mut self.model, compacted));
                     self.known = self.model.all_known();
+                    if done.is_err() {
+                        self.end();
+                        self.unsettled.push((self.storage.journal_len(), None, before));
+                    }
                 }
+                done?;
             }
             Call::Delete(handle) => {
                 let items: Vec<u64> = DELETED.iter().filter_map(|back| self.next_item.checked_sub(*back)).collect();
@@ -417,6 +446,9 @@ impl History {
             // A compaction in progress: the old files or the new ones, whole.
             known = vec![(generation, Known { created, ..before }), (after_generation, after)];
         }
+        let is_now =
+            |(start, end, _): &&(usize, Option<usize>, _)| *start <= moment && end.is_none_or(|end| moment < end);
+        known.extend(self.unsettled.iter().filter(is_now).map(|(.., known)| *known));
         known
     }
 
