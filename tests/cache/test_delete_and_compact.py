@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import multiprocessing
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from dejavec import EmbeddingCache
 from dejavec.errors import ReadOnlyCacheError
+from dejavec.search.index_file import IndexFile
+from dejavec.storage.find import caches_below
 
 TEXTS = ["one", "two", "three", "four"]
 
@@ -82,3 +88,185 @@ def test_nothing_is_deleted_where_nothing_can_be(tmp_path: Path) -> None:
         cache.put(TEXTS, vectors_of(TEXTS))
     with EmbeddingCache(tmp_path / "c", mode="r") as cache, pytest.raises(ReadOnlyCacheError):
         cache.delete(["one"])
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """The bytes of every file."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("container", ["npy", "faiss-l2", "ragged", "sparse"])
+def test_after_delete_and_compact_nothing_of_a_text_is_in_any_file(tmp_path: Path, container: Any) -> None:
+    texts = [f"{number}: {np.random.default_rng(number).bytes(16).hex()}" for number in range(300)]
+    secret, replaced = texts[123], texts[200]
+    with EmbeddingCache(tmp_path / "c", container=container, keep_texts=True) as cache:
+        first = rows_of(texts, container)
+        cache.put(texts, first)
+        cache.put([replaced], rows_of([replaced], container, 1))
+        if container in ("npy", "faiss-l2"):
+            cache.build_index("Flat")
+        (tmp_path / "c" / "texts.npy.tmp-0123456789abcdef").write_bytes(secret.encode())
+        (tmp_path / "c" / "search-0123456789ab.tmp").write_bytes(first_bytes(first, 123))
+        parts = {"its vector": (first_bytes(first, 123), 8), "an old vector": (first_bytes(first, 200), 8)}
+        parts |= {
+            "its text": (secret.encode(), 16),
+            "its key": (hashlib.sha256(secret.encode()).digest(), 32),
+        }
+        before = b"".join(contents(tmp_path / "c").values())
+        assert all(part in before for part, _ in parts.values())
+        cache.delete([secret])
+        freed = cache.compact()
+        assert freed > 0
+        for name, data in contents(tmp_path / "c").items():
+            for what, (part, length) in parts.items():
+                for start in range(len(part) - length + 1):
+                    assert part[start : start + length] not in data, f"{what} is in {name}"
+        assert len(cache) == 299
+        assert replaced in cache
+        assert cache.stats()["reclaimable_bytes"] == 0
+        assert sorted(filter(None, cache.texts().to_pylist())) == sorted(set(texts) - {secret})
+
+
+def rows_of(texts: list[str], container: str, version: int = 0) -> Any:
+    """Vectors of random numbers in the form of a container, the same for the same text and version."""
+    vectors = vectors_of(texts, version)
+    if container == "ragged":
+        return [np.stack([vector, vector + 1]) for vector in vectors]
+    return scipy.sparse.csr_array(vectors) if container == "sparse" else vectors
+
+
+def first_bytes(rows: Any, position: int) -> bytes:
+    """The bytes of a row's numbers."""
+    row = rows[[position]].data if scipy.sparse.issparse(rows) else np.ascontiguousarray(rows[position])
+    return bytes(row.tobytes())
+
+
+def test_arrays_that_were_returned_before_a_compaction_stay_as_they_are(tmp_path: Path) -> None:
+    texts = [f"text {number}" for number in range(2000)]
+    with EmbeddingCache(tmp_path / "c") as cache, EmbeddingCache(tmp_path / "c") as reader:
+        cache.put(texts, vectors_of(texts))
+        reader.refresh()
+        whole, (_, mapped) = reader.vectors, reader.get(texts)
+        cache.delete(texts[:1000])
+        cache.compact()
+        assert np.array_equal(whole, vectors_of(texts))
+        assert np.array_equal(mapped, vectors_of(texts))
+        assert reader.get(texts)[0].tolist() == [False] * 1000 + [True] * 1000
+        assert len(reader.vectors) == 1000
+
+
+def test_an_index_that_was_built_of_old_rows_is_not_saved_after_a_compaction(tmp_path: Path) -> None:
+    with EmbeddingCache(tmp_path / "c") as cache:
+        cache.put(TEXTS, vectors_of(TEXTS))
+        cache.put(["one"], vectors_of(["one"], 1))
+        index = cache.build_index("Flat")
+        names = {path.name for path in (tmp_path / "c").glob("search-*")}
+        old = IndexFile(tmp_path / "c", "0" * 12, 5, 1, 0)
+        cache.compact()
+        assert not list((tmp_path / "c").glob("search-*"))
+        old.write(index)
+        assert not list((tmp_path / "c").glob("search-*"))
+        again = cache.build_index("Flat")
+        assert again.search(vectors_of(["one"], 1), 1)[1].tolist() == [[3]]
+        saved = {path.name for path in (tmp_path / "c").glob("search-*")}
+        assert len(saved) == 1
+        assert saved.isdisjoint(names)
+
+
+def test_threads_that_share_a_cache_find_every_text_while_it_is_compacted(tmp_path: Path) -> None:
+    texts = [f"text {number}" for number in range(300)]
+    with EmbeddingCache(tmp_path / "c") as shared, EmbeddingCache(tmp_path / "c") as other:
+        other.put(texts, vectors_of(texts))
+        shared.refresh()
+
+        def read(seed: int) -> None:
+            choose = np.random.default_rng(seed)
+            for _ in range(150):
+                chosen = [texts[at] for at in choose.choice(300, choose.integers(1, 50))]
+                found, vectors = shared.get(chosen)
+                assert found.all()
+                assert (vectors[:, 1:] == vectors_of(chosen)[:, 1:]).all()
+
+        with ThreadPoolExecutor(4) as pool:
+            reading = [pool.submit(read, seed) for seed in range(4)]
+            version = 0
+            while not all(future.done() for future in reading):
+                version += 1
+                changed = vectors_of(texts)
+                changed[:, 0] = version
+                other.put(texts[version % 7 :: 7], changed[version % 7 :: 7])
+                other.compact()
+            for future in reading:
+                future.result()
+
+
+def work(path: Path, number: int, rounds: int) -> None:
+    """Read, write, delete and compact: its own texts, and ones that all processes store."""
+    shared = [f"shared {at}" for at in range(100)]
+    own = [f"{number}: {at}" for at in range(60)]
+    with EmbeddingCache(path, durability="close" if number % 2 else "commit") as cache:
+        for version in range(rounds):
+            assert np.array_equal(cache.encode(shared, vectors_of), vectors_of(shared))
+            cache.put(own, vectors_of(own, version))
+            found, vectors = cache.get(own)
+            assert found.all()
+            assert np.array_equal(vectors, vectors_of(own, version))
+            cache.delete(own[:20])
+            assert cache.get(own)[0].tolist() == [False] * 20 + [True] * 40
+            for text in (own[3], own[30]):
+                assert (text in cache) == (text == own[30])
+            if version % 3 == number % 3:
+                cache.compact()
+
+
+def test_eight_processes_read_and_write_while_others_compact(tmp_path: Path) -> None:
+    rounds = 12
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=work, args=(tmp_path / "c", number, rounds)) for number in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 8
+    with EmbeddingCache(tmp_path / "c") as cache:
+        cache.compact()
+        report = cache.verify()
+        assert report["rows"] == report["keys"] == 100 + 8 * 40
+        assert report["damaged"] == report["problems"] == []
+        for number in range(8):
+            own = [f"{number}: {at}" for at in range(20, 60)]
+            assert np.array_equal(cache.get(own)[1], vectors_of(own, rounds - 1))
+
+
+def test_a_pruned_cache_keeps_the_newest_and_what_must_stay(tmp_path: Path) -> None:
+    texts = [f"text {number}" for number in range(5000)]
+    with EmbeddingCache(tmp_path / "c", keep_texts=True) as cache:
+        cache.put(texts, vectors_of(texts))
+        assert cache.prune(drop_older_than=4000, keep=texts[:3]) == 997
+        assert cache.get(texts)[0].tolist() == [True] * 3 + [False] * 997 + [True] * 4000
+        assert cache.prune(max_bytes=200_000, keep=texts[:3]) > 0
+        assert cache.stats()["bytes_on_disk"] <= 200_000
+        assert [text in cache for text in (texts[0], texts[2], texts[-1], texts[1000])] == [
+            True,
+            True,
+            True,
+            False,
+        ]
+        assert cache.prune(max_bytes=200_000) == 0
+        for wrong in ({}, {"max_bytes": -1}, {"drop_older_than": 1.5}, {"max_bytes": True}):
+            with pytest.raises(ValueError, match="expected"):
+                cache.prune(**wrong)  # type: ignore[arg-type]
+    with EmbeddingCache(tmp_path / "none") as cache:
+        assert (cache.compact(), cache.prune(max_bytes=1)) == (0, 0)
+
+
+def test_a_compacted_cache_is_listed_and_caches_below_stay(tmp_path: Path) -> None:
+    for path in (tmp_path / "c", tmp_path / "c" / "query"):
+        with EmbeddingCache(path) as cache:
+            cache.put(TEXTS, vectors_of(TEXTS))
+    below = contents(tmp_path / "c" / "query")
+    with EmbeddingCache(tmp_path / "c") as cache:
+        cache.delete(["one"])
+        cache.compact()
+    assert caches_below(tmp_path) == [tmp_path / "c", tmp_path / "c" / "query"]
+    assert contents(tmp_path / "c" / "query") == below

@@ -4,8 +4,9 @@
 
 Each life of a cache has one writer or four, and two readers. Whoever is killed is replaced by another one.
 Writers tell over a pipe what they begin and what was acknowledged. After each kill of a writer, what it had
-acknowledged must be there, bit for bit; the group it was writing must be there whole or not at all. Readers
-check every vector that they see, and that what they saw once never vanishes nor goes back.
+acknowledged must be there, bit for bit; the group it was writing must be there whole or not at all. Writers
+also delete some of their texts, and compact the cache: what was deleted must be gone. Readers check every
+vector that they see, and that what they saw once never goes back, nor vanishes if nobody deletes it.
 """
 
 from __future__ import annotations
@@ -95,7 +96,10 @@ class RowsWithElements:
         data = np.empty(indptr[-1] if self._is_sparse else (indptr[-1], DIM), np.uint32)
         indices = np.empty(indptr[-1], np.int32) if self._is_sparse else None
         failed = self._store.gather(text_keys(texts), rows, data, verify=True, indices=indices, indptr=indptr)
-        assert not failed, f"rows that were found cannot be read: {failed}"
+        if failed:
+            now = self._look_up(texts)
+            assert (now[failed] != rows[failed]).all(), f"rows that were found cannot be read: {failed}"
+            return self.get(texts)
         vectors = np.zeros((len(texts), DIM), np.uint32)
         each = DIM if self._is_sparse else 1
         vectors[found] = data.reshape(-1, DIM)[indptr[:-1][found] // each]
@@ -105,6 +109,12 @@ class RowsWithElements:
         assert np.array_equal(data, expected[0]), "wrong elements"
         assert indices is None or np.array_equal(indices, expected[1]), "wrong indices"
         return found, vectors
+
+    def delete(self, texts: list[str]) -> None:
+        self._store.delete(text_keys(texts))
+
+    def compact(self) -> None:
+        self._store.compact()
 
     def refresh(self) -> None:
         self._store.refresh()
@@ -151,6 +161,11 @@ class Life:
     durability: Any
     container: Any
 
+    @property
+    def deletable(self) -> int:
+        """The first of a writer's own texts that it may delete."""
+        return len(self.texts[0]) * 3 // 4
+
     def open(self, mode: Any = "a") -> EmbeddingCache | RowsWithElements:
         if self.container != "npy":
             return RowsWithElements(self, mode)
@@ -196,11 +211,21 @@ def write(life: Life, owner: int, version: int, tell: int, choose: random.Random
     while True:
         version += 1
         count = choose.randint(1, life.largest)
-        if choose.random() < 0.5:
+        kind = choose.random()
+        if kind < 0.45:
             first = choose.randint(0, len(own) - count)
             os.write(tell, f"own {first} {count} {version}\n".encode())
             numbers = np.arange(first, first + count, dtype=np.uint64)
             cache.put(own[first : first + count], life.vectors(owner, numbers, version))
+        elif kind < 0.52:
+            # The first ones are never deleted, so that readers may expect them.
+            count = min(count, len(own) - life.deletable)
+            first = choose.randint(life.deletable, len(own) - count)
+            os.write(tell, f"delete {first} {count} 0\n".encode())
+            cache.delete(own[first : first + count])
+        elif kind < 0.57:
+            os.write(tell, b"compact 0 0 0\n")
+            cache.compact()
         else:
             first = choose.randint(0, len(shared) - count)
             os.write(tell, f"shared {first} {count} 1\n".encode())
@@ -233,8 +258,10 @@ def read(life: Life, choose: random.Random) -> None:
         first = choose.randint(0, len(life.texts[owner]) - count)
         versions = life.read(cache, owner, np.arange(first, first + count, dtype=np.uint64))
         part = seen[owner][first : first + count]
-        assert (versions >= part).all(), f"versions of {owner} went back: {part} to {versions}"
-        part[:] = versions
+        is_own = owner < len(life.texts) - 1
+        may_be_gone = is_own & (np.arange(first, first + count) >= life.deletable) & (versions == 0)
+        assert ((versions >= part) | may_be_gone).all(), f"{owner} went back: {part} to {versions}"
+        part[:] = np.maximum(part, versions)
         if choose.random() < 0.5:
             cache.refresh()
         if choose.random() < 0.02:
@@ -337,8 +364,9 @@ class Run:
                 self.groups += 1
             else:
                 kind, first, count, version = line.split()
+                is_own = kind in ("own", "delete")
                 where = slice(int(first), int(first) + int(count))
-                begun = (owner if kind == "own" else shared, where, int(version))
+                begun = (owner if is_own else shared, where, int(version))
                 if kind == "own":
                     self.version[owner] = int(version)
         try:
@@ -352,8 +380,13 @@ class Run:
             if whose == shared:
                 assert (held >= expected).all(), f"lost: {np.flatnonzero(held < expected)}"
                 continue
-            if begun is not None and begun[0] == owner and (held[begun[1]] == begun[2]).all():
-                expected[begun[1]] = begun[2]
+            if begun is not None and begun[0] == owner:
+                part = held[begun[1]]
+                if begun[2] == 0:
+                    # Of a deletion that was cut short, each text is gone or as it was.
+                    expected[begun[1]] = np.where(part == 0, 0, expected[begun[1]])
+                elif (part == begun[2]).all():
+                    expected[begun[1]] = begun[2]
             assert (held == expected).all(), f"expected versions {expected} of {owner}, found {held}"
         if opened is None:
             cache.close()
