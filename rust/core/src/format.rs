@@ -71,7 +71,9 @@ pub mod name {
         });
         let numbered = parts.and_then(|(plain, number)| Some((plain, number.parse().ok()?)));
         // Only names that this module makes.
-        match numbered.filter(|(plain, number)| *number > 0 && in_generation(plain, *number) == file) {
+        match numbered
+            .filter(|(plain, number)| *number > 0 && !plain.is_empty() && in_generation(plain, *number) == file)
+        {
             Some(found) => found,
             None => (file.to_owned(), 0),
         }
