@@ -16,8 +16,10 @@ import scipy.sparse
 
 from dejavec import EmbeddingCache
 from dejavec.errors import ReadOnlyCacheError
+from dejavec.keys.items import text_keys
 from dejavec.search.index_file import IndexFile
 from dejavec.storage.find import caches_below
+from dejavec.storage.keyed_cache import KeyedCache
 
 TEXTS = ["one", "two", "three", "four"]
 
@@ -153,6 +155,28 @@ def test_arrays_that_were_returned_before_a_compaction_stay_as_they_are(tmp_path
         assert np.array_equal(mapped, vectors_of(texts))
         assert reader.get(texts)[0].tolist() == [False] * 1000 + [True] * 1000
         assert len(reader.vectors) == 1000
+
+
+@pytest.mark.parametrize("container", ["npy", "ragged", "sparse"])
+def test_row_numbers_from_before_a_compaction_read_the_right_rows_and_no_deleted_one(
+    tmp_path: Path, container: Any
+) -> None:
+    texts = [f"text {number}" for number in range(100)]
+    keys = text_keys(texts)
+    with EmbeddingCache(tmp_path / "c", container=container) as writer, KeyedCache(tmp_path / "c") as cache:
+        writer.put(texts, rows_of(texts, container))
+        cache.refresh()
+        rows = cache.lookup(keys)
+        expected = cache.get(keys)[1]
+        for end, is_compacted in ((10, False), (20, True)):
+            writer.delete(texts[end - 10 : end])
+            if is_compacted:
+                writer.compact()
+            cache.refresh()
+            vectors, damaged = cache.gather(keys, rows)
+            assert damaged == list(range(end))
+            for position in range(end, 100):
+                assert np.array_equal(vectors[position], expected[position])
 
 
 def test_an_index_that_was_built_of_old_rows_is_not_saved_after_a_compaction(tmp_path: Path) -> None:

@@ -334,7 +334,9 @@ class KeyedCache(Closing):
             # Another thread may have opened compacted files since the look-up, with other row numbers.
             now = np.where(rows < 0, rows, self.lookup(keys))
             if not np.array_equal(now, rows):
-                return self._gather(keys, now, out, as_returned)
+                vectors, damaged = self._gather(keys, now, out, as_returned)
+                deleted = np.flatnonzero((now < 0) & (rows >= 0))
+                damaged = sorted({*damaged, *deleted.tolist()})
         return vectors, damaged
 
     def _gather(
