@@ -15,6 +15,7 @@ from dejavec.decorator import cached
 from dejavec.drop_in.install import install, uninstall
 from dejavec.errors import DejavecError, DejavecWarning
 from dejavec.fill.fill import Counts, Plan
+from dejavec.search.result import SearchResult
 
 if TYPE_CHECKING:
     from dejavec.mteb import CachedEmbeddingWrapper
@@ -29,6 +30,7 @@ __all__ = [
     "FaissCache",
     "NumpyCache",
     "Plan",
+    "SearchResult",
     "TextVectorMap",
     "__version__",
     "cached",

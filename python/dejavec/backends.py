@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from dejavec.errors import CacheNotFoundError, IdentityMismatchError
 from dejavec.keys.items import item_keys
-from dejavec.search.approximate import build_index
-from dejavec.search.exact import Metric, default_metric, flat_index, search
+from dejavec.search.approximate import BuiltIndex, build_index
+from dejavec.search.exact import search
+from dejavec.search.flat import flat_index
+from dejavec.search.metric import FileMetric, file_metric
+from dejavec.search.result import SearchResult
 from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.support.paths import local_directory
 from dejavec.vectors.arrays import from_rows, to_dense_rows
@@ -309,8 +312,7 @@ class FaissCache(_Backend):
         >>> cache = FaissCache(directory.name, metric="ip")
         >>> cache.add(["east", "north"], np.eye(2, dtype=np.float32))
         >>> cache.save()
-        >>> distances, rows = cache.search([[0.9, 0.1]], 2)
-        >>> rows
+        >>> cache.search([[0.9, 0.1]], 2).rows
         array([[0, 1]])
         >>> faiss.read_index(f"{directory.name}/vectors.faiss").ntotal
         2
@@ -324,11 +326,11 @@ class FaissCache(_Backend):
         self,
         directory: str | os.PathLike[str],
         *,
-        metric: Metric = "l2",
+        metric: FileMetric = "l2",
         dtype: Literal["float32"] | None = None,
     ) -> None:
-        if metric not in get_args(Metric):
-            raise ValueError(f"expected metric to be one of {get_args(Metric)}, found {metric!r}")
+        if metric not in get_args(FileMetric):
+            raise ValueError(f"expected metric to be one of {get_args(FileMetric)}, found {metric!r}")
         if dtype not in ("float32", None):
             raise ValueError(f"expected dtype to be 'float32' or None, found {dtype!r}")
         self.container = "faiss-ip" if metric == "ip" else "faiss-l2"
@@ -355,9 +357,9 @@ class FaissCache(_Backend):
             MissingPackageError: faiss is not installed.
         """
         vectors = self.vectors
-        return None if len(vectors) == 0 else flat_index(vectors, default_metric(self._cache))
+        return None if len(vectors) == 0 else flat_index(vectors, file_metric(self._cache))
 
-    def search(self, queries: object, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def search(self, queries: object, k: int) -> SearchResult:
         """Find the nearest vectors of each query: see :meth:`EmbeddingCache.search`."""
         self._refuse_directory_above()
         return search(self._cache, queries, k)
@@ -368,13 +370,14 @@ class FaissCache(_Backend):
         Returns:
             Distances (n, k), and keys (n, k) as in ``hash_to_index``, ``""`` if there are fewer vectors.
         """
-        distances, rows = self.search(queries, k)
+        found = self.search(queries, k)
+        rows = found.rows
         keys = [key.tobytes().hex() for key in self._cache.keys_of(rows.reshape(-1))]
-        return distances, np.where(rows < 0, "", np.array(keys, np.str_).reshape(rows.shape))
+        return found.distances, np.where(rows < 0, "", np.array(keys, np.str_).reshape(rows.shape))
 
     def build_index(
         self, factory: str, *, train_rows: int | None = None, progress: bool | None = None
-    ) -> Any:
+    ) -> BuiltIndex:
         """Build an index for approximate search: see :meth:`EmbeddingCache.build_index`."""
         self._refuse_directory_above()
         return build_index(self._cache, factory, None, train_rows, progress)

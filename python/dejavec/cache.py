@@ -31,8 +31,10 @@ from dejavec.fill.vector_store import Positions, VectorStore
 from dejavec.identity.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
 from dejavec.identity.function_check import FunctionCheck
 from dejavec.keys.items import Keys, frozen, take, text_keys
-from dejavec.search.approximate import build_index
-from dejavec.search.exact import Metric, search
+from dejavec.search.approximate import BuiltIndex, build_index
+from dejavec.search.exact import search
+from dejavec.search.metric import Metric
+from dejavec.search.result import SearchResult
 from dejavec.storage.handle import Durability, Mode, OnMismatch
 from dejavec.storage.identity import BARE, describe
 from dejavec.storage.kept_texts import column_of
@@ -610,9 +612,8 @@ class EmbeddingCache(Closing):
             >>> from dejavec import EmbeddingCache
             >>> with tempfile.TemporaryDirectory() as path, EmbeddingCache(path, keep_texts=True) as cache:
             ...     _ = cache.put(["east", "north"], np.eye(2, dtype=np.float32))
-            ...     _, rows = cache.search([[0.9, 0.1]], 1, metric="ip")
-            ...     cache.texts(rows[0]).to_pylist(), cache.texts().to_pylist()
-            (['east'], ['east', 'north'])
+            ...     cache.texts([1]).to_pylist(), cache.texts().to_pylist()
+            (['north'], ['east', 'north'])
         """
         numbers = None if rows is None else np.ascontiguousarray(rows, np.int64)
         return column_of(*self._store.texts(numbers))
@@ -650,36 +651,55 @@ class EmbeddingCache(Closing):
         return plan(self._store, text_keys(texts), self._settings)
 
     def search(
-        self, queries: object, k: int, *, metric: Metric | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        self,
+        queries: object,
+        k: int,
+        *,
+        metric: Metric | None = None,
+        among: object = None,
+        texts: object = None,
+    ) -> SearchResult:
         """Find the nearest stored vectors of each query, by comparison with all stored vectors.
 
         The newest vector of each text counts, as this object knows it (see :meth:`refresh`). The vectors are
-        read from the mapped file, without a copy, and their checksums are not verified.
+        read from the mapped file, in blocks that are compared as float32. Their checksums are not verified.
+
+        Multi-vector rows are compared by MaxSim: the sum over the query's tokens of the largest product with
+        a token of the row. Rows without tokens or numbers are not found.
 
         Args:
-            queries: (n, dim), in any form that NumPy converts to float32.
+            queries: (n, dim), in any form that :meth:`put` takes; multi-vector items or sparse vectors for
+                such a cache.
             k: how many vectors to find for each query.
-            metric: squared Euclidean distance (``"l2"``) or inner product (``"ip"``). None: the metric of the
-                file, ``"l2"`` for ``vectors.npy``.
+            metric: ``"cosine"``, inner product (``"ip"``), squared Euclidean distance (``"l2"``), or number
+                of different bits (``"hamming"``) of packed bits, uint8 or int8. None: the metric of the file,
+                ``"l2"`` for ``vectors.npy``. Multi-vector and sparse rows have ``"ip"``, which is their
+                default, and ``"cosine"``.
+            among: the texts to search, or row numbers, or a flag for each row; None: all. Texts that are not
+                stored are ignored.
+            texts: a corpus, to get its texts and positions; True, to get the texts that the cache keeps
+                (:meth:`texts`). A row is identified by its key, so the corpus may have any order, and texts
+                that are not stored.
 
         Returns:
-            Distances (n, k), the nearest first, and row numbers (n, k) in ``vectors``. If there are fewer
-            than k vectors, the remaining row numbers are -1.
+            Distances, row numbers, texts and positions, the nearest first.
 
         Raises:
-            VectorsError: the queries have another dimension, or the vectors are neither float32 nor float16.
-            MissingPackageError: faiss is not installed.
+            VectorsError: the queries, the metric or row numbers do not fit; or no texts are kept.
+            ItemError: a text is not a string.
+            MissingPackageError: faiss is not installed; or SciPy, for sparse rows.
 
         Example:
             >>> import tempfile, numpy as np
             >>> from dejavec import EmbeddingCache
             >>> with tempfile.TemporaryDirectory() as path, EmbeddingCache(path) as cache:
             ...     _ = cache.put(["east", "north"], np.eye(2, dtype=np.float32))
-            ...     cache.search([[0.9, 0.1]], 1, metric="ip")
-            (array([[0.9]], dtype=float32), array([[0]]))
+            ...     corpus = ["north", "east", "west"]
+            ...     found = cache.search([[0.9, 0.1]], 1, metric="ip", texts=corpus)
+            ...     found.texts, found.positions, found.distances
+            ([['east']], array([[1]]), array([[0.9]], dtype=float32))
         """
-        return search(self._store, queries, k, metric)
+        return search(self._store, queries, k, metric=metric, among=among, texts=texts)
 
     def build_index(
         self,
@@ -688,7 +708,7 @@ class EmbeddingCache(Closing):
         metric: Metric | None = None,
         train_rows: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> BuiltIndex:
         """Build an index for approximate search, or load a saved one that was built from the same rows.
 
         The index is trained on random rows and filled in blocks. So memory holds the training rows, one block
@@ -698,19 +718,20 @@ class EmbeddingCache(Closing):
         built again. Damaged rows are left out.
 
         Args:
-            factory: any string that ``faiss.index_factory`` takes, such as ``"IVF4096,PQ48"``.
-            metric: as in :meth:`search`.
+            factory: any string that ``faiss.index_factory`` takes, such as ``"IVF4096,PQ48"``; for
+                ``metric="hamming"`` one that ``faiss.index_binary_factory`` takes, such as ``"BIVF1024"``.
+            metric: as in :meth:`search`. For ``"cosine"`` the vectors of the index have length one.
             train_rows: how many rows to train on at most. None: 30 for each list of an inverted file, at
                 least 65,536. The codes of an inverted file are trained on at most 32,768 of these rows.
             progress: whether to show a progress bar; None: on a terminal.
 
         Returns:
-            A ``faiss.IndexIDMap``. Its ids are row numbers in ``vectors``, so its ``search(queries, k)``
-            returns distances and row numbers. ``faiss.extract_index_ivf(index).nprobe`` sets how many lists a
+            An object whose ``search(queries, k, texts=…)`` returns what :meth:`search` does, with the index
+            of FAISS as ``index``. ``faiss.extract_index_ivf(built.index).nprobe`` sets how many lists a
             search visits.
 
         Raises:
-            VectorsError: there are no vectors.
+            VectorsError: there are no vectors, or none that are dense.
             MissingPackageError: faiss is not installed.
             ValueError: FAISS does not know the factory string.
             RuntimeError: FAISS needs more rows to train on, or cannot fill such an index.

@@ -289,7 +289,7 @@ class TestArguments:
         cache.add(["a", "b"], VECTORS)
         some: list[Any] = [np.int64(1), np.uint8(1)]
         for k in some:
-            assert cache.search(VECTORS[:1], k)[1].tolist() == [[0]]
+            assert cache.search(VECTORS[:1], k).rows.tolist() == [[0]]
         numbered = EmbeddingCache(tmp_path / "c", model="m@1", chunk_rows=np.int32(5))  # type: ignore[arg-type]
         numbered.encode(TEXTS, lists, batch_size=np.int64(2))  # type: ignore[arg-type]
         assert len(numbered) == 3

@@ -336,13 +336,6 @@ def test_vectors_are_a_sequence_or_a_sparse_array(tmp_path: Path) -> None:
         assert bits_equal(cache.vectors.toarray(), dense(TEXTS[:4]))
 
 
-def test_a_search_needs_dense_vectors_and_says_so(tmp_path: Path) -> None:
-    with EmbeddingCache(tmp_path) as cache:
-        cache.put(["a"], items("float32")(["a"]))
-        with pytest.raises(VectorsError, match="expected one dense vector for each text, to search"):
-            cache.search(np.ones((1, DIM)), 1)
-
-
 def test_a_function_that_made_other_vectors_is_found_out(tmp_path: Path) -> None:
     texts = [f"text {number}" for number in range(20)]
     with EmbeddingCache(tmp_path) as cache:

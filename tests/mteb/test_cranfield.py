@@ -156,7 +156,7 @@ def test_search_in_the_file_ranks_as_mteb_does(
     cache = FaissCache(tmp_path)
     cache.add(names, vectors)
     # The model's vectors have length 1, so that L2 ranks as the cosine does.
-    _, rows = cache.search(asked, 10)
+    rows = cache.search(asked, 10).rows
     scores = [
         ndcg_at_10([names[row] for row in found], uncached._relevant[query])
         for query, found in zip(queries, rows, strict=True)

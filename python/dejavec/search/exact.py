@@ -1,142 +1,113 @@
-"""Exact search among the vectors of a cache, by FAISS, over the mapped file."""
+"""Exact search: every stored vector is compared with every query, over the mapped file."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.errors import MissingPackageError, VectorsError
+from dejavec.errors import VectorsError
 from dejavec.fill.settings import whole_number
+from dejavec.search.candidates import candidates
+from dejavec.search.dense import FEW_QUERIES, compare_dense, prepared
+from dejavec.search.labels import Labels
+from dejavec.search.metric import SIMILARITIES, Metric, import_faiss, metric_of
+from dejavec.search.multi_vector import compare_sparse, compare_tokens, lying
+from dejavec.search.nearest import Nearest
+from dejavec.search.result import SearchResult
 from dejavec.storage.keyed_cache import KeyedCache
-from dejavec.vectors.arrays import to_dense_rows
+from dejavec.vectors.arrays import to_dense_rows, to_rows
+from dejavec.vectors.output import family_of
+from dejavec.vectors.ragged import Ragged, Rows, dim_of
 
-Metric = Literal["l2", "ip"]
-"""Squared Euclidean distance (less is nearer) or inner product (more is nearer)."""
+_QUERIES = 1024
+"""How many queries to compare with each block of rows."""
 
+_ROWS_TO_SHARE = 10_000
+"""From how many rows on few queries are compared by all cores."""
 
-def import_faiss() -> Any:
-    """Return the module ``faiss``.
-
-    Raises:
-        MissingPackageError: it is not installed.
-    """
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingPackageError(
-            "search",
-            expected="the package faiss-cpu",
-            found=f"none ({error})",
-            remedy="pip install 'dejavec[faiss]'",
-        ) from error
-    return faiss
-
-
-def metric_number(metric: Metric) -> int:
-    """Return FAISS's number for a metric.
-
-    Raises:
-        ValueError: there is no such metric.
-    """
-    faiss = import_faiss()
-    numbers: dict[str, int] = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
-    if metric not in numbers:
-        raise ValueError(f"expected metric to be one of {tuple(numbers)}, found {metric!r}")
-    return numbers[metric]
-
-
-def flat_index(vectors: NDArray[Any], metric: Metric) -> Any:
-    """Return a flat index over vectors in memory, without a copy.
-
-    Args:
-        vectors: (rows, dim), float32 or float16, C-contiguous; aligned or not.
-        metric: how vectors are compared.
-
-    Returns:
-        ``faiss.IndexFlatL2`` or ``IndexFlatIP``; for float16, ``faiss.IndexScalarQuantizer``. It holds a
-        reference to the vectors; copies made by ``faiss.clone_index`` do not. It is for searching only:
-        FAISS ends the process if something is added to an index over memory that FAISS does not own.
-
-    Raises:
-        VectorsError: the vectors have another dtype.
-    """
-    faiss = import_faiss()
-    number, dim = metric_number(metric), vectors.shape[1]
-    if vectors.dtype == np.float32:
-        index = faiss.IndexFlatL2(dim) if metric == "l2" else faiss.IndexFlatIP(dim)
-    elif vectors.dtype == np.float16:
-        index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, number)
-    else:
-        raise VectorsError(
-            "search",
-            expected="vectors of float32 or float16",
-            found=str(vectors.dtype),
-            remedy='use build_index("Flat"), which converts them',
-        )
-    if len(vectors) == 0:
-        return index
-    codes = vectors.view(np.uint8).reshape(-1)
-    # FAISS's view needs an owner; an owning vector's `owner` is null. Keep `index` alive until it is read.
-    nobody = index.codes.owner
-    index.codes = faiss.MaybeOwnedVectorUInt8.create_view(faiss.swig_ptr(codes), codes.nbytes, nobody)
-    index.ntotal = len(vectors)
-    index.referenced_objects = [vectors]
-    return index
-
-
-def refuse_other_than_dense(cache: KeyedCache) -> None:
-    """Refuse to search a cache of multi-vector or sparse rows.
-
-    Raises:
-        VectorsError: it is one.
-    """
-    output = cache.output
-    if output is not None and output.family != "dense":
-        raise VectorsError(
-            cache.path,
-            expected="one dense vector for each text, to search",
-            found=f"the container {cache.container}",
-            remedy="score its rows with the model's own similarity",
-        )
+_REMEDY = "embed them with the cache's model"
 
 
 def search(
-    cache: KeyedCache, queries: object, k: int, metric: Metric | None = None
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    cache: KeyedCache,
+    queries: object,
+    k: int,
+    *,
+    metric: Metric | None = None,
+    among: object = None,
+    texts: object = None,
+) -> SearchResult:
     """Do what ``EmbeddingCache.search`` says."""
-    faiss = import_faiss()
+    import_faiss()
     k = whole_number("k", k)
-    refuse_other_than_dense(cache)
+    metric = metric_of(cache, metric)
+    wanted = query_rows(cache, queries, metric)
+    labels = Labels(cache, texts)
+    while True:
+        uuid = cache.uuid
+        chosen = candidates(cache, among)
+        rows = cache.vectors
+        parts = [
+            _nearest(rows, chosen, wanted[start : start + _QUERIES], metric, k)
+            for start in range(0, max(len(wanted), 1), _QUERIES)
+        ]
+        distances, found = (np.concatenate(part) for part in zip(*parts, strict=True))
+        result = labels.result(distances, found)
+        # If another cache was put in the place of this one meanwhile, the row numbers may be of either.
+        if cache.uuid == uuid:
+            return result
+
+
+def query_rows(cache: KeyedCache, queries: Any, metric: Metric) -> Rows:
+    """Return queries in the form of the stored rows: float32 and of length one if the metric needs that.
+
+    Raises:
+        VectorsError: they do not fit the cache.
+    """
     first = next(iter(queries), None) if isinstance(queries, list | tuple) else queries
     if isinstance(first, str):
-        raise VectorsError(
-            "the queries",
-            expected="vectors (n, dim)",
-            found="texts",
-            remedy="embed them with the cache's model",
-        )
-    wanted = to_dense_rows(queries, None, "the queries")[0].astype(np.float32, copy=False)
-    if cache.dim not in (None, wanted.shape[1]):
-        found = f"{wanted.shape[1]}"
-        raise VectorsError(
-            "the queries",
-            expected=f"dimension {cache.dim}",
-            found=found,
-            remedy="embed them with the cache's model",
-        )
-    rows, replaced, bits = cache.newest()
-    vectors = np.asarray(cache.vectors[:rows]) if rows else np.empty((0, wanted.shape[1]), np.float32)
-    index = flat_index(vectors, metric or default_metric(cache))
-    parameters = None
-    if replaced:
-        newest = np.frombuffer(bits, np.uint8)
-        parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(newest))
-    distances, found = index.search(wanted, k, params=parameters)
-    return distances, found
+        raise VectorsError("the queries", expected="vectors (n, dim)", found="texts", remedy=_REMEDY)
+    family = family_of(cache.container)
+    if family == "dense":
+        wanted: Rows = to_dense_rows(queries, None, "the queries")[0]
+    else:
+        wanted, output = to_rows(queries, None, "the queries")
+        if output.family != family:
+            expected = "multi-vector items (tokens, dim)" if family == "ragged" else "sparse vectors"
+            found = f"{output.family} vectors"
+            raise VectorsError("the queries", expected=expected, found=found, remedy=_REMEDY)
+    if cache.dim not in (None, dim_of(wanted)):
+        expected, found = f"dimension {cache.dim}", f"{dim_of(wanted)}"
+        raise VectorsError("the queries", expected=expected, found=found, remedy=_REMEDY)
+    return wanted if isinstance(wanted, Ragged) else prepared(wanted, metric, cache.dtype)
 
 
-def default_metric(cache: KeyedCache) -> Metric:
-    """Return the metric of the cache's file, or ``"l2"`` for ``vectors.npy``, which has none."""
-    return "ip" if cache.container == "faiss-ip" else "l2"
+def _nearest(
+    rows: Rows, chosen: NDArray[np.int64], queries: Rows, metric: Metric, k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return distances and row numbers (n, k) of the nearest of the chosen rows."""
+    if isinstance(rows, Ragged):
+        chosen = lying(rows, chosen)
+
+    def compared(part: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        nearest = Nearest(len(queries), k, more_is_nearer=metric in SIMILARITIES)
+        if isinstance(rows, Ragged) and isinstance(queries, Ragged):
+            compare = compare_tokens if rows.indices is None else compare_sparse
+            compare(rows, part, queries, metric, nearest)
+        elif not isinstance(rows, Ragged) and not isinstance(queries, Ragged):
+            compare_dense(rows, part, queries, metric, nearest)
+        distances, positions = nearest.found()
+        return distances, np.append(part, -1)[positions]
+
+    if len(queries) >= FEW_QUERIES or len(chosen) < _ROWS_TO_SHARE:
+        return compared(chosen)
+    parts = np.array_split(chosen, os.cpu_count() or 1)
+    nearest = Nearest(len(queries), k, more_is_nearer=metric in SIMILARITIES)
+    with ThreadPoolExecutor(len(parts)) as pool:
+        for distances, numbers in pool.map(compared, parts):
+            nearest.merge(distances, numbers)
+    return nearest.found()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dejavec import _core
-from dejavec.search.exact import import_faiss
+from dejavec.search.metric import import_faiss
 
 _NAME = re.compile(
     r"search-(?P<made_of>[0-9a-f]{12})-(?P<rows>\d+)-(?P<replaced>\d+)(\.(?P<generation>\d+))?\.faiss"
@@ -26,6 +26,8 @@ _NAME = re.compile(
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _BLOCK_BYTES = 1 << 20
 _LOCK_SECONDS = 60.0
+_BINARY = b"IB"
+"""The first bytes of a binary index of FAISS."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,12 @@ class IndexFile:
                 size = os.fstat(file.fileno()).st_size - _DIGEST_BYTES
                 if size < 0 or _digest(file, size) != file.read():
                     return None
-            index = import_faiss().read_index(os.fspath(self.path))
+                file.seek(0)
+                is_binary = file.read(2) == _BINARY
+            faiss = import_faiss()
+            if is_binary:
+                return faiss.read_index_binary(os.fspath(self.path))
+            index = faiss.read_index(os.fspath(self.path))
         except (OSError, RuntimeError):
             return None
         # FAISS has a flag to read without this table, but it also drops the tables of residual quantisers.
@@ -87,7 +94,11 @@ class IndexFile:
                 return
             try:
                 shutil.copymode(self.directory / "meta.json", temporary)
-                import_faiss().write_index(index, os.fspath(temporary))
+                faiss = import_faiss()
+                write = (
+                    faiss.write_index_binary if isinstance(index, faiss.IndexBinary) else faiss.write_index
+                )
+                write(index, os.fspath(temporary))
                 file.write(_digest(file, os.fstat(file.fileno()).st_size))
                 file.flush()
                 os.fsync(file.fileno())

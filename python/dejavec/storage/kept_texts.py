@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +22,11 @@ def column_of(data: bytes, lengths: NDArray[np.int64]) -> Any:
         >>> column_of(b"onetwo", np.array([3, -1, 3, 0])).to_pylist()
         ['one', None, 'two', '']
     """
-    offsets = offsets_of(np.maximum(lengths, 0))
-    bounds = zip(offsets[:-1].tolist(), offsets[1:].tolist(), (lengths >= 0).tolist(), strict=True)
     try:
         import pyarrow as pa
     except ImportError:
-        return [_decoded(data[start:end], "surrogatepass") if has else None for start, end, has in bounds]
+        return list_of(data, lengths)
+    offsets = offsets_of(np.maximum(lengths, 0))
     column = pa.LargeStringArray.from_buffers(
         len(lengths),
         pa.py_buffer(offsets),
@@ -36,9 +36,20 @@ def column_of(data: bytes, lengths: NDArray[np.int64]) -> Any:
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
-        texts = [_decoded(data[start:end], "strict") if has else None for start, end, has in bounds]
-        return pa.array(texts, pa.large_string())
+        return pa.array(list_of(data, lengths, "strict"), pa.large_string())
     return column
+
+
+def list_of(
+    data: bytes, lengths: NDArray[np.int64], errors: Literal["surrogatepass", "strict"] = "surrogatepass"
+) -> list[str | None]:
+    """Return texts as a list; None for no text, and with ``"strict"`` for one with a lone surrogate."""
+    offsets = offsets_of(np.maximum(lengths, 0)).tolist()
+    there = (lengths >= 0).tolist()
+    return [
+        _decoded(data[start:end], errors) if has else None
+        for (start, end), has in zip(pairwise(offsets), there, strict=True)
+    ]
 
 
 def _decoded(text: bytes, errors: str) -> str | None:
