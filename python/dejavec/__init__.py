@@ -16,6 +16,7 @@ from dejavec.drop_in.install import install, uninstall
 from dejavec.errors import DejavecError, DejavecWarning
 from dejavec.fill.fill import Counts, Plan
 from dejavec.search.result import SearchResult
+from dejavec.transfer.merge import MergeOutcome
 
 if TYPE_CHECKING:
     from dejavec.mteb import CachedEmbeddingWrapper
@@ -28,6 +29,7 @@ __all__ = [
     "DejavecWarning",
     "EmbeddingCache",
     "FaissCache",
+    "MergeOutcome",
     "NumpyCache",
     "Plan",
     "SearchResult",

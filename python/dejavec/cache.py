@@ -44,6 +44,8 @@ from dejavec.support.canonical import canonical_json
 from dejavec.support.closing import Closing
 from dejavec.support.in_thread import Loop, call_in_thread
 from dejavec.support.paths import local_directory
+from dejavec.transfer.copying import CopyDtype, copy_to
+from dejavec.transfer.merge import MergeOutcome, OnConflict, merge
 from dejavec.vectors.arrays import from_rows
 from dejavec.vectors.output import CSR_ARRAY, Container, Kind, Output
 from dejavec.vectors.ragged import Ragged
@@ -645,6 +647,107 @@ class EmbeddingCache(Closing):
         texts = frozen(texts)
         keys = text_keys(texts)
         return self._store.put_texts(keys, take(texts, np.arange(len(keys))))
+
+    def merge(
+        self,
+        *others: EmbeddingCache,
+        on_conflict: OnConflict = "first",
+        progress: bool | None = False,
+    ) -> MergeOutcome:
+        """Append the vectors of other caches of the same identity.
+
+        The rows are read and appended in pieces, through the checks of every read and append. The other
+        caches do not change. Texts come along if this cache keeps texts: with ``keep_texts=True``, or since
+        it has some. Damaged rows of the others are left out.
+
+        Args:
+            others: the other caches, of the same kind of vectors, dimension and dtype.
+            on_conflict: which vector counts if two caches have different ones for a text: ``"first"`` keeps
+                the one that is stored here, ``"last"`` takes the one of the last cache.
+            progress: whether to show a progress bar; None: on a terminal.
+
+        Returns:
+            How many vectors were added, equal, replaced and damaged; and the conflicts, with their texts
+            where the other cache keeps them.
+
+        Raises:
+            IdentityMismatchError: another cache has another identity; nothing was written.
+            VectorsError: another cache has vectors of another form; nothing was written.
+            ReadOnlyCacheError: ``mode="r"``.
+            StorageError: the vectors could not be written.
+
+        Example:
+            >>> import tempfile, numpy as np
+            >>> from pathlib import Path
+            >>> from dejavec import EmbeddingCache
+            >>> with tempfile.TemporaryDirectory() as path:
+            ...     ours, theirs = (EmbeddingCache(Path(path) / name, model="toy@1") for name in "ab")
+            ...     _ = ours.put(["east", "north"], np.eye(2, dtype=np.float32))
+            ...     _ = theirs.put(["north", "west"], -np.eye(2, dtype=np.float32))
+            ...     outcome = ours.merge(theirs)
+            ...     outcome.added, len(outcome.conflicts), ours.get(["north"])[1]
+            (1, 1, array([[0., 1.]], dtype=float32))
+        """
+        return merge(
+            self._store,
+            [other._store for other in others],
+            on_conflict=on_conflict,
+            keep_texts=self._keeps_texts or self._store.stats()["texts"] > 0,
+            shown=progress,
+        )
+
+    def copy_to(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        dtype: CopyDtype | None = None,
+        container: Container | None = None,
+        texts: bool = True,
+        progress: bool | None = False,
+    ) -> int:
+        """Copy the newest vector of each text into a new cache, which is there completely or not at all.
+
+        Nothing is lost unless it is named: ``dtype`` rounds, and ``texts=False`` leaves texts behind. The
+        copy has the identity of this cache. Replaced rows and caches below the directory are not copied.
+
+        Args:
+            path: the directory of the copy, which must not exist or be empty.
+            dtype: ``"float16"`` stores half of the bytes, and adds ``store_dtype="float16"`` to the identity:
+                open the copy with it. ``"float32"`` makes float32 of all vectors, as the constructor's
+                ``dtype`` does. None: no rounding.
+            container: the container of the copy, for the same kind of vectors; None: that of this cache.
+            texts: whether the texts that are kept come along.
+            progress: whether to show a progress bar; None: on a terminal.
+
+        Returns:
+            How many vectors the copy has.
+
+        Raises:
+            ForeignDirectoryError: there are files in the directory.
+            VectorsError: the container or the dtype does not hold these vectors; or there are none.
+            CorruptCacheError: a row is damaged; nothing is left of the copy.
+            StorageError: the copy could not be written.
+
+        Example:
+            >>> import tempfile, numpy as np
+            >>> from dejavec import EmbeddingCache
+            >>> with tempfile.TemporaryDirectory() as path:
+            ...     with EmbeddingCache(f"{path}/whole", model="toy@1") as cache:
+            ...         _ = cache.put(["a"], np.array([[0.1]], np.float32))
+            ...         cache.copy_to(f"{path}/half", dtype="float16")
+            ...     with EmbeddingCache(f"{path}/half", model="toy@1", store_dtype="float16") as half:
+            ...         half.get(["a"])[1], half.dtype
+            1
+            (array([[0.09997559]], dtype=float32), dtype('float16'))
+        """
+        return copy_to(
+            self._store,
+            local_directory(path),
+            dtype=dtype,
+            container=container,
+            texts=texts,
+            shown=progress,
+        )
 
     def plan(self, texts: object) -> Plan:
         """Return what ``encode`` would find: hits, misses, duplicates, and the bytes that it would add."""

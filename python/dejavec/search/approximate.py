@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from dejavec.errors import VectorsError
 from dejavec.fill.settings import whole_number
-from dejavec.search.candidates import newest_rows
 from dejavec.search.dense import inverse_lengths
 from dejavec.search.exact import query_rows
 from dejavec.search.index_file import IndexFile, drop_table, saved_indexes
@@ -53,7 +52,7 @@ class _Rows:
 
     @classmethod
     def of(cls, cache: KeyedCache) -> _Rows:
-        newest = newest_rows(cache)
+        newest = cache.is_newest()
         return cls(len(newest), newest, cache.generation)
 
     def replaced_before(self, end: int) -> int:

@@ -12,13 +12,6 @@ from dejavec.keys.items import text_keys
 from dejavec.storage.keyed_cache import KeyedCache
 
 
-def newest_rows(cache: KeyedCache) -> NDArray[np.bool_]:
-    """Return whether each row is the newest of its key (rows,). Replaced and dead rows are not."""
-    count, _, bits = cache.newest()
-    newest = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little", count=count)
-    return newest.view(np.bool_)
-
-
 def candidates(cache: KeyedCache, among: object) -> NDArray[np.int64]:
     """Return the row numbers to compare, ascending.
 
@@ -32,15 +25,15 @@ def candidates(cache: KeyedCache, among: object) -> NDArray[np.int64]:
         ItemError: ``among`` holds neither texts nor row numbers.
     """
     if among is None:
-        return np.flatnonzero(newest_rows(cache))
+        return np.flatnonzero(cache.is_newest())
     numbers = row_numbers(among)
     if numbers is None:
         # Before the newest rows are read, since a look-up reads the commits of others.
         rows = cache.lookup(text_keys(among))
-        newest = newest_rows(cache)
+        newest = cache.is_newest()
         rows = rows[(rows >= 0) & (rows < len(newest))]
     else:
-        newest = newest_rows(cache)
+        newest = cache.is_newest()
         rows = _checked(numbers, len(newest), cache)
     wanted = np.zeros(len(newest), np.bool_)
     wanted[rows] = True

@@ -265,10 +265,12 @@ class KeyedCache(Closing):
             store.read_keys(rows, keys)
         return keys
 
-    def newest(self) -> tuple[int, int, bytes]:
-        """Return which rows are the newest of their key: see ``_core.Store.newest``."""
+    def is_newest(self) -> NDArray[np.bool_]:
+        """Return whether each row is the newest of its key (rows,). Replaced and dead rows are not."""
         store = self._handle.store()
-        return (0, 0, b"") if store is None else store.newest()
+        count, _, bits = (0, 0, b"") if store is None else store.newest()
+        flags = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little", count=count)
+        return flags.view(np.bool_)
 
     def read_rows(self, first: int, count: int) -> tuple[NDArray[Any], list[int]]:
         """Copy dense rows from ``first`` on, without mapping them.
@@ -372,7 +374,7 @@ class KeyedCache(Closing):
         rows: Rows,
         output: Output,
         seen: NDArray[np.int64] | None = None,
-        texts: list[str] | None = None,
+        texts: Sequence[str | None] | None = None,
     ) -> int:
         """Append rows for different keys, and commit them; create the cache if there is none.
 
@@ -382,7 +384,7 @@ class KeyedCache(Closing):
             output: the array kind of the vectors.
             seen: each key's row number from the look-up (n,); None if no key had one. A key is left out if it
                 has another row by now.
-            texts: the texts that are kept beside the rows (n,): see :meth:`put_texts`.
+            texts: the texts that are kept beside the rows (n,), None for none: see :meth:`put_texts`.
 
         Returns:
             How many rows were appended.
@@ -550,7 +552,7 @@ class KeyedCache(Closing):
         store = self._handle.store()
         return 0 if store is None else store.prune(max_bytes=max_bytes, max_rows=max_rows, keep=keep)
 
-    def put_texts(self, keys: Keys, texts: list[str]) -> int:
+    def put_texts(self, keys: Keys, texts: Sequence[str | None]) -> int:
         """Keep the texts of keys that are stored and whose newest row has none, and return how many.
 
         Only a text whose SHA-256 is the key is kept.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.vectors.ragged import Ragged, Rows, dim_of
+from dejavec.vectors.ragged import Ragged, Rows, dim_of, rows_where
 from dejavec.vectors.sparse import densified
 
 
@@ -36,6 +38,32 @@ def relative_differences(held: Rows, found: Rows) -> NDArray[np.float64]:
         return _dense(*densified(held, found))
     pairs = zip(held, found, strict=True)
     return np.array([_of_item(one, other) for one, other in pairs], np.float64)
+
+
+def same_bytes(one: Rows, other: Rows) -> NDArray[np.bool_]:
+    """Return which rows have the same bytes (n,), among rows of the same items in one form and dtype.
+
+    Example:
+        >>> same_bytes(np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([[-0.0, 1.0], [2.0, 3.0]]))
+        array([False,  True])
+    """
+    if not isinstance(one, Ragged) or not isinstance(other, Ragged):
+        return np.asarray((_bytes(one) == _bytes(other)).all(axis=1))
+    alike: NDArray[np.bool_] = one.lengths == other.lengths
+    mine, theirs = one[np.flatnonzero(alike)], other[np.flatnonzero(alike)]
+    elements = (_bytes(mine.data) == _bytes(theirs.data)).all(axis=1)
+    if mine.indices is not None:
+        elements &= mine.indices == theirs.indices
+    alike[alike] = rows_where(mine, elements)
+    return alike
+
+
+def _bytes(numbers: Any) -> NDArray[np.uint8]:
+    """Return the bytes of rows or elements (n, bytes)."""
+    numbers = np.ascontiguousarray(numbers)
+    width = numbers.itemsize * (numbers.shape[1] if numbers.ndim == 2 else 1)
+    flat: NDArray[np.uint8] = numbers.view(np.uint8).reshape(len(numbers), width)
+    return flat
 
 
 def _of_item(held: NDArray[np.generic], found: NDArray[np.generic]) -> float:

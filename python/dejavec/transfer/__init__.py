@@ -1,0 +1,1 @@
+"""Rows from one cache to another: merging and copying."""

@@ -1,0 +1,174 @@
+"""Merge caches of one identity: the rows of others are appended to one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dejavec.errors import IdentityMismatchError, VectorsError
+from dejavec.fill.settings import check_choice
+from dejavec.keys.items import Keys
+from dejavec.storage.identity import difference, same
+from dejavec.storage.keyed_cache import KeyedCache
+from dejavec.support.progress import progress
+from dejavec.transfer.pieces import Piece, at, pieces, stored_form
+from dejavec.vectors.compare import same_bytes
+from dejavec.vectors.ragged import Rows
+
+OnConflict = Literal["first", "last"]
+"""Which vector counts if two caches have different ones for a text."""
+
+
+@dataclass(frozen=True, eq=False)
+class MergeOutcome:
+    """What a merge did.
+
+    Attributes:
+        added: how many texts got a vector that had none.
+        equal: how many vectors were stored already, with the same bytes.
+        replaced: how many vectors were replaced: conflicts with ``on_conflict="last"``, and damaged rows.
+        damaged: how many rows of the others have a checksum mismatch, and were left out.
+        conflicts: the keys of the texts with different vectors (m, 32), in the order in which they were met.
+        conflict_texts: their texts (m,), None for a text that the other cache does not keep.
+    """
+
+    added: int
+    equal: int
+    replaced: int
+    damaged: int
+    conflicts: Keys
+    conflict_texts: list[str | None]
+
+
+def merge(
+    target: KeyedCache,
+    others: Sequence[KeyedCache],
+    *,
+    on_conflict: OnConflict,
+    keep_texts: bool,
+    shown: bool | None,
+) -> MergeOutcome:
+    """Do what ``EmbeddingCache.merge`` says.
+
+    Args:
+        target: the cache that gets the rows.
+        others: where they come from.
+        on_conflict: ``"first"`` keeps the vector of the target, ``"last"`` takes that of the other cache.
+        keep_texts: whether the texts come along.
+        shown: whether to show a progress bar; None: on a terminal.
+    """
+    check_choice("on_conflict", on_conflict, OnConflict)
+    for other in others:
+        _check_identity(target, other)
+    for other in others:
+        _check_form(target, other)
+    counts = {"added": 0, "equal": 0, "replaced": 0, "damaged": 0}
+    conflicts: list[Keys] = [np.empty((0, 32), np.uint8)]
+    conflict_texts: list[str | None] = []
+    with progress(shown, sum(len(other) for other in others), "row") as advance:
+        for other in others:
+            other.refresh()
+            output = other.output
+            if output is None:
+                continue
+            _join_proofs(target, other)
+            for piece in pieces(other, texts=True):
+                there, equal, conflicting = _compared(target, other, piece)
+                wanted = ~equal & ~conflicting if on_conflict == "first" else ~equal
+                keys, rows, texts = at(piece, wanted)
+                if len(keys):
+                    rows = _as_stored(target, other, rows)
+                    kept = texts if keep_texts else None
+                    appended = target.append(keys, rows, output, there[wanted], kept)
+                    # A key that another process stored meanwhile is left out.
+                    replaced = min(appended, int((there[wanted] >= 0).sum()))
+                    counts["replaced"] += replaced
+                    counts["added"] += appended - replaced
+                if keep_texts and equal.any():
+                    target.put_texts(piece.keys[equal], at(piece, equal)[2] or [])
+                counts["equal"] += int(equal.sum())
+                counts["damaged"] += piece.damaged
+                conflicts.append(piece.keys[conflicting])
+                conflict_texts += at(piece, conflicting)[2] or []
+                advance(len(piece.keys) + piece.damaged)
+    return MergeOutcome(**counts, conflicts=np.concatenate(conflicts), conflict_texts=conflict_texts)
+
+
+def _check_identity(target: KeyedCache, other: KeyedCache) -> None:
+    if not same(target.identity, other.identity):
+        wanted, found = difference(target.identity, other.identity)
+        raise IdentityMismatchError(
+            other.path,
+            expected=f"vectors of {wanted}, as {target.path} has",
+            found=found,
+            remedy="merge caches of one model and its settings",
+        )
+
+
+def _check_form(target: KeyedCache, other: KeyedCache) -> None:
+    """Check that the vectors of another cache have the form of the target's."""
+    ours, theirs = target.output, other.output
+    if ours is None or theirs is None:
+        return
+    wanted = (ours.family, target.dim, ours.dtype)
+    found = (theirs.family, other.dim, theirs.dtype)
+    if wanted != found:
+        text = "{} vectors of {} numbers, {}"
+        raise VectorsError(
+            other.path,
+            expected=f"{text.format(*wanted)}, as {target.path} has",
+            found=text.format(*found),
+            remedy="convert them with copy_to",
+        )
+
+
+def _compared(
+    target: KeyedCache, other: KeyedCache, piece: Piece
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the row of each key in the target or -1, and which vectors are equal, and which differ (n,).
+
+    A damaged row of the target is neither.
+    """
+    there = target.lookup(piece.keys)
+    equal = np.zeros(len(there), np.bool_)
+    conflicting = np.zeros(len(there), np.bool_)
+    known = np.flatnonzero(there >= 0)
+    if len(known):
+        keys = np.ascontiguousarray(piece.keys[known])
+        ours, damaged = target.gather(keys, there[known])
+        alike = same_bytes(ours, _as_stored(target, other, piece.rows[known]))
+        equal[known], conflicting[known] = alike, ~alike
+        equal[known[damaged]] = conflicting[known[damaged]] = False
+    return there, equal, conflicting
+
+
+def _as_stored(target: KeyedCache, other: KeyedCache, rows: Rows) -> Rows:
+    """Return rows of another cache in the dtype of the target, which holds them exactly."""
+    output = other.output
+    if output is None:
+        return rows
+    dtype = target.dtype
+    if dtype is None:
+        dtype = stored_form(rows.dtype, other.container, output, other.identity)
+    return rows.astype(dtype, copy=False)
+
+
+def _join_proofs(target: KeyedCache, other: KeyedCache) -> None:
+    """Record who made the vectors, before they come.
+
+    If nothing proves that one function made both, functions are asked again in each call.
+    """
+    ours, theirs = target.proofs.read(), other.proofs.read()
+    if other.proofs.is_mixed():
+        target.proofs.mix()
+    elif len(target) == 0:
+        for description in theirs:
+            target.proofs.add(description)
+    elif any(description in ours for description in theirs):
+        return
+    elif ours or theirs or "model" not in target.identity:
+        target.proofs.mix()
