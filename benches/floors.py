@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,11 +19,13 @@ SHA256_ALL = "floor: SHA-256, all cores"
 SHA256_ONE = "floor: SHA-256, one core"
 TAKE = "floor: np.take"
 WRITE = "floor: write + fsync"
+COPY = "floor: copy + fsync"
 
 WHY = {
     SHA256_ALL: "a plain loop in Rust (crate sha2), one message at a time, the messages split over all cores",
     SHA256_ONE: "the same loop on one core",
     TAKE: "np.take of the rows into a fresh array",
+    COPY: "shutil.copytree of the directory of the cache, then one fsync of each file",
     WRITE: "one sequential write of vectors and 40 bytes a row, then one fsync",
 }
 
@@ -81,6 +84,16 @@ def write(work: Work, path: Path, record_bytes: int) -> float:
     checks.equal("bytes", path.stat().st_size, sum(map(len, payload)))
     path.unlink()
     return seconds
+
+
+def copy(directory: Path, new: Path) -> float:
+    """Seconds to copy the files of a directory, and to sync them."""
+    start = time.perf_counter()
+    shutil.copytree(directory, new)
+    for path in new.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    return time.perf_counter() - start
 
 
 def _touch(array: Vectors) -> None:

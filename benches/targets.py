@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benches import floors
-from benches.cases import faiss_file, scripts
+from benches.cases import faiss_file, scripts, search, transfer
 from benches.runner import Outcome
 
 Value = Callable[["Figures"], float]
@@ -229,6 +229,26 @@ TARGETS: tuple[Target, ...] = (
         False,
         (1_000_000,),
         _memory_of_matrix,
+    ),
+    *(
+        _at_most(
+            f"search by the cosine, {queries}",
+            "FAISS's flat search",
+            1.1,
+            _LARGE,
+            lambda f, case=case: f.ratio(case, search.OURS, search.FAISS),  # type: ignore[misc]
+        )
+        for case, queries in (("search", "100 queries"), ("search-one", "one query"))
+    ),
+    *(
+        _at_most(
+            contestant,
+            "a copy of the files",
+            1.5,
+            _LARGE,
+            lambda f, contestant=contestant: f.ratio("transfer", contestant, floors.COPY),  # type: ignore[misc]
+        )
+        for contestant in (transfer.MERGE, transfer.COPY)
     ),
     Target(
         "get_vector of one text", "", 2, False, _SOME, lambda f: f.seconds("single", _BACKEND) * 1e6, "µs"

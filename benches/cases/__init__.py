@@ -11,6 +11,8 @@ from benches.cases.get import SingleGet, WarmGet
 from benches.cases.identity import Identity
 from benches.cases.large import Append, LookUp, Open
 from benches.cases.scripts import Scripts
+from benches.cases.search import Search, SearchOne
+from benches.cases.transfer import Transfer
 from benches.cases.warm import WarmEncode, WarmShuffled, WarmTitled
 
 __all__ = ["BY_NAME", "Case", "Measured", "Place"]
@@ -32,6 +34,9 @@ BY_NAME: dict[str, Case] = {
         FaissAppend(),
         FaissOpen(),
         FaissBuild(),
+        Search(),
+        SearchOne(),
+        Transfer(),
         Hashing(),
         Scripts(),
         Readers(),

@@ -50,6 +50,8 @@ from dejavec.vectors.arrays import from_rows
 from dejavec.vectors.output import CSR_ARRAY, Container, Kind, Output
 from dejavec.vectors.ragged import Ragged
 from dejavec.vectors.sparse import to_scipy
+from dejavec.views.dataset import VectorDataset
+from dejavec.views.tables import to_arrow, to_pandas
 
 _PLACE = ("self", "path", "on_mismatch")
 """Arguments of ``EmbeddingCache`` about its directory. Pickling replaces them by the directory in use."""
@@ -449,11 +451,7 @@ class EmbeddingCache(Closing):
             CacheNotFoundError: the directory is gone, and ``mode="r"``. A call for one text does not notice.
             CorruptCacheError: committed rows are missing in the files.
         """
-        found, vectors = self._store.get(text_keys(texts), out)
-        output = self._store.output
-        if out is not None or output is None:
-            return found, vectors
-        return found, from_rows(vectors, self._shown(output))
+        return self._vectors_of(text_keys(texts), out)
 
     async def aget(self, texts: object) -> tuple[NDArray[np.bool_], Any]:
         """Do the same as :meth:`get`, in a thread."""
@@ -841,6 +839,78 @@ class EmbeddingCache(Closing):
         """
         return build_index(self._store, factory, metric, train_rows, progress)
 
+    def as_dataset(self, texts: object) -> VectorDataset:
+        """Return a data set of the vectors of texts, for a ``DataLoader`` of PyTorch with workers.
+
+        Nothing is loaded: each batch is read from the mapped files. The data set pickles as path, settings
+        and keys. Its items have the array kind of :meth:`get`; a list of multi-vector items needs a
+        ``collate_fn``.
+
+        Args:
+            texts: n texts, all of them cached.
+
+        Returns:
+            A map-style data set of n vectors.
+
+        Raises:
+            ItemError: a text is not a string.
+            MissingVectorsError: a text is not cached.
+
+        Example:
+            >>> import tempfile, numpy as np
+            >>> from dejavec import EmbeddingCache
+            >>> with tempfile.TemporaryDirectory() as path, EmbeddingCache(path) as cache:
+            ...     _ = cache.put(["east", "north"], np.eye(2, dtype=np.float32))
+            ...     dataset = cache.as_dataset(["north", "east", "north"])
+            ...     len(dataset), dataset[0]
+            (3, array([0., 1.], dtype=float32))
+        """
+        keys = text_keys(texts)
+        return VectorDataset(self._vectors_of, keys, self._store.lookup(keys) >= 0)
+
+    def to_arrow(self, texts: object = None) -> Any:
+        """Return texts and vectors as a table of Arrow.
+
+        The column ``vector`` has lists of a fixed size over the memory of the vectors, null for a text that
+        is not cached. If the rows of the texts are contiguous, as those of a list in the order of storage
+        are, that memory is the mapped file, and nothing is copied. Otherwise the vectors are copied once.
+        Multi-vector items are lists of such lists. Sparse vectors are two columns, ``indices`` and
+        ``values``.
+
+        Args:
+            texts: n texts. None: the newest row of each text in the cache, with the texts that are kept.
+
+        Returns:
+            A ``pyarrow.Table`` with the column ``text`` and the vectors, in the order of the texts.
+
+        Raises:
+            ItemError: a text is not a string, or not Unicode.
+            MissingPackageError: pyarrow is not installed.
+
+        Example:
+            >>> import tempfile, numpy as np
+            >>> from dejavec import EmbeddingCache
+            >>> with tempfile.TemporaryDirectory() as path, EmbeddingCache(path) as cache:
+            ...     _ = cache.put(["east", "north"], np.eye(2, dtype=np.float32))
+            ...     cache.to_arrow(["north", "west"]).to_pylist()
+            [{'text': 'north', 'vector': [0.0, 1.0]}, {'text': 'west', 'vector': None}]
+        """
+        return to_arrow(self._store, texts)
+
+    def to_pandas(self, texts: object = None) -> Any:
+        """Return texts and vectors as a ``pandas.DataFrame``: the table of :meth:`to_arrow`.
+
+        A vector is an array (dim,), a view of the table's memory; None for a text that is not cached.
+
+        Args:
+            texts: as in :meth:`to_arrow`.
+
+        Raises:
+            ItemError: a text is not a string, or not Unicode.
+            MissingPackageError: pyarrow or pandas is not installed.
+        """
+        return to_pandas(self._store, texts)
+
     def refresh(self) -> int:
         """Read the commits of other processes; return the number of rows.
 
@@ -940,6 +1010,14 @@ class EmbeddingCache(Closing):
         return _core.repair(
             str(local_directory(path)), lock_timeout=lock_timeout, force=force, allow_network=allow_network
         )
+
+    def _vectors_of(self, keys: Keys, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Any]:
+        """Do what :meth:`get` does, for keys."""
+        found, vectors = self._store.get(keys, out)
+        output = self._store.output
+        if out is not None or output is None:
+            return found, vectors
+        return found, from_rows(vectors, self._shown(output))
 
     def _shown(self, output: Output) -> Output:
         """Return the array kind of results: the one from ``output=``, or the stored one."""

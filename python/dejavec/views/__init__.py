@@ -1,0 +1,1 @@
+"""The vectors of a corpus in the forms of other libraries."""
