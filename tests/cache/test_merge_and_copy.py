@@ -161,12 +161,14 @@ def test_texts_do_not_come_to_a_cache_that_keeps_none(tmp_path: Path) -> None:
     ):
         with_texts.put(TEXTS[:3], vectors("npy", TEXTS[:3]))
         without.put(TEXTS[:1], vectors("npy", TEXTS[:1]))
-        without.merge(with_texts)
+        assert without.merge(with_texts).conflict_texts == []
         assert without.texts().to_pylist() == [None] * 3
         new.merge(without)
         assert new.texts().to_pylist() == [None] * 3
         new.merge(with_texts)
         assert new.texts().to_pylist() == TEXTS[:3]
+        without.put(TEXTS[1:2], vectors("npy", TEXTS[5:6]))
+        assert with_texts.merge(without).conflict_texts == [None]
 
 
 @pytest.mark.parametrize("named", [{}, {"model": "m@1", "confirm": 4}], ids=["no model", "a model"])

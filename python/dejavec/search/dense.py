@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dejavec.errors import VectorsError
-from dejavec.search.blocks import dense_blocks
+from dejavec.search.blocks import BLOCK_NUMBERS, LARGE_BLOCK_NUMBERS, dense_blocks
 from dejavec.search.metric import Metric, import_faiss
 from dejavec.search.nearest import Nearest
 
@@ -29,18 +29,19 @@ def compare_dense(
     FAISS finds the others, since it does not subtract large numbers from each other for a small distance.
     """
     faiss = import_faiss()
+    few = len(queries) < FEW_QUERIES
+    numbers = BLOCK_NUMBERS if few else LARGE_BLOCK_NUMBERS
     if metric == "hamming":
-        for first, block in dense_blocks(rows, chosen, rows.dtype):
+        for first, block in dense_blocks(rows, chosen, rows.dtype, LARGE_BLOCK_NUMBERS):
             bits = np.ascontiguousarray(block).view(np.uint8)
             distances, positions = faiss.knn_hamming(queries.view(np.uint8), bits, min(nearest.k, len(bits)))
             nearest.merge(distances, _shifted(positions, first))
         return
-    for first, block in dense_blocks(rows, chosen, np.float32):
+    for first, block in dense_blocks(rows, chosen, np.float32, numbers):
         if metric == "l2":
             nearest.merge(*_nearest_by_l2(queries, block, min(nearest.k, len(block)), first))
             continue
         # BLAS waits for its threads more than it gains, for few queries.
-        few = len(queries) < FEW_QUERIES
         products = np.vecdot(queries[:, None], block) if few else queries @ block.T
         if metric == "cosine":
             products *= inverse_lengths(block)

@@ -88,12 +88,12 @@ def merge(
                     replaced = min(appended, int((there[wanted] >= 0).sum()))
                     counts["replaced"] += replaced
                     counts["added"] += appended - replaced
-                if keep_texts and equal.any():
+                if keep_texts and piece.texts is not None and equal.any():
                     target.put_texts(piece.keys[equal], at(piece, equal)[2] or [])
                 counts["equal"] += int(equal.sum())
                 counts["damaged"] += piece.damaged
                 conflicts.append(piece.keys[conflicting])
-                conflict_texts += at(piece, conflicting)[2] or []
+                conflict_texts += at(piece, conflicting)[2] or [None] * int(conflicting.sum())
                 advance(len(piece.keys) + piece.damaged)
     return MergeOutcome(**counts, conflicts=np.concatenate(conflicts), conflict_texts=conflict_texts)
 

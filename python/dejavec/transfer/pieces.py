@@ -26,7 +26,7 @@ class Piece:
     Attributes:
         keys: their keys (n, 32), which differ.
         rows: n rows in the stored dtype; contiguous ones are mapped, not copied.
-        texts: the text that is kept for each row, or None; None if they were not asked for.
+        texts: the text that is kept for each row, or None; None if none are, or were asked for.
         damaged: how many rows more have a checksum mismatch.
     """
 
@@ -41,8 +41,9 @@ def pieces(cache: KeyedCache, *, texts: bool) -> Iterator[Piece]:
 
     Args:
         cache: the cache; rows that are stored meanwhile are left out.
-        texts: whether the texts are read, too.
+        texts: whether the texts are read, too, if any are kept.
     """
+    texts = texts and cache.stats()["texts"] > 0
     numbers = np.flatnonzero(cache.is_newest())
     size = max(1, _BYTES // max(cache.row_bytes, 1))
     for start in range(0, len(numbers), size):
