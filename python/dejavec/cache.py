@@ -490,6 +490,7 @@ class EmbeddingCache(Closing):
     async def aput(self, texts: object, vectors: object) -> int:
         """Do the same as :meth:`put`, in a thread."""
         return await call_in_thread(lambda _: self.put(texts, vectors))
+
     def delete(self, texts: object) -> int:
         """Delete the vectors of texts, and the texts that are kept beside them.
 

@@ -69,13 +69,13 @@ class BuiltIndex:
             numbers. ``faiss.extract_index_ivf(index).nprobe`` sets how many lists a search visits.
         metric: how vectors are compared.
         cache: the cache.
-        uuid: which cache that was.
+        numbering: what its row numbers belong to: ``KeyedCache.numbering``.
     """
 
     index: Any
     metric: Metric
     cache: KeyedCache
-    uuid: str | None
+    numbering: tuple[str | None, int]
 
     def __len__(self) -> int:
         """Return how many rows the index has."""
@@ -93,7 +93,7 @@ class BuiltIndex:
             What :meth:`dejavec.EmbeddingCache.search` returns.
 
         Raises:
-            VectorsError: the queries do not fit, or another cache is in the directory now.
+            VectorsError: the queries do not fit, or the cache was compacted or replaced since then.
             ItemError: a text is not a string.
         """
         k = whole_number("k", k)
@@ -102,11 +102,11 @@ class BuiltIndex:
         distances, rows = self.index.search(wanted.view(np.uint8) if self.metric == "hamming" else wanted, k)
         farthest = np.float32(-np.inf if self.metric in SIMILARITIES else np.inf)
         result = labels.result(np.where(rows < 0, farthest, distances).astype(np.float32), rows)
-        if self.cache.uuid != self.uuid:
+        if self.cache.numbering != self.numbering:
             raise VectorsError(
                 self.cache.path,
-                expected="the cache that the index was built of",
-                found="another one in its place",
+                expected="the cache as the index was built of it",
+                found="a compacted one, or another one in its place",
                 remedy="build the index again",
             )
         return result
@@ -123,7 +123,7 @@ def build_index(
     faiss = import_faiss()
     _refuse_other_than_dense(cache)
     metric = metric_of(cache, metric)
-    uuid = cache.uuid
+    numbering = cache.numbering
     rows = _Rows.of(cache)
     if train_rows is not None:
         train_rows = whole_number("train_rows", train_rows)
@@ -143,7 +143,7 @@ def build_index(
             for numbers, vectors in _blocks(cache, metric, rows, covered, advance):
                 index.add_with_ids(vectors, numbers)
         _save(cache, index, made_of, rows)
-    return BuiltIndex(index, metric, cache, uuid)
+    return BuiltIndex(index, metric, cache, numbering)
 
 
 def _refuse_other_than_dense(cache: KeyedCache) -> None:

@@ -47,19 +47,18 @@ def search(
     metric = metric_of(cache, metric)
     wanted = query_rows(cache, queries, metric)
     labels = Labels(cache, texts)
-    while True:
-        uuid = cache.uuid
+
+    def found() -> SearchResult:
         chosen = candidates(cache, among)
         rows = cache.vectors
         parts = [
             _nearest(rows, chosen, wanted[start : start + _QUERIES], metric, k)
             for start in range(0, max(len(wanted), 1), _QUERIES)
         ]
-        distances, found = (np.concatenate(part) for part in zip(*parts, strict=True))
-        result = labels.result(distances, found)
-        # If another cache was put in the place of this one meanwhile, the row numbers may be of either.
-        if cache.uuid == uuid:
-            return result
+        distances, numbers = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return labels.result(distances, numbers)
+
+    return cache.unmoved(found)
 
 
 def query_rows(cache: KeyedCache, queries: Any, metric: Metric) -> Rows:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from dejavec.vectors.fitting import check_out, fitting_rows
 from dejavec.vectors.output import Container, Output, family_of
 from dejavec.vectors.ragged import KEY_RECORD_BYTES, Ragged, Rows, dim_of, offsets_of
 from dejavec.vectors.stored import check_kind, nonfinite, stored_dtype
+
+T = TypeVar("T")
 
 _MAPPED_BYTES = 1 << 20
 _STATS = (
@@ -191,6 +193,20 @@ class KeyedCache(Closing):
         """How often the cache was compacted. Row numbers are those of a generation."""
         store = self._handle.store()
         return 0 if store is None else store.generation
+
+    @property
+    def numbering(self) -> tuple[str | None, int]:
+        """What row numbers belong to: the ``uuid`` and the ``generation``. They mean nothing in another one."""
+        store = self._handle.store()
+        return (None, 0) if store is None else (store.uuid, store.generation)
+
+    def unmoved(self, read: Callable[[], T]) -> T:
+        """Return what ``read`` returns about row numbers, and read again if they changed meanwhile."""
+        while True:
+            numbering = self.numbering
+            found = read()
+            if self.numbering == numbering:
+                return found
 
     @property
     def vectors(self) -> Rows:

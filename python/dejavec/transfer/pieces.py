@@ -40,22 +40,29 @@ def pieces(cache: KeyedCache, *, texts: bool) -> Iterator[Piece]:
     """Yield the newest row of each key, in the order of the rows, without damaged ones.
 
     Args:
-        cache: the cache; rows that are stored meanwhile are left out.
+        cache: the cache. Keys that are stored meanwhile are left out, and those that are deleted.
         texts: whether the texts are read, too, if any are kept.
     """
     texts = texts and cache.stats()["texts"] > 0
-    numbers = np.flatnonzero(cache.is_newest())
+    # Keys, not row numbers: a compaction meanwhile gives other numbers to the rows.
+    keys = cache.unmoved(lambda: cache.keys_of(np.flatnonzero(cache.is_newest())))
     size = max(1, _BYTES // max(cache.row_bytes, 1))
-    for start in range(0, len(numbers), size):
-        part = numbers[start : start + size]
-        keys = cache.keys_of(part)
-        rows, damaged = cache.gather(keys, part)
-        kept = list_of(*cache.texts(part)) if texts else None
-        if damaged:
-            sound = np.delete(np.arange(len(part)), damaged)
-            keys, rows = np.ascontiguousarray(keys[sound]), rows[sound]
-            kept = None if kept is None else [kept[at] for at in sound.tolist()]
-        yield Piece(keys, rows, kept, len(damaged))
+    for start in range(0, len(keys), size):
+        part = keys[start : start + size]
+        yield cache.unmoved(lambda part=part: _piece(cache, part, texts=texts))
+
+
+def _piece(cache: KeyedCache, keys: Keys, *, texts: bool) -> Piece:
+    numbers = cache.lookup(keys)
+    if (numbers < 0).any():
+        keys, numbers = np.ascontiguousarray(keys[numbers >= 0]), numbers[numbers >= 0]
+    rows, damaged = cache.gather(keys, numbers)
+    kept = list_of(*cache.texts(numbers)) if texts else None
+    if damaged:
+        sound = np.delete(np.arange(len(numbers)), damaged)
+        keys, rows = np.ascontiguousarray(keys[sound]), rows[sound]
+        kept = None if kept is None else [kept[at] for at in sound.tolist()]
+    return Piece(keys, rows, kept, len(damaged))
 
 
 def stored_form(dtype: np.dtype[Any], container: Container, output: Output, identity: Any) -> np.dtype[Any]:

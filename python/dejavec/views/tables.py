@@ -21,17 +21,21 @@ def to_arrow(cache: KeyedCache, texts: object) -> Any:
     """Do what ``EmbeddingCache.to_arrow`` says."""
     pa = _arrow()
     if texts is None:
-        numbers = np.flatnonzero(cache.is_newest())
-        rows, damaged = cache.gather(cache.keys_of(numbers), numbers, as_returned=True)
-        found = np.ones(len(numbers), np.bool_)
-        found[damaged] = False
-        column = column_of(*cache.texts(numbers))
+        found, rows, column = cache.unmoved(lambda: _all_rows(cache))
     else:
         texts = frozen(texts)
         keys = text_keys(texts)
         found, rows = cache.get(keys)
         column = _text_column(texts, len(keys), pa)
     return pa.table({TEXT: column, **_columns_of(rows, found, pa)})
+
+
+def _all_rows(cache: KeyedCache) -> tuple[NDArray[np.bool_], Rows, Any]:
+    numbers = np.flatnonzero(cache.is_newest())
+    rows, damaged = cache.gather(cache.keys_of(numbers), numbers, as_returned=True)
+    found = np.ones(len(numbers), np.bool_)
+    found[damaged] = False
+    return found, rows, column_of(*cache.texts(numbers))
 
 
 def to_pandas(cache: KeyedCache, texts: object) -> Any:
