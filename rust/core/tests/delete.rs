@@ -133,7 +133,8 @@ fn empty() -> Image {
 
 /// Every sequence of calls around a deletion. The power fails at every moment of the last two.
 fn every_power_loss(container: Container, durability: [Durability; 2], texts: bool) {
-    let calls = [Call::Append(0), Call::Replace(1), Call::Delete(0), Call::Delete(1), Call::Sync(0), Call::Reopen(0)];
+    // First of all a replacement, so that the deleted keys have older rows.
+    let calls = [Call::Replace(1), Call::Append(0), Call::Delete(0), Call::Delete(1), Call::Sync(0), Call::Reopen(0)];
     let mut base = History::begin(&empty(), container, durability).keeping_texts(texts);
     base.open().unwrap();
     for call in [Call::Append(0), Call::Replace(0), Call::Sync(0), Call::Append(1), Call::Sync(0)] {
