@@ -187,24 +187,3 @@ fn one_power_loss_after_another_brings_no_deleted_row_back() {
     }
     println!("{} crash images", tally.images);
 }
-
-#[test]
-fn a_deletion_that_another_handle_failed_to_sync_is_done_again() {
-    use crate::common::simulated::{Fault, Injection, Turns};
-    for after in 0..3 {
-        let mut history = History::begin(&empty(), Container::Npy, [Commit, Commit]);
-        history.open().unwrap();
-        history.call(Call::Append(0)).unwrap();
-        history.call(Call::Replace(0)).unwrap();
-        let mut history = history.settle();
-        history.open().unwrap();
-        let fault = Fault::SyncAfter(Turns(0));
-        history.storage.inject(Some(Injection { fault, after, for_ever: false, fired: 0 }));
-        assert!(!history.try_call(Call::Delete(0)));
-        history.storage.inject(None);
-        // The page cache has zeros that the disk does not have.
-        history.call(Call::Delete(1)).unwrap();
-        let before = history.calls();
-        history.check_every_moment(before, &mut Random(1), 4, false, &mut Tally::default());
-    }
-}

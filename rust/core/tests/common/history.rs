@@ -452,11 +452,6 @@ impl History {
         known
     }
 
-    /// How many calls ended.
-    pub fn calls(&self) -> usize {
-        self.ends.len()
-    }
-
     fn first_deleted(&self) -> usize {
         self.ends.first().map_or(0, |(.., known)| known.deleted)
     }
