@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from mteb_models import FieldsModel, encode
@@ -322,7 +323,7 @@ class TestCommandLine:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        from dejavec.cli import listing
+        from dejavec.cli.main import main
 
         (tmp_path / "secret").mkdir()
         scandir = os.scandir
@@ -333,7 +334,7 @@ class TestCommandLine:
             return scandir(path)
 
         monkeypatch.setattr(os, "scandir", refusing)
-        assert listing.ls_command(tmp_path) == 1
+        assert main(["ls", str(tmp_path)]) == 1
         printed = capsys.readouterr().out
         assert "m@1" in printed
         assert f"{tmp_path / 'secret'}: could not be read: Permission denied" in printed
@@ -344,12 +345,13 @@ class TestCommandLine:
     def test_an_interrupt_says_what_is_true_there(
         self, command: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        from dejavec.cli import main as cli
+        from dejavec.cli.main import main, program
 
-        def interrupted(options: Any) -> int:
+        def interrupted(**options: Any) -> int:
             raise KeyboardInterrupt
 
-        monkeypatch.setitem(cli._COMMANDS, command, interrupted)
+        found = program.get_command(click.Context(program), command)
+        monkeypatch.setattr(found, "callback", interrupted)
         arguments = ["ls"] if command == "ls" else ["import", "a", "b", "--model", "m@1"]
-        assert cli.main(arguments) == 130
+        assert main(arguments) == 130
         assert said in capsys.readouterr().err

@@ -13,6 +13,7 @@ from comparing import bits_equal, files_below
 
 from dejavec import EmbeddingCache
 from dejavec.cli.main import main
+from dejavec.storage.summary import size_text
 
 HEADER = 128
 
@@ -127,18 +128,20 @@ def test_ls_tells_of_each_cache_whose_it_is_and_how_large(
 
     assert main(["ls", str(tmp_path)]) == 0
     headings, *lines, total = capsys.readouterr().out.splitlines()
-    assert headings.split() == ["cache", "model", "role", "prompt", "rows", "dim", "dtype", "bytes"]
+    assert headings.split() == [
+        *("cache", "model", "role", "prompt", "rows", "dim", "dtype", "container", "size", "written")
+    ]
     sizes = [sum(file.stat().st_size for file in (tmp_path / path).iterdir()) for path in (
         "Task/query", "Task/query@0123456789ab", "bare"
     )]  # fmt: skip
     cells = [re.split(r"\s{2,}", line) for line in lines]
-    numbers = ["3", "4", "numpy float32"]
+    rest = [["3", "4", "float32", "npy", size_text(size), "now"] for size in sizes]
     assert cells == [
-        ["Task/query", "org/a@0123456789ab", "query", r"'find:\n\x1b[31m'", *numbers, f"{sizes[0]:,}"],
-        ["Task/query@0123456789ab", "(no name) weights abababababab", "query", *numbers, f"{sizes[1]:,}"],
-        ["bare", "(none named)", *numbers, f"{sizes[2]:,}"],
+        ["Task/query", "org/a@0123456789ab", "query", r"'find:\n\x1b[31m'", *rest[0]],
+        ["Task/query@0123456789ab", "(no name) weights abababababab", "query", *rest[1]],
+        ["bare", "(none named)", *rest[2]],
     ]
-    assert total == f"3 caches, 9 rows, {sum(sizes):,} bytes"
+    assert total == f"3 caches, 9 rows, {size_text(sum(sizes))}"
 
     assert main(["ls", str(tmp_path / "bare")]) == 0
     assert capsys.readouterr().out.splitlines()[1].startswith(".  ")
@@ -173,9 +176,9 @@ def test_stats_prints_counts_and_identity_and_changes_nothing(
     before = files_below(cache)
     assert main(["stats", str(cache)]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first == f"{cache}: vectors of numpy float32"
-    start = lines.index("{")
-    counts = {line[:16].strip(): line[16:].strip() for line in lines[:start]}
-    assert (counts["rows"], counts["keys"], counts["dim"], counts["row bytes"]) == ("3", "3", "4", "16")
-    assert json.loads("\n".join(lines[start:])) == {"model": {"name": "toy", "revision": "1"}}
+    assert (first, lines[0]) == (str(cache), "numpy float32 vectors in the container npy")
+    start = lines.index("identity")
+    counts = dict(re.split(r"\s{2,}", line.strip()) for line in lines[:start] if line.startswith("  "))
+    assert (counts["rows"], counts["keys"], counts["dim"], counts["row bytes"]) == ("3", "3", "4", "16 B")
+    assert json.loads("\n".join(lines[start + 1 :])) == {"model": {"name": "toy", "revision": "1"}}
     assert files_below(cache) == before

@@ -71,9 +71,10 @@ def names_in(script: Path) -> dict[str, Any]:
     return names
 
 
-def test_the_page_about_the_command_line_is_what_the_program_says() -> None:
-    page = names_in(ROOT / "docs" / "command_line.py")["page"]()
-    assert (ROOT / "docs" / "command-line.md").read_text() == page
+def test_the_pages_about_the_command_line_are_what_the_program_says() -> None:
+    names = names_in(ROOT / "docs" / "command_line.py")
+    for page, made in (("command-line.md", "page"), ("command-line-json.md", "json_page")):
+        assert (ROOT / "docs" / page).read_text() == names[made]()
 
 
 def test_the_table_of_models_is_that_of_the_installed_mteb() -> None:

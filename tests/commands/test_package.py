@@ -37,11 +37,16 @@ def test_importing_it_imports_nothing_heavy() -> None:
     assert not modules_after("import dejavec") & HEAVY
 
 
-def test_asking_for_help_imports_nothing_heavy() -> None:
+def test_the_command_line_imports_click_and_without_a_terminal_nothing_heavier(tmp_path: Path) -> None:
+    with dejavec.EmbeddingCache(tmp_path / "cache") as cache:
+        cache.put(["a"], [[1.0]])
+    called = ["['--help']", f"['ls', {str(tmp_path)!r}]", f"['info', {str(tmp_path / 'cache')!r}, '--json']"]
+    calls = "\n".join(f"    main({words})" for words in called)
     imported = modules_after(
-        "import dejavec.cli.main\ntry: dejavec.cli.main.main(['--version'])\nexcept SystemExit: pass"
+        "import contextlib, os\nfrom dejavec.cli.main import main\n"
+        f"with contextlib.redirect_stdout(open(os.devnull, 'w')):\n{calls}"
     )
-    assert not imported & HEAVY
+    assert imported & HEAVY == {"click"}
 
 
 def test_the_public_names_are_there() -> None:
@@ -61,13 +66,13 @@ def test_the_version_is_the_workspaces() -> None:
     assert dejavec.__version__ == metadata.version("dejavec") == workspace["package"]["version"]
 
 
-def test_only_numpy_and_tqdm_are_required() -> None:
+def test_only_these_are_required() -> None:
     required = {
         re.split(r"[ <>=!~;\[]", requirement)[0]
         for requirement in metadata.requires("dejavec") or []
         if "extra ==" not in requirement
     }
-    assert required == {"numpy", "tqdm"}
+    assert required == {"click", "numpy", "rich", "tqdm"}
 
 
 def test_the_build_uses_the_pinned_maturin() -> None:

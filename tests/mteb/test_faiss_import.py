@@ -13,9 +13,9 @@ from mteb.models.cache_wrappers.cache_backends import FaissCache as MtebFaissCac
 
 import dejavec
 from dejavec import EmbeddingCache
+from dejavec.cli.main import main
 from dejavec.mteb.migrate import importer
 from dejavec.mteb.migrate.doubts import MIXED_ROWS, UNCOUNTED
-from dejavec.mteb.migrate.exporter import export_command
 
 VECTORS = np.arange(1, 25, dtype=np.float32).reshape(8, 3)
 
@@ -126,7 +126,7 @@ def test_what_faiss_cache_holds_is_exported_for_mteb(tmp_path: Path) -> None:
     cache.add(["a", "b"], VECTORS[:2])
     cache.close()
     before = files_below(tmp_path / "ours")
-    assert export_command(tmp_path / "ours", tmp_path / "exported") == 0
+    assert main(["export", str(tmp_path / "ours"), str(tmp_path / "exported")]) == 0
     assert files_below(tmp_path / "ours") == before
     read = MtebNumpyCache(tmp_path / "exported")
     read.load()

@@ -37,6 +37,7 @@ from mteb_models import (
 )
 
 from dejavec import CachedEmbeddingWrapper, DejavecError, DejavecWarning, EmbeddingCache, TextVectorMap
+from dejavec.cli.main import main
 from dejavec.errors import (
     CacheNotFoundError,
     CorruptCacheError,
@@ -46,14 +47,14 @@ from dejavec.errors import (
     VectorsError,
 )
 from dejavec.mteb.migrate.doubts import DOCUMENTS, MEDIA, MIXED, PREPARED, QUERIES, SHARED, UNKNOWN, doubt
-from dejavec.mteb.migrate.exporter import export, export_command
+from dejavec.mteb.migrate.exporter import export
 from dejavec.mteb.migrate.importer import (
     ELSEWHERE,
     NONFINITE,
     OTHER_SETTINGS,
     ZEROS,
     import_cache,
-    import_command,
+    import_old,
     import_tree,
 )
 from dejavec.mteb.migrate.old_files import open_old_cache
@@ -602,7 +603,7 @@ def test_where_there_is_nothing_to_import_it_says_so(old: Path, tmp_path: Path) 
     old.mkdir()
     for source in (old, tmp_path / "missing"):
         with pytest.raises(DejavecError, match=re.escape(str(source))):
-            import_command(source, tmp_path / "new", MODEL, trust=False)
+            import_old(source, tmp_path / "new", MODEL)
     with pytest.raises(CacheNotFoundError, match="found none"):
         import_tree(old, CachedEmbeddingWrapper(FieldsModel(), tmp_path / "new"))
     write_old(old / KNOWN, [], vectors_of(0))
@@ -622,7 +623,7 @@ def test_the_command_that_the_error_names_works(old: Path, tmp_path: Path) -> No
         words = shlex.split(command)
         assert words[:2] == ["dejavec", "import"]
         assert words[3] == f"{old / KNOWN}-imported"
-        assert import_command(Path(words[2]), tmp_path / "new", MODEL, trust=False) == 0
+        assert main(["import", words[2], str(tmp_path / "new"), "--model", MODEL]) == 0
     with EmbeddingCache(tmp_path / "new", model=MODEL) as cache:
         assert cache.get(TEXTS)[0].all()
 
@@ -633,7 +634,8 @@ def test_the_command_imports_a_tree_for_the_model_as_mteb_loads_it(
     expected = evaluate(random_encoder(), named(MockSTSTask(), KNOWN))
     evaluate(MtebWrapper(random_encoder(), old), named(MockSTSTask(), KNOWN))
     evaluate(MtebWrapper(random_encoder(), old), named(MockRetrievalTask(), "NFCorpus"))
-    assert import_command(old, tmp_path / "new", "mteb/baseline-random-encoder@2", trust=False) == 0
+    command = ["import", str(old), str(tmp_path / "new"), "--model", "mteb/baseline-random-encoder@2"]
+    assert main(command) == 0
     printed = capsys.readouterr().out
     assert f"{old / KNOWN}: 4 vectors imported to {tmp_path / 'new' / KNOWN}" in printed
     assert f"2 left out: {DOCUMENTS}; --trust takes them" in printed
@@ -651,7 +653,8 @@ def test_the_command_fails_if_a_cache_was_refused(
     (old / KNOWN / "index.json").write_text("{")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DejavecWarning)
-        status = import_command(old, tmp_path / "new", "mteb/baseline-random-encoder@2", trust=True)
+        command = ["import", str(old), str(tmp_path / "new"), "--model", "mteb/baseline-random-encoder@2"]
+        status = main([*command, "--trust"])
     assert status == 1
     assert "nothing imported" in capsys.readouterr().out
 
@@ -660,7 +663,7 @@ def test_the_command_fails_if_a_cache_was_refused(
 def test_the_command_says_which_model_it_wants(model: str, old: Path, tmp_path: Path) -> None:
     write_old(old / KNOWN, ["a"], vectors_of(1))
     with pytest.raises(DejavecError, match=re.escape(model)):
-        import_command(old, tmp_path / "new", model, trust=False)
+        import_old(old, tmp_path / "new", model)
     assert not (tmp_path / "new").exists()
 
 
@@ -767,7 +770,7 @@ def test_a_tree_is_exported_without_what_mteb_has_no_place_for(
             encode(wrapper, TEXTS, prompt_type=role)
     with pytest.warns(DejavecWarning), CachedEmbeddingWrapper(FieldsModel(revision="b" * 40), new) as wrapper:
         encode(wrapper, TEXTS)
-    assert export_command(new, out) == 0
+    assert main(["export", str(new), str(out)]) == 0
     printed = capsys.readouterr().out
     assert printed.count("5 vectors") == 3
     assert printed.count("left out: mteb keeps one cache") == 1

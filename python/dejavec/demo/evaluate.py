@@ -123,11 +123,11 @@ def _maker_of_vectors(encoder: Any) -> tuple[Any, str]:
     return encoder, "_encode" if Methods.of(encoder).hides_encode else "encode"
 
 
-def demo(options: Options, out: Callable[[str], None] = print) -> int:
+def demo(options: Options, out: Callable[[str], object] = print) -> tuple[list[Run], bool]:
     """Run the evaluations, print the table, and check the promises.
 
     Returns:
-        The exit status: 0, or 1 if a promise did not hold.
+        The runs, and whether every promise held.
     """
     # They are about other libraries, and would be printed between the lines of the report.
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -150,10 +150,10 @@ def demo(options: Options, out: Callable[[str], None] = print) -> int:
     out("")
     out(table([*runs, *others]))
     out("")
-    return verdict(runs, others, options, out)
+    return [*runs, *others], not verdict(runs, others, options, out)
 
 
-def _task(options: Options, out: Callable[[str], None]) -> Callable[[], _Task]:
+def _task(options: Options, out: Callable[[str], object]) -> Callable[[], _Task]:
     """Return a function that makes a new task for each evaluation: mteb's tasks keep state."""
     name = options.task
     if name is not None:
@@ -167,7 +167,7 @@ def _task(options: Options, out: Callable[[str], None]) -> Callable[[], _Task]:
     return lambda: docstring_task(corpus)
 
 
-def _model(options: Options, out: Callable[[str], None]) -> Any:
+def _model(options: Options, out: Callable[[str], object]) -> Any:
     if options.model is not None:
         out(f"Model: {options.model}, from mteb")
         return mteb.get_model(options.model)
@@ -224,7 +224,7 @@ def _cached_run(label: str | None, model: Any, task: _Task, cache: Path) -> Run:
     )
 
 
-def _mteb_runs(model: Any, task: Callable[[], _Task], out: Callable[[str], None]) -> list[Run]:
+def _mteb_runs(model: Any, task: Callable[[], _Task], out: Callable[[str], object]) -> list[Run]:
     """Run the same evaluations with mteb's own wrapper, in a temporary directory."""
     from mteb.models.cache_wrappers import CachedEmbeddingWrapper as MtebWrapper
 
@@ -284,7 +284,7 @@ def table(runs: list[Run]) -> str:
     )
 
 
-def verdict(runs: list[Run], others: list[Run], options: Options, out: Callable[[str], None]) -> int:
+def verdict(runs: list[Run], others: list[Run], options: Options, out: Callable[[str], object]) -> int:
     """Print the result of the runs. Return 1 if a promise did not hold, otherwise 0."""
     uncached, first, warm = runs
     problems = []

@@ -22,6 +22,16 @@ def caches_below(directory: Path, unreadable: list[str] | None = None) -> list[P
     return directories_below(directory, _is_cache, "a cache", unreadable)
 
 
+def damaged_or_sound_caches_below(directory: Path, unreadable: list[str]) -> list[Path]:
+    """Do what :func:`caches_below` does, and return directories whose ``meta.json`` is missing, too."""
+    return directories_below(
+        directory,
+        lambda path: _is_cache(path) or all((path / name).is_file() for name in _OTHERS),
+        "a cache",
+        unreadable,
+    )
+
+
 def directories_below(
     directory: Path, holds: Callable[[Path], bool], what: str, unreadable: list[str] | None = None
 ) -> list[Path]:

@@ -109,29 +109,6 @@ def export(source: Path, target: Path, *, progress: bool | None = None) -> list[
     return exported + [Exported(path, None) for path in beside]
 
 
-def export_command(source: Path, target: Path) -> int:
-    """Export, and print the result for each cache.
-
-    Returns:
-        The exit status, 0.
-    """
-    for report in export(source, target):
-        if report.target is None:
-            print(f"{report.source}: left out: mteb keeps one cache for a task and role")
-            continue
-        print(f"{report.source}: {report.written} vectors to {report.target}")
-        if report.dtype != "float32":
-            print(f"  as float32: the numbers are the same, the dtype {report.dtype} is lost")
-        for count, reason in (
-            (report.replaced, "replaced by later ones"),
-            (report.dead, "given up by a repair"),
-            (report.damaged, "damaged"),
-        ):
-            if count:
-                print(f"  {count} left out: {reason}")
-    return 0
-
-
 def _refuse_inexact(path: Path) -> None:
     with KeyedCache(path, mode="r") as cache:
         if cache.dtype is not None and not np.can_cast(cache.dtype, np.float32, "safe"):

@@ -159,13 +159,13 @@ def import_tree(
     return reports
 
 
-def import_command(old: Path, new: Path, model: str, *, trust: bool) -> int:
-    """Import one cache, or all caches below a directory, and print the results.
+def import_old(old: Path, new: Path, model: str, *, trust: bool = False) -> tuple[list[Imported], str]:
+    """Import one cache, or all caches below a directory.
 
     A tree is imported for our wrapper of the model as mteb loads it.
 
     Returns:
-        The exit status: 1 if a cache was refused.
+        The result for each cache, and the claim that the user answers for.
 
     Raises:
         DejavecError: nothing could be imported.
@@ -176,20 +176,12 @@ def import_command(old: Path, new: Path, model: str, *, trust: bool) -> int:
         )
     with ExitStack() as stack:
         if is_old_cache(old):
-            reports = [import_cache(old, new, model, trust=trust)]
-            claim = f"{model} made them"
-        else:
-            _refuse_overlap(old, new)
-            find_old_caches(old)  # Raises before the model is loaded, if there are none.
-            reports = import_tree(old, stack.enter_context(_wrapper_of(model, new)), trust=trust)
-            claim = f"{model} made them as mteb loads it now, with these prompts and no further arguments"
-    for report in reports:
-        print("\n".join(_lines(report, trust=trust)))
-    if any(report.taken for report in reports):
-        print(
-            f"You answer for the imported vectors: {claim}, and no two processes at a time wrote one cache."
-        )
-    return 1 if any(report.refused for report in reports) else 0
+            return [import_cache(old, new, model, trust=trust)], f"{model} made them"
+        _refuse_overlap(old, new)
+        find_old_caches(old)  # Raises before the model is loaded, if there are none.
+        reports = import_tree(old, stack.enter_context(_wrapper_of(model, new)), trust=trust)
+        claim = f"{model} made them as mteb loads it now, with these prompts and no further arguments"
+        return reports, claim
 
 
 def _import_branch(
@@ -347,20 +339,3 @@ def _wrapper_of(model: str, new: Path) -> CachedEmbeddingWrapper:
             remedy="check name and revision, or import in Python with the loaded model: `import_tree`",
         ) from error
     return CachedEmbeddingWrapper(loaded, new)
-
-
-def _lines(report: Imported, *, trust: bool) -> list[str]:
-    """Return the lines of one report."""
-    if report.refused is not None:
-        return [f"{report.source}: nothing imported: {report.refused}"]
-    where = f" to {' and '.join(map(str, report.targets))}" if report.taken else ""
-    lines = [f"{report.source}: {report.taken} vectors imported{where}"]
-    if report.doubt is not None and trust:
-        lines.append(f"  on trust: {report.doubt}")
-    lines += [f"  prompt: {prompt.get('text', 'not known')!r}" for prompt in report.prompts]
-    if report.held:
-        lines.append(f"  {report.held} were there already")
-    for reason, count in report.left.items():
-        more = "; --trust takes them" if reason == report.doubt and not trust else ""
-        lines.append(f"  {count} left out: {reason}{more}")
-    return lines
