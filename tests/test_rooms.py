@@ -33,6 +33,7 @@ OF_OTHERS = {
     "_output_all_columns": "datasets",
     "_resolve_prompt": "mteb",
     "_has_meaningful_value": "mteb",
+    "_commit_hash": "transformers",
     "_sanitize_model": "mteb",
     "_serialize_experiment_kwargs_to_name": "mteb",
     "_upcast_low_precision": "mteb",

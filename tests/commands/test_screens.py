@@ -35,6 +35,7 @@ def caches(tmp_path: Path) -> Path:
     for name, texts in (("empty", []), ("a/rather/long/path/of/directories/tiny", TEXTS), ("damaged", TEXTS)):
         with EmbeddingCache(tmp_path / "caches" / name, identity=IDENTITY, keep_texts=True) as cache:
             cache.put(texts, np.arange(4.0 * len(texts), dtype=np.float32).reshape(-1, 4))
+    (tmp_path / "caches" / "texts.txt").write_text("first\nanother\n")
     flip_bit(tmp_path / "caches" / "damaged" / "vectors.npy", 128 + 5)
     return tmp_path / "caches"
 
@@ -49,6 +50,7 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
     "ls": (["{caches}"], 0),
     "info": (["{caches}/a/rather/long/path/of/directories/tiny"], 0),
     "verify": (["{caches}"], 1),
+    "plan": (["{caches}/a/rather/long/path/of/directories/tiny", "{caches}/texts.txt", "--rate", "9/s"], 0),
 }
 """Words after each command that only reads, and its exit status."""
 

@@ -89,6 +89,8 @@ def price_text(amount: float) -> str:
         >>> price_text(12.345), price_text(0.00234), price_text(0)
         ('12.35', '0.0023', '0')
     """
+    if 0 < amount < 1e-4:
+        return "less than 0.0001"
     return "0" if not amount else f"{amount:,.2f}" if amount >= 1 else f"{amount:.2g}"
 
 

@@ -20,6 +20,8 @@ _COMMANDS = {
     "ls": "dejavec.cli.ls",
     "info": "dejavec.cli.info",
     "verify": "dejavec.cli.verify",
+    "plan": "dejavec.cli.plan",
+    "fill": "dejavec.cli.fill",
     "import": "dejavec.cli.importing",
     "export": "dejavec.cli.exporting",
     "run": "dejavec.cli.run",

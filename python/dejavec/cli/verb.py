@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,16 @@ class Verb(click.Command):
 
 
 def verb(
-    name: str, *, kept: str = "nothing was changed", document: type | None = None
+    name: str, *, kept: str = "nothing was changed", document: type | None = None, reads: bool = False
 ) -> Callable[[Callable[..., Outcome]], Verb]:
-    """Return a decorator that makes a function the body of a command: see :class:`Verb`."""
+    """Return a decorator that makes a function the body of a command: see :class:`Verb`.
+
+    The function's docstring is the help. With ``reads``, it goes on with the formats of FILE.
+    """
 
     def decorate(function: Callable[..., Outcome]) -> Verb:
-        return click.command(name, cls=Verb, kept=kept, document=document)(function)
+        text = inspect.cleandoc(function.__doc__ or "") + (f"\n\n{_FILE}" if reads else "")
+        return click.command(name, cls=Verb, kept=kept, document=document, help=text)(function)
 
     return decorate
 
@@ -62,7 +67,7 @@ COLUMN = click.option(
 )
 """The option of commands that read FILE."""
 
-FILE_HELP = (
+_FILE = (
     "FILE is .txt (a text a line), .jsonl, .csv, .tsv, .parquet, a data set directory (save_to_disk), "
     "or - for lines on standard input."
 )
