@@ -50,6 +50,8 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
     "ls": (["{caches}"], 0),
     "info": (["{caches}/a/rather/long/path/of/directories/tiny"], 0),
     "verify": (["{caches}"], 1),
+    "export": (["{caches}/a/rather/long/path/of/directories/tiny", "out.npz", "--dry-run"], 0),
+    "import": (["{caches}/a/rather/long/path/of/directories/tiny", "into", "--dry-run"], 0),
     "plan": (["{caches}/a/rather/long/path/of/directories/tiny", "{caches}/texts.txt", "--rate", "9/s"], 0),
 }
 """Words after each command that only reads, and its exit status."""
@@ -64,7 +66,11 @@ def test_a_command_fits_a_terminal_of_80_columns(
     status, screen = on_terminal(monkeypatch, lambda: main([name, *words]))
     assert status == COMMANDS[name][1], screen
     assert screen
-    if name != "verify":  # It names whole paths and files; an identity is shown as it is, too.
+    if name not in (
+        "verify",
+        "import",
+        "export",
+    ):  # These name whole paths; an identity is shown as it is, too.
         assert max(map(len, screen.partition("identity")[0].splitlines())) <= 80, screen
 
 

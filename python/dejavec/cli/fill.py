@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +16,7 @@ from dejavec.cli.documents import print_json
 from dejavec.cli.plan import Flags, Planned, plan_lines, plan_of, wanted
 from dejavec.cli.progress import progress
 from dejavec.cli.st_model import Encoder, ModelName, load
-from dejavec.cli.table_file import TableFile
+from dejavec.cli.table_file import TableFile, repeatable
 from dejavec.cli.verb import COLUMN, DRY_RUN, path_argument, verb
 from dejavec.errors import CacheNotFoundError
 from dejavec.identity.confirm import KNOWN_ITEMS
@@ -88,7 +84,7 @@ def command(
     as its revision.
     """
     named = ModelName.parse(model_text)
-    with _repeatable(TableFile(file, column)) as table:
+    with repeatable(TableFile(file, column)) as table:
         planned, hits, missing = plan_of(cache, wanted(table))
         filled = Filled(planned, named.text(_known_revision(cache, named)), 0, 0.0)
         if not as_json:
@@ -170,15 +166,3 @@ def _fill(table: TableFile, missing: Flags, opened: EmbeddingCache, encoder: Enc
                 size = min(2 * size, max(_BATCH, int(speed * _SECONDS) // _BATCH * _BATCH))
                 advance(len(part))
     return time.perf_counter() - start
-
-
-@contextmanager
-def _repeatable(table: TableFile) -> Iterator[TableFile]:
-    """Yield a table that can be read twice: standard input goes to a temporary file, private to its owner."""
-    if table.can_repeat:
-        yield table
-        return
-    with tempfile.NamedTemporaryFile(prefix="dejavec-", suffix=".txt") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.flush()
-        yield replace(table, file=Path(file.name))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -207,6 +209,18 @@ class TableFile:
             found=", ".join(str(found) for found in names if found is not None) or "none",
             remedy="name a column of texts with --column" if name == self.column else "name another",
         )
+
+
+@contextmanager
+def repeatable(table: TableFile) -> Iterator[TableFile]:
+    """Yield a table that can be read twice: standard input goes to a temporary file, private to its owner."""
+    if table.can_repeat:
+        yield table
+        return
+    with tempfile.NamedTemporaryFile(prefix="dejavec-", suffix=".txt") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        yield replace(table, file=Path(file.name))
 
 
 def _utf8_lines(stream: IO[bytes]) -> Iterator[str]:
