@@ -24,6 +24,7 @@ _COMMANDS = {
     "fill": "dejavec.cli.fill",
     "import": "dejavec.cli.importing",
     "export": "dejavec.cli.exporting",
+    "map": "dejavec.cli.mapping",
     "run": "dejavec.cli.run",
     "demo": "dejavec.cli.demo",
     "completion": "dejavec.cli.completion",
