@@ -117,8 +117,10 @@ def draw_picture(drawing: Drawing, target: Path) -> bytes:
     labels = np.array(drawing.labels)
     for name in drawing.names:
         at = labels == name
+        across, up = drawing.points[at].T
         axes.scatter(
-            *drawing.points[at].T,
+            across,
+            up,
             s=4,
             linewidths=0,
             alpha=0.7,

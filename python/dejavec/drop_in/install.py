@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -73,6 +73,14 @@ def uninstall() -> None:
     if _finder in sys.meta_path:
         sys.meta_path.remove(_finder)
     _names.restore()
+
+
+def when_mteb_is_imported(call: Callable[[], object]) -> None:
+    """Call something now if mteb is imported, otherwise when it has been, after :func:`install`."""
+    if sys.modules.get("mteb") is None:
+        _waiting.append(call)
+    else:
+        call()
 
 
 class _Names:
@@ -182,7 +190,10 @@ class _Loader(Loader):
         check_mteb()
         self._loader.exec_module(module)
         _names.replace()
+        while _waiting:
+            _waiting.pop(0)()
 
 
+_waiting: list[Callable[[], object]] = []
 _names = _Names()
 _finder = _Finder()

@@ -6,15 +6,17 @@ import multiprocessing
 import multiprocessing.spawn
 import sys
 from collections.abc import Callable, Sequence
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import CodeType, ModuleType, TracebackType
 from typing import Any
 
 from dejavec.drop_in.install import install
+from dejavec.drop_in.models import cache_models
 
 
-def run(script: str, arguments: Sequence[str]) -> int:
+def run(script: str, arguments: Sequence[str], *, is_module: bool = False, cache: Path | None = None) -> int:
     """Run a script as ``python script arguments`` does, after :func:`dejavec.install`.
 
     From here on the process belongs to the script. ``__main__``, ``sys.argv`` and ``sys.path[0]`` stay the
@@ -25,8 +27,11 @@ def run(script: str, arguments: Sequence[str]) -> int:
     :mod:`runpy` is not used: it restores ``__main__`` too early, and leaves its own frames in tracebacks.
 
     Args:
-        script: the path of a Python source file.
+        script: the path of a Python source file; or the name of a module, as after ``python -m``.
         arguments: the script's ``sys.argv[1:]``.
+        is_module: whether ``script`` is a module.
+        cache: the directory where each model that mteb builds is cached; None: only those that the script
+            wraps.
 
     Returns:
         The exit status: 0, or 2 if the script cannot be read.
@@ -35,27 +40,68 @@ def run(script: str, arguments: Sequence[str]) -> int:
         BaseException: any exception of the script, ``SystemExit`` included. The printed traceback has only
             frames of the script.
     """
-    path = Path.cwd() / script
-    try:
-        source = path.read_bytes()
-    except OSError as error:
-        print(f"dejavec run: cannot read the script {script}: {error.strerror}", file=sys.stderr)
+    cache = None if cache is None else cache.absolute()
+    main, source = _module(script, cache) if is_module else _script(script, cache)
+    if source is None:
         return 2
-    main = ModuleType("__main__")
-    main.__file__ = str(path)
-    main.__loader__ = SourceFileLoader("__main__", str(path))
-    vars(main)["__cached__"] = None
     sys.modules["__main__"] = main
-    sys.argv[:] = [script, *arguments]
-    if not sys.flags.safe_path:
-        sys.path[0] = str(path.resolve().parent)
-    _install_here_and_in_children()
+    sys.argv[:] = [str(main.__file__) if is_module else script, *arguments]
     try:
-        exec(compile(source, path, "exec", dont_inherit=True), vars(main))
+        # Compiled in this frame, which tracebacks leave out.
+        code = (
+            source() if callable(source) else compile(source, str(main.__file__), "exec", dont_inherit=True)
+        )
+        exec(code, vars(main))
     except BaseException as error:
         _print_without_this_frame(error)
         raise
     return 0
+
+
+def _script(script: str, cache: Path | None) -> tuple[ModuleType, bytes | None]:
+    """Return ``__main__`` for a source file, and the source; None if it cannot be read."""
+    path, main = Path.cwd() / script, ModuleType("__main__")
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        print(f"dejavec run: cannot read the script {script}: {error.strerror}", file=sys.stderr)
+        return main, None
+    main.__file__ = str(path)
+    main.__loader__ = SourceFileLoader("__main__", str(path))
+    vars(main)["__cached__"] = None
+    if not sys.flags.safe_path:
+        sys.path[0] = str(path.resolve().parent)
+    _install_here_and_in_children(cache)
+    return main, source
+
+
+def _module(name: str, cache: Path | None) -> tuple[ModuleType, Callable[[], CodeType] | None]:
+    """Return ``__main__`` for a module or a package's ``__main__``, and a function that loads its code."""
+    main = ModuleType("__main__")
+    if not sys.flags.safe_path:
+        sys.path[0] = str(Path.cwd())
+    _install_here_and_in_children(cache)
+    spec = _found(name)
+    if spec is not None and spec.submodule_search_locations is not None:
+        spec = _found(f"{name}.__main__")
+    get_code = getattr(None if spec is None else spec.loader, "get_code", None)
+    if spec is None or get_code is None:
+        print(f"dejavec run: no module named {name} that can be run", file=sys.stderr)
+        return main, None
+    main.__spec__, main.__file__, main.__loader__ = spec, spec.origin, spec.loader
+    main.__package__ = spec.parent
+    vars(main)["__cached__"] = spec.cached
+    return main, lambda: get_code(spec.name)
+
+
+def _found(name: str) -> ModuleSpec | None:
+    """Return the spec of a module; None if there is none. The packages around it are imported."""
+    try:
+        return find_spec(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            return None
+        raise
 
 
 def _print_without_this_frame(error: BaseException) -> None:
@@ -75,7 +121,7 @@ def _print_without_this_frame(error: BaseException) -> None:
     sys.excepthook = excepthook
 
 
-def _install_here_and_in_children() -> None:
+def _install_here_and_in_children(cache: Path | None) -> None:
     """Install in this process, its ``multiprocessing`` children, their children, and so on.
 
     A forked child inherits the installation. A spawned child is a new interpreter: it unpickles its
@@ -83,14 +129,22 @@ def _install_here_and_in_children() -> None:
     server gets no such data, so it must not preload the script for its children.
     """
     install()
+    if cache is not None:
+        cache_models(cache)
     if "forkserver" in multiprocessing.get_all_start_methods():
         multiprocessing.set_forkserver_preload([])
     prepare: Callable[[str], dict[str, Any]] = multiprocessing.spawn.get_preparation_data
-    multiprocessing.spawn.get_preparation_data = lambda name: {**prepare(name), "dejavec": _InstallWhenRead()}
+    multiprocessing.spawn.get_preparation_data = lambda name: {
+        **prepare(name),
+        "dejavec": _InstallWhenRead(cache),
+    }
 
 
 class _InstallWhenRead:
     """Unpickling it in a child process calls :func:`install` there."""
 
-    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
-        return _install_here_and_in_children, ()
+    def __init__(self, cache: Path | None) -> None:
+        self._cache = cache
+
+    def __reduce__(self) -> tuple[Callable[[Path | None], None], tuple[Path | None]]:
+        return _install_here_and_in_children, (self._cache,)
