@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,24 @@ def test_a_block_runs_by_itself_and_prints_what_the_page_says(
         assert capsys.readouterr().out == block.output
 
 
+@pytest.mark.parametrize(
+    "block",
+    [block for page in PAGES for block in blocks(page, "sh") if block.output is not None],
+    ids=str,
+)
+def test_commands_with_an_output_print_it(block: Block, tmp_path: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-ec", block.code],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", block.output)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_block_escapes_by_its_language(page: Path) -> None:
     found = fences(page)
@@ -41,8 +62,10 @@ def test_an_output_follows_a_program_that_prints() -> None:
         for before, fence in zip([None, *found], found, strict=False):
             if OUTPUT in fence["info"]:
                 assert before, page.name
-                assert before["language"] == "python", page.name
-                assert "print(" in before["code"], page.name
+                assert before["language"] in ("python", "sh"), page.name
+                assert ("print(" if before["language"] == "python" else "dejavec ") in before["code"], (
+                    page.name
+                )
 
 
 @pytest.mark.parametrize("name", sorted(WITH_PROGRAMS))

@@ -184,7 +184,7 @@ def _import_cache(source: Path, target: Path, *, dry_run: bool) -> Import:
         raise ForeignDirectoryError(
             target, expected="another directory than SRC", found="SRC", remedy="choose another"
         )
-    report = Source(source)
+    report = Source(source, [target])
     with opened(source) as cache:
         selection = select(cache)
         report.left = {
@@ -210,7 +210,7 @@ def _import_texts(
 ) -> Import:
     """Import texts and vectors that are read together."""
     read = _read(source, form, settings)
-    report = Source(source, left=read.left)
+    report = Source(source, [target], left=read.left)
     with (
         KeyedCache(target, identity=describe(model, None)) as into,
         progress(f"import {source.name}", None, "rows") as advance,
@@ -285,7 +285,6 @@ def _take(
     taken = into.append(np.ascontiguousarray(keys[chosen]), rows[chosen], output, texts=kept)
     report.taken += taken
     report.held += len(chosen) - taken
-    report.targets = [into.path]
 
 
 def _print(result: Import, *, trust: bool, dry_run: bool) -> None:
