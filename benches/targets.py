@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benches import floors
-from benches.cases import faiss_file, scripts, search, transfer
+from benches.cases import faiss_file, listing, scripts, search, transfer
 from benches.runner import Outcome
 
 Value = Callable[["Figures"], float]
@@ -165,6 +165,15 @@ TARGETS: tuple[Target, ...] = (
     _faster("cold", "cold overhead, not synced", _UNSYNCED, "RocksDB, not synced", 1),
     _at_most(f"{_WARM}: peak memory", "the result", 1.1, _TEXTS, _memory_of_result("peak")),
     _at_most(f"{_WARM}: anonymous memory", "the result", 0.2, _TEXTS, _memory_of_result("anonymous")),
+    Target(
+        "dejavec ls, 1,000 caches",
+        "",
+        1,
+        False,
+        (1_000,),
+        lambda f: f.outcome("ls", listing.LS).median,
+        "s",
+    ),
     Target(
         "open, snapshot of all rows", "", 5, False, _LARGE, lambda f: f.seconds("open", _OURS) * 1e3, "ms"
     ),

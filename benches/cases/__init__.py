@@ -10,6 +10,7 @@ from benches.cases.fill import ColdFill, Duplicates, SomeMissing
 from benches.cases.get import SingleGet, WarmGet
 from benches.cases.identity import Identity
 from benches.cases.large import Append, LookUp, Open
+from benches.cases.listing import Listing
 from benches.cases.scripts import Scripts
 from benches.cases.search import Search, SearchOne
 from benches.cases.transfer import Transfer
@@ -41,6 +42,7 @@ BY_NAME: dict[str, Case] = {
         Scripts(),
         Readers(),
         Identity(),
+        Listing(),
         Evaluate(),
     )
 }
