@@ -13,7 +13,9 @@ from typing import Any
 from dejavec import _core
 from dejavec.storage.identity import BARE
 
-COMMIT_FILE = "commit"
+_COMMITS = "commit*"
+"""The files of commit records: one at a time counts."""
+
 _REVISION = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -60,7 +62,7 @@ def open_store(path: Path) -> _core.Store:
 def described(path: Path, store: _core.Store) -> Described:
     """Return the description of a cache."""
     identity, output, stats = json.loads(store.identity), json.loads(store.output), store.stats()
-    written = datetime.fromtimestamp((path / COMMIT_FILE).stat().st_mtime, UTC)
+    written = datetime.fromtimestamp(max(file.stat().st_mtime for file in path.glob(_COMMITS)), UTC)
     role = identity.get("role")
     return Described(
         path,
