@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import mteb
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from mteb.mocks.mock_tasks import MockRetrievalTask
 from warm_processes import run_python
 
 from dejavec.cli import main as cli
+from dejavec.cli.demo import Demonstration
+from dejavec.cli.documents import schema_of
 from dejavec.demo import evaluate as demo
 from dejavec.demo.corpus import read_corpus
 
@@ -80,9 +84,13 @@ def test_demo_takes_any_task_and_model(
     # No registered task can be loaded without a network, so the name stands for one that can.
     monkeypatch.setattr(mteb, "get_task", lambda name: {"Any": MockRetrievalTask}[name]())
     arguments = ["demo", "--cache", str(tmp_path), "--task", "Any", "--model", "mteb/baseline-random-encoder"]
-    assert cli.main(arguments) == 0
-    table = rows(capsys.readouterr().out)
-    assert list(table) == ["uncached", "cold", "warm"]
+    assert cli.main([*arguments, "--json"]) == 0
+    printed, report = capsys.readouterr()
+    document = json.loads(printed)
+    jsonschema.validate(document, schema_of(Demonstration))
+    assert document["held"]
+    table = rows(report)
+    assert list(table) == [run["label"] for run in document["runs"]] == ["uncached", "cold", "warm"]
     assert "raw scores" not in table["warm"]
     assert table["warm"]["vectors"] == table["uncached"]["vectors"]
     assert table["warm"]["encoded"] == "0"
