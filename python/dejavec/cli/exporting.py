@@ -89,8 +89,8 @@ def command(
     """Write the vectors for other programs.
 
     Writes the newest vector of each key of the cache SRC, with its key, and with its text where it is kept
-    or given, to the file DST. npy and faiss hold one matrix; keys and texts lie beside it, in
-    DST.keys.npy and DST.texts.jsonl. All other formats hold everything, multi-vector and sparse rows too.
+    or given, to the file DST. npy and faiss hold one matrix; keys and texts lie beside it, with the
+    endings .keys.npy and .texts.jsonl. All other formats hold everything, multi-vector and sparse rows too.
     With mteb, SRC may be a directory of caches, and DST becomes a directory that mteb's NumpyCache loads.
     Damaged rows are left out, and counted.
     """
