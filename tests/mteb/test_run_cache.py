@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from mteb.cli import main as mteb_main
 from mteb.mocks.mock_tasks import MockSTSTask
 from mteb.models import ModelMeta
+from warm_processes import run_python
 
 from dejavec import CachedEmbeddingWrapper, DejavecWarning
 from dejavec.cli.main import main
@@ -71,19 +71,14 @@ def test_mtebs_command_line_gives_the_same_scores_and_fills_one_cache(
     plain = mteb.evaluate(
         mteb.get_model(MODEL), MockSTSTask(), cache=None, co2_tracker=False, show_progress_bar=False
     )
-    uncached = [json.loads(json.dumps(plain.task_results[0].scores)), "MockSTSTask"]
+    (tmp_path / "uncached").mkdir()
+    plain.task_results[0].to_disk(tmp_path / "uncached" / "MockSTSTask.json")  # As in the others, it rounds.
+    uncached = results(tmp_path / "uncached")
     module = tmp_path / "mine.py"
     module.write_text(MODULE)
     words = ["run", "--cache", "cache", "-m", "mine", "run", "-m", MODEL, "-t", "MockSTSTask"]
-    done = subprocess.run(
-        [sys.executable, "-m", "dejavec", *words, "--output-folder", "cold"],
-        cwd=tmp_path,
-        env={**os.environ, "TQDM_DISABLE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    status, _, messages = run_python("-m", "dejavec", *words, "--output-folder", "cold", cwd=tmp_path)
+    assert status == 0, messages
     assert results(tmp_path / "cold") == uncached
     filled = rows(tmp_path / "cache")
     assert sum(filled.values()) > 0
