@@ -19,6 +19,7 @@ from dejavec.errors import DejavecError
 _COMMANDS = {
     "ls": "dejavec.cli.ls",
     "info": "dejavec.cli.info",
+    "search": "dejavec.cli.searching",
     "verify": "dejavec.cli.verify",
     "plan": "dejavec.cli.plan",
     "fill": "dejavec.cli.fill",

@@ -58,8 +58,13 @@ Encoder = Callable[[list[str]], Any]
 """Returns the vectors of texts as a model returns them. The cache examines the model in it."""
 
 
-def load(named: ModelName, prompt: str | None) -> tuple[Encoder, str | None]:
+def load(named: ModelName, prompt: str | None, *, as_query: bool = False) -> tuple[Encoder, str | None]:
     """Load a model.
+
+    Args:
+        named: which model.
+        prompt: what it reads before each text; None: what it is configured for.
+        as_query: whether the texts are queries, if the model tells them from documents.
 
     Returns:
         The encoder; and its revision: the commit on the hub, the given one, or a digest of all tensors.
@@ -84,7 +89,8 @@ def load(named: ModelName, prompt: str | None) -> tuple[Encoder, str | None]:
             remedy="check the name, or the directory",
         ) from error
     settings = {} if prompt is None else {"prompt": prompt}
-    encoder = partial(model.encode, show_progress_bar=False, **settings)
+    encode = model.encode_query if as_query and hasattr(model, "encode_query") else model.encode
+    encoder = partial(encode, show_progress_bar=False, **settings)
     return encoder, _commit(model) or named.revision or _weights(model)
 
 
