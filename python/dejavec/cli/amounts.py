@@ -59,6 +59,20 @@ def price(text: str) -> float:
         raise click.BadParameter(message) from None
 
 
+def byte_count(text: str) -> int:
+    """Return a size in bytes, from a text such as ``10GB`` or ``500 MB``, for an option of click.
+
+    Example:
+        >>> byte_count("1.5kB"), byte_count("10 GB"), byte_count("7")
+        (1500, 10000000000, 7)
+    """
+    plain = text.strip()
+    try:
+        return int(number(plain[:-1] if plain[-1:] in "bB" and len(plain) > 1 else plain))
+    except ValueError:
+        raise click.BadParameter(f"expected a size, such as 10GB, found {text!r}") from None
+
+
 def duration_text(seconds: float) -> str:
     """Return a time.
 

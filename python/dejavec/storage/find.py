@@ -26,7 +26,7 @@ def damaged_or_sound_caches_below(directory: Path, unreadable: list[str]) -> lis
     """Do what :func:`caches_below` does, and return directories whose ``meta.json`` is missing, too."""
     return directories_below(
         directory,
-        lambda path: _is_cache(path) or all((path / name).is_file() for name in _OTHERS),
+        lambda path: _is_cache(path) or sum(_is_ours(file) for file in path.iterdir()) > 1,
         "a cache",
         unreadable,
     )
@@ -66,4 +66,8 @@ def directories_below(
 
 def _is_cache(path: Path) -> bool:
     # Other programs also have files named meta.json.
-    return (path / META).is_file() and any(_OTHERS.fullmatch(file.name) for file in path.iterdir())
+    return (path / META).is_file() and any(map(_is_ours, path.iterdir()))
+
+
+def _is_ours(file: Path) -> bool:
+    return _OTHERS.fullmatch(file.name) is not None

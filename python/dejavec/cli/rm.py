@@ -1,0 +1,119 @@
+"""``dejavec rm``: deletes texts from a cache, or the cache."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+
+from dejavec.cli.documents import print_json
+from dejavec.cli.progress import progress
+from dejavec.cli.selection import opened
+from dejavec.cli.table_file import TableFile
+from dejavec.cli.verb import COLUMN, DRY_RUN, PathType, path_argument, verb
+from dejavec.cli.writable import open_to_change
+from dejavec.errors import StorageError
+from dejavec.keys.items import text_keys
+from dejavec.storage.find import META
+from dejavec.storage.summary import size_text
+
+_FILES = re.compile(
+    r"(meta\.json|proven\.json|(INDEX\.)?LOCK|\.proven\.json\.lock|commit(\.\d+)?|keys(\.\d+)?\.bin"
+    r"|(vectors|indptr|indices|texts|texts-spans)(\.\d+)?\.(npy|faiss)|(index|search)-.*|.*\.tmp(-.*)?)"
+)
+"""The files of a cache. Directories and all other files stay."""
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What was deleted.
+
+    Attributes:
+        cache: the directory.
+        texts: how many texts were given; null without --texts.
+        rows: how many texts were cached, and are deleted; with --dry-run, would be.
+        bytes: the size of the deleted files; null with --texts.
+    """
+
+    cache: Path
+    texts: int | None
+    rows: int
+    bytes: int | None
+
+
+@verb("rm", document=Removed, kept="what was deleted stays deleted; run it again for the rest", reads=True)
+@path_argument("cache", "CACHE")
+@click.option("--texts", type=PathType(), metavar="FILE", help="Delete the vectors of these texts.")
+@COLUMN
+@click.option("--yes", "-y", is_flag=True, help="Delete a whole cache without a question.")
+@DRY_RUN
+def command(*, cache: Path, texts: Path | None, column: str, yes: bool, dry_run: bool, as_json: bool) -> int:
+    """Delete texts from a cache, or the cache.
+
+    Deletes the vectors of the texts in FILE, and the texts that are kept beside them: for every process, and
+    after a power loss too. Their bytes stay in the files until `dejavec compact`. Without --texts, it deletes
+    the files of CACHE; caches below it and other files stay.
+    """
+    if texts is None:
+        removed = _remove_cache(cache, asked=yes or dry_run, dry_run=dry_run)
+    else:
+        removed = _remove_texts(cache, TableFile(texts, column), dry_run=dry_run)
+    if as_json:
+        print_json(removed)
+        return 0
+    done = "would be deleted" if dry_run else "deleted"
+    if removed.bytes is not None:
+        print(f"{cache}: {removed.rows:,} vectors {done}, {size_text(removed.bytes)}")
+    else:
+        print(f"{cache}: {removed.rows:,} of {removed.texts:,} texts {done}")
+        if removed.rows and not dry_run:
+            print(f"  their bytes stay in the files until: dejavec compact {cache}")
+    return 0
+
+
+def _remove_texts(cache: Path, table: TableFile, *, dry_run: bool) -> Removed:
+    given = deleted = 0
+    with (
+        open_to_change(cache) as changed,
+        opened(cache) as read,
+        progress("delete", None, "texts") as advance,
+    ):
+        seen: set[bytes] = set()
+        for texts in table.texts():
+            given += len(texts)
+            if dry_run:
+                keys = text_keys(texts)
+                rows = read.lookup(keys)
+                seen.update(keys[at].tobytes() for at in np.flatnonzero(rows >= 0))
+                deleted = len(seen)
+            else:
+                deleted += changed.delete(texts)
+            advance(len(texts))
+    return Removed(cache, given, deleted, None)
+
+
+def _remove_cache(cache: Path, *, asked: bool, dry_run: bool) -> Removed:
+    with opened(cache) as found:
+        rows = len(found)
+    files = [file for file in sorted(cache.iterdir()) if _FILES.fullmatch(file.name) and not file.is_dir()]
+    # The first one makes the directory no cache any more.
+    files.sort(key=lambda file: file.name != META)
+    size = sum(file.lstat().st_size for file in files)
+    if not asked:
+        click.confirm(f"Delete {rows:,} vectors, {size_text(size)}, in {cache}?", abort=True, err=True)
+    if not dry_run:
+        try:
+            for file in files:
+                file.unlink(missing_ok=True)
+            if not any(cache.iterdir()):
+                cache.rmdir()
+        except OSError as error:
+            raise StorageError(
+                f"{cache}: could not be deleted: {error.strerror}",
+                remedy="correct its permissions",
+                path=cache,
+            ) from error
+    return Removed(cache, None, rows, size)
