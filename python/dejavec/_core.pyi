@@ -6,7 +6,7 @@ GIL released. The errors are in :mod:`dejavec.errors`; each call may raise ``Sto
 ``CorruptCacheError``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeVar, final
 
 import numpy as np
@@ -268,7 +268,7 @@ class Store:
     def append(
         self,
         keys: NDArray[np.uint8],
-        vectors: NDArray[Any],
+        parts: Iterable[NDArray[Any]],
         seen: NDArray[np.int64] | None,
         *,
         indices: NDArray[np.int32] | None = None,
@@ -278,11 +278,11 @@ class Store:
         """Append one group of rows and commit it.
 
         ``seen`` (n,) has the newest row of each key at the caller's look-up, -1 for none; None: no key had a
-        row. A key is dropped only if another row is the newest now. ``vectors`` is C-contiguous, (n, dim),
-        with the store's dtype. Keys must differ from each other.
+        row. A key is dropped only if another row is the newest now. Keys must differ from each other.
 
-        In a ragged store ``vectors`` is (elements, dim), and row ``i`` has the elements from ``indptr[i]`` up
-        to, and without, ``indptr[i + 1]``. In a sparse store ``vectors`` and ``indices`` are (elements,).
+        ``parts`` are C-contiguous arrays (k, dim) with the store's dtype: n rows, one part after the other.
+        In a ragged store a part has whole rows, and row ``i`` has the elements from ``indptr[i]`` up to, and
+        without, ``indptr[i + 1]``. In a sparse store the parts, and ``indices``, are (elements,).
 
         ``texts`` are kept beside the rows that are appended. A text is kept if its SHA-256 is the key, so
         not that of an item with more than text.
@@ -298,7 +298,7 @@ class Store:
     def put(
         self,
         keys: NDArray[np.uint8],
-        vectors: NDArray[Any],
+        parts: Iterable[NDArray[Any]],
         *,
         indices: NDArray[np.int32] | None = None,
         indptr: NDArray[np.int64] | None = None,

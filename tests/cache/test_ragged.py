@@ -17,7 +17,8 @@ from scipy import sparse
 
 from dejavec import DejavecWarning, EmbeddingCache
 from dejavec.errors import IdentityMismatchError, NonFiniteVectorsError, VectorsError
-from dejavec.vectors.ragged import Ragged
+from dejavec.vectors.arrays import to_rows
+from dejavec.vectors.ragged import Ragged, joined
 
 Encode = Callable[[list[str]], Any]
 
@@ -194,6 +195,30 @@ def test_contiguous_rows_are_views_of_one_mapping_that_the_caller_may_change(tmp
         assert len({id(item.base) for item in found}) == 1
         found[7][:] = 0
         assert parts(cache.encode(texts, never)) == parts(items("float32")(texts))
+
+
+def test_items_are_stored_where_they_lie_without_a_copy() -> None:
+    made = [*items("float32")(TEXTS), np.asfortranarray(tokens("abc")), tokens("long")[::2]]
+    rows, _ = to_rows(made, len(made), "the model")
+    assert isinstance(rows, Ragged)
+    shared = [np.shares_memory(part, item) for part, item in zip(rows.parts, made, strict=True) if len(item)]
+    # An array that is not C-contiguous has no bytes in order.
+    assert shared == [True] * 4 + [False] * 2
+    both = joined([rows.astype(np.float16), rows])
+    wide = [item.astype(np.float16).astype(np.float32) for item in made]
+    assert [row.tobytes() for row in both] == [item.tobytes() for item in [*wide, *made]]
+
+
+def test_items_that_lie_apart_are_dropped_replaced_and_kept_one_by_one(tmp_path: Path) -> None:
+    texts = [f"text {i}" * (i % 5) + str(i) for i in range(300)]
+    with EmbeddingCache(tmp_path, model="m@1") as cache:
+        cache.encode(texts[::3], items("float32"))
+        # A third is stored already, another has other vectors, and each comes twice.
+        changed = {text: 2 * tokens(text) for text in texts[1::3]}
+        now = [changed.get(text, tokens(text)) for text in texts]
+        assert cache.put([*texts, *texts], [*now, *now]) == 200
+        assert parts(cache.get(texts)[1]) == parts(now)
+        assert cache.verify()["problems"] == []
 
 
 def test_items_with_nan_are_returned_and_not_stored(tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ def test_a_list_of_tensors_is_a_tensor() -> None:
         (np.zeros((2, 2), complex), "complex128"),
         (np.zeros((2, 2), "M8[s]"), "datetime64"),
         (np.ma.masked_array(np.zeros((2, 2)), mask=True), "masked"),
+        ([np.ma.masked_array(np.zeros(2), mask=[False, True])] * 2, "masked"),
+        ([np.zeros((1, 2)), np.ma.masked_array(np.zeros((1, 2)), mask=True)], "masked"),
         (torch.zeros(2, 2, dtype=torch.complex64), "complex64"),
         (torch.zeros(2, 2, dtype=torch.float8_e5m2), "float8"),
         (torch.zeros(2, 2, 2).to_sparse(), r"shape \(2, 2, 2\)"),

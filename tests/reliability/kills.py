@@ -75,7 +75,7 @@ class RowsWithElements:
 
     def put(self, texts: list[str], vectors: NDArray[np.uint32]) -> None:
         rows, indices, indptr = self._rows(texts, vectors)
-        self._store.put(text_keys(texts), rows, indices=indices, indptr=indptr)
+        self._store.put(text_keys(texts), [rows], indices=indices, indptr=indptr)
 
     def encode(self, texts: list[str], encode: Callable[[list[str]], NDArray[np.uint32]]) -> None:
         seen = self._look_up(texts)
@@ -84,7 +84,7 @@ class RowsWithElements:
             return
         texts = [texts[position] for position in missing]
         rows, indices, indptr = self._rows(texts, encode(texts))
-        self._store.append(text_keys(texts), rows, seen[missing], indices=indices, indptr=indptr)
+        self._store.append(text_keys(texts), [rows], seen[missing], indices=indices, indptr=indptr)
 
     def get(self, texts: list[str]) -> tuple[NDArray[np.bool_], NDArray[np.uint32]]:
         """Which texts are stored, and their vectors; every element of every row is checked."""

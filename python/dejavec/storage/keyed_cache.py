@@ -411,8 +411,8 @@ class KeyedCache(Closing):
         """
         store, rows = self._writable(rows, output)
         try:
-            data, offsets = _columns_of(rows)
-            return store.append(keys, data, seen, **offsets, texts=texts)
+            parts, offsets = _columns_of(rows)
+            return store.append(keys, parts, seen, **offsets, texts=texts)
         except VectorsError as error:
             # These rows fit the opened cache, so another one is there now.
             raise IdentityMismatchError(
@@ -514,14 +514,14 @@ class KeyedCache(Closing):
         )
         bad = nonfinite(rows)
         if len(bad):
-            parts = {
+            found = {
                 "expected": "finite vectors",
                 "found": f"NaN or infinity in those of {len(bad)} items, the first at position {bad[0]}",
                 "remedy": "they are not stored",
             }
             if on_nonfinite == "raise":
-                raise NonFiniteVectorsError(self.path, **parts)
-            warn(self.path, **parts)
+                raise NonFiniteVectorsError(self.path, **found)
+            warn(self.path, **found)
             sound = np.delete(np.arange(len(keys)), bad)
             keys, rows = keys[sound], rows[sound]
             if texts is not None:
@@ -530,8 +530,8 @@ class KeyedCache(Closing):
         store, rows = self._writable(rows, output)
         if not len(rows):
             return 0
-        data, offsets = _columns_of(rows)
-        return store.put(keys, data, **offsets, texts=texts)
+        parts, offsets = _columns_of(rows)
+        return store.put(keys, parts, **offsets, texts=texts)
 
     def delete(self, keys: Keys) -> int:
         """Delete keys: see :meth:`dejavec.EmbeddingCache.delete`.
@@ -643,11 +643,11 @@ def _are_contiguous(rows: NDArray[np.int64]) -> bool:
     return len(rows) > 0 and bool(rows[0] >= 0) and bool((np.diff(rows) == 1).all())
 
 
-def _columns_of(rows: Rows) -> tuple[NDArray[Any], dict[str, Any]]:
-    """Return the numbers of rows, and the further arrays by which the store takes ragged ones."""
+def _columns_of(rows: Rows) -> tuple[Sequence[NDArray[Any]], dict[str, Any]]:
+    """Return the numbers of rows in parts, and the further arrays by which the store takes ragged ones."""
     if not isinstance(rows, Ragged):
-        return rows, {}
-    return rows.data, {"indices": rows.indices, "indptr": rows.indptr}
+        return (rows,), {}
+    return rows.parts, {"indices": rows.indices, "indptr": rows.indptr}
 
 
 def _ragged(store: _core.Store, data: Any, indices: Any, indptr: NDArray[np.int64]) -> Ragged:

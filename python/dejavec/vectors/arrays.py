@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dejavec.errors import VectorsError
 from dejavec.support.warn import warn
 from dejavec.vectors.columns import as_array_or_rows, is_list_of_lists
-from dejavec.vectors.dtypes import STORABLE, dtype_name, is_tensor, numbers_of
+from dejavec.vectors.dtypes import STORABLE, dtype_name, has_mask, is_tensor, numbers_of
 from dejavec.vectors.multi_vector import (
     are_items,
     check_items,
@@ -88,6 +88,7 @@ def check_form(vectors: Any, where: str) -> None:
     Raises:
         VectorsError: it does not.
     """
+    _refuse_masks(vectors, where)
     if is_sparse(vectors):
         to_rows(vectors, None, where)  # These are small.
     elif are_items(vectors):
@@ -187,6 +188,7 @@ def found_type(vectors: object) -> str:
 
 def _converted(vectors: object, where: str) -> tuple[Rows, Output]:
     """Convert vectors of any kind, of any number and dtype."""
+    _refuse_masks(vectors, where)
     if is_sparse(vectors):
         return from_sparse(vectors, where)
     if isinstance(vectors, list | tuple) and are_items(vectors):
@@ -195,6 +197,13 @@ def _converted(vectors: object, where: str) -> tuple[Rows, Output]:
     if rows.ndim == 3 and dtype_name(rows) in STORABLE:
         return from_padded(rows, output, where)
     return rows, output
+
+
+def _refuse_masks(vectors: object, where: str) -> None:
+    if has_mask(vectors):
+        raise VectorsError(
+            where, expected="arrays without a mask", found="a masked array", remedy="fill it: filled(0)"
+        )
 
 
 def _from_torch(vectors: Any, where: str) -> tuple[NDArray[Any], Output] | None:
@@ -227,8 +236,6 @@ def _dimensions(part: object) -> int:
 
 def _from_array(vectors: object, where: str) -> tuple[NDArray[Any], Output]:
     """Convert anything else that NumPy understands as one array."""
-    if isinstance(vectors, np.ma.MaskedArray):
-        raise VectorsError(where, expected="an array without a mask", found="a masked array", remedy=_REMEDY)
     if isinstance(vectors, tuple) and len(set(map(_dimensions, vectors))) > 1:
         found = f"a tuple of {', '.join(type(part).__name__ for part in vectors[:5])}"
         raise VectorsError(

@@ -39,6 +39,17 @@ def is_dense_tensor(vectors: Any) -> bool:
     return is_tensor(vectors) and vectors.layout is sys.modules["torch"].strided
 
 
+def has_mask(vectors: object) -> bool:
+    """Return whether this is a masked array of NumPy, or a list with one. A conversion would drop the mask.
+
+    Example:
+        >>> has_mask([np.ones(2), np.ma.masked_less(np.ones(2), 0)])
+        True
+    """
+    arrays = vectors if isinstance(vectors, list | tuple) else (vectors,)
+    return any(isinstance(array, np.ma.MaskedArray) for array in arrays)
+
+
 def numbers_of(tensor: Any) -> NDArray[Any]:
     """Return a dense tensor as a NumPy array on the CPU, bfloat16 as float32.
 

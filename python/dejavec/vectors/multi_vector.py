@@ -29,7 +29,7 @@ def are_items(vectors: object) -> bool:
 
 
 def from_items(items: Sequence[Any], where: str) -> tuple[Ragged, Output]:
-    """Convert a list of (tokens, dim) arrays, tensors or lists of lists.
+    """Convert a list of (tokens, dim) arrays, tensors or lists of lists. C-contiguous arrays are not copied.
 
     Args:
         items: what :func:`are_items` accepts; not empty.
@@ -40,11 +40,11 @@ def from_items(items: Sequence[Any], where: str) -> tuple[Ragged, Output]:
     """
     dim, dtype = check_items(items, where)
     library = "torch" if is_tensor(items[0]) else "list" if _is_list(items[0]) else "numpy"
-    arrays = [_array(item, where) for item in items]
-    data = np.concatenate([array.reshape(-1, dim) for array in arrays])
-    data = data.astype(np.float64, copy=False) if library == "list" else data
+    arrays = [_array(item, where).reshape(-1, dim) for item in items]
     indptr = offsets_of(np.array([len(array) for array in arrays], np.int64))
-    return Ragged(data, indptr), Output(library, dtype, ITEMS)
+    stored = np.float64 if library == "list" else arrays[0].dtype
+    parts = [np.ascontiguousarray(array, stored) for array in arrays]
+    return Ragged(parts, indptr), Output(library, dtype, ITEMS)
 
 
 def check_items(items: Sequence[Any], where: str) -> tuple[int, str]:

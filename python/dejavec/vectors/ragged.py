@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, overload
 
@@ -11,15 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, eq=False)
 class Ragged(Sequence[NDArray[Any]]):
     """Rows of different lengths, one behind the other.
 
     A row of a multi-vector cache has a vector for each token. A row of a sparse cache has the numbers that
     count, and their column numbers.
 
+    Args:
+        data: the vectors of all rows (elements, dim), or the numbers of sparse rows (elements,): one
+            C-contiguous array, or a sequence of at least one with whole rows each. Nothing is copied.
+        indptr: see the attribute.
+        indices: see the attribute.
+        columns: see the attribute.
+
     Attributes:
-        data: the vectors of all rows (elements, dim); or the numbers of sparse rows (elements,).
+        parts: the arrays of ``data``, one after the other.
         indptr: row ``i`` has the elements from ``indptr[i]`` up to, and without, ``indptr[i + 1]``: int64
             (n + 1,), ascending from 0 to the number of elements.
         indices: the column of each number of sparse rows, int32 (elements,); None for multi-vector rows.
@@ -33,10 +39,27 @@ class Ragged(Sequence[NDArray[Any]]):
         [0, 2, 3]
     """
 
-    data: NDArray[Any]
-    indptr: NDArray[np.int64]
-    indices: NDArray[np.int32] | None = None
-    columns: int | None = None
+    def __init__(
+        self,
+        data: NDArray[Any] | Sequence[NDArray[Any]],
+        indptr: NDArray[np.int64],
+        indices: NDArray[np.int32] | None = None,
+        columns: int | None = None,
+    ) -> None:
+        self.parts = (data,) if isinstance(data, np.ndarray) else tuple(data)
+        self.indptr = indptr
+        self.indices = indices
+        self.columns = columns
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} rows, dim {self.dim}, {self.dtype})"
+
+    @cached_property
+    def data(self) -> NDArray[Any]:
+        """The vectors or numbers of all rows in one array. Several parts are copied into one."""
+        if len(self.parts) > 1:
+            self.parts = (np.concatenate(self.parts),)
+        return self.parts[0]
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
@@ -67,12 +90,12 @@ class Ragged(Sequence[NDArray[Any]]):
     @property
     def dim(self) -> int:
         """Numbers in a vector, or columns of a sparse row."""
-        return self.data.shape[1] if self.columns is None else self.columns
+        return int(self.parts[0].shape[1]) if self.columns is None else self.columns
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the numbers."""
-        return self.data.dtype
+        return self.parts[0].dtype
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -81,12 +104,13 @@ class Ragged(Sequence[NDArray[Any]]):
 
     def astype(self, dtype: Any, *, copy: bool = True) -> Ragged:
         """Return the same rows with numbers of another dtype."""
-        return Ragged(self.data.astype(dtype, copy=copy), self.indptr, self.indices, self.columns)
+        parts = [part.astype(dtype, copy=copy) for part in self.parts]
+        return Ragged(parts, self.indptr, self.indices, self.columns)
 
     def copy(self) -> Ragged:
         """Return a copy."""
         indices = None if self.indices is None else self.indices.copy()
-        return Ragged(self.data.copy(), self.indptr.copy(), indices, self.columns)
+        return Ragged([part.copy() for part in self.parts], self.indptr.copy(), indices, self.columns)
 
     def emptied(self, positions: Sequence[int]) -> Ragged:
         """Return the same rows, some of them without elements."""
@@ -138,7 +162,8 @@ def stored_bytes(rows: Rows, dtype: np.dtype[Any]) -> int:
     if not isinstance(rows, Ragged):
         return rows.size * dtype.itemsize + records
     indices = 0 if rows.indices is None else rows.indices.nbytes
-    return rows.data.size * dtype.itemsize + indices + len(rows) * rows.indptr.itemsize + records
+    numbers = sum(part.size for part in rows.parts)
+    return numbers * dtype.itemsize + indices + len(rows) * rows.indptr.itemsize + records
 
 
 def rows_where(rows: Rows, elements: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -152,12 +177,27 @@ def rows_where(rows: Rows, elements: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if not isinstance(rows, Ragged):
         return flat
     whole = np.ones(len(rows), np.bool_)
-    whole[np.searchsorted(rows.indptr, np.flatnonzero(~flat), side="right") - 1] = False
+    whole[rows_with(rows, np.flatnonzero(~flat))] = False
     return whole
 
 
+def rows_with(rows: Rows, elements: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the positions of the rows that have elements at some positions, ascending.
+
+    Example:
+        >>> rows_with(Ragged(np.ones((4, 2)), np.array([0, 1, 1, 4])), np.array([2, 3]))
+        array([2])
+    """
+    if not isinstance(rows, Ragged):
+        return elements
+    return np.unique(np.searchsorted(rows.indptr, elements, side="right") - 1)
+
+
 def joined(parts: Sequence[Rows]) -> Rows:
-    """Return the rows of all parts, in their order. There is at least one part, and all have one form."""
+    """Return the rows of all parts, in their order. There is at least one part, and all have one form.
+
+    The numbers have a dtype that holds all of them.
+    """
     first = parts[0]
     if not isinstance(first, Ragged):
         return np.concatenate([part for part in parts if isinstance(part, np.ndarray)])
@@ -165,7 +205,9 @@ def joined(parts: Sequence[Rows]) -> Rows:
     columns = [part.indices for part in ragged if part.indices is not None]
     indices = np.concatenate(columns) if columns else None
     lengths = np.concatenate([part.lengths for part in ragged])
-    return Ragged(np.concatenate([part.data for part in ragged]), offsets_of(lengths), indices, first.columns)
+    dtype = np.result_type(*{part.dtype for part in ragged})
+    arrays = [array.astype(dtype, copy=False) for part in ragged for array in part.parts]
+    return Ragged(arrays, offsets_of(lengths), indices, first.columns)
 
 
 def merged(rows: Rows, at: NDArray[np.bool_], others: Rows) -> Rows:

@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 
 from dejavec.errors import VectorsError
 from dejavec.vectors.output import FLOAT32, Container, Output
-from dejavec.vectors.ragged import Ragged, Rows, dim_of, rows_where
+from dejavec.vectors.ragged import Ragged, Rows, dim_of, rows_where, rows_with
 
 FLOAT32_HOLDS = ("float32", "float16", "bfloat16", "int8", "uint8", "int16", "uint16", "bool")
 """Names of dtypes that float32 holds exactly."""
 
 _LOST = {"float64": "half of its digits"}
 """The loss if float32 stores a dtype, except for larger integers."""
+
+_BLOCK = 1 << 16
+"""How many numbers are looked at together."""
 
 _NAMES = {
     "dense": "vectors of one row each",
@@ -148,8 +151,9 @@ def rounded(
     remedy = 'leave store_dtype="float16" out'
     if rows.dtype.kind != "f":
         raise VectorsError(where, expected="floats", found=output.dtype, remedy=remedy)
-    lost = _finite(rows) & ~_finite(halves)
-    if lost.any():
+    at = nonfinite(halves)
+    lost = _finite(rows[at]) & ~_finite(halves[at]) if len(at) else at
+    if len(lost) and lost.any():
         expected = "numbers up to 65,504, the largest of float16"
         raise VectorsError(where, expected=expected, found=f"{int(lost.sum())} larger ones", remedy=remedy)
     return halves, output
@@ -164,7 +168,17 @@ def nonfinite(rows: Rows) -> NDArray[np.intp]:
     """
     if rows.dtype.kind != "f":
         return np.empty(0, np.intp)
-    return np.flatnonzero(~rows_where(rows, _finite(rows)))
+    found, before = [np.empty(0, np.intp)], 0
+    for part in rows.parts if isinstance(rows, Ragged) else (rows,):
+        # In blocks that stay in the processor's cache, so that memory is read once.
+        step = max(1, _BLOCK // max(1, part[:1].size))
+        for at in range(0, len(part), step):
+            finite = np.isfinite(part[at : at + step])
+            if not finite.all():
+                whole = finite.reshape(len(finite), -1).all(axis=1)
+                found.append(before + at + np.flatnonzero(~whole))
+        before += len(part)
+    return rows_with(rows, np.concatenate(found))
 
 
 def _finite(rows: Rows) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-//! Rows in memory, one after the other.
+//! Rows in memory, to store.
 
 use std::borrow::Cow;
 
@@ -7,13 +7,14 @@ use crate::format::MAX_ELEMENTS;
 use crate::format::column::OFFSET_BYTES;
 use crate::format::commit::Extent;
 use crate::format::meta::Meta;
+use crate::parts::{Elements, Parts};
 use crate::row::{Row, Span};
 
 /// Rows that a caller stores.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
     /// Their numbers.
-    pub data: &'a [u8],
+    pub data: Parts<'a>,
     /// The index of each number, in a sparse cache.
     pub indices: Option<&'a [u8]>,
     /// Where each row begins, and where the last one ends, in elements. None in a dense cache.
@@ -24,19 +25,18 @@ pub struct Batch<'a> {
 
 impl<'a, T: AsRef<[u8]> + ?Sized> From<&'a T> for Batch<'a> {
     fn from(data: &'a T) -> Batch<'a> {
-        Batch { data: data.as_ref(), indices: None, indptr: None, texts: None }
+        Batch { data: data.into(), indices: None, indptr: None, texts: None }
     }
 }
 
 /// Rows of a cache in memory, checked against its description.
 #[derive(Debug)]
 pub(crate) struct Block<'a> {
-    data: Cow<'a, [u8]>,
-    indices: Option<Cow<'a, [u8]>>,
+    data: Elements<'a>,
+    indices: Option<Elements<'a>>,
     indptr: Option<Cow<'a, [i64]>>,
     texts: Option<Cow<'a, [Option<&'a [u8]>]>>,
     rows: usize,
-    sizes: Sizes,
 }
 
 /// Bytes of an element in each file of a cache.
@@ -75,29 +75,26 @@ impl<'a> Block<'a> {
             None => rows,
             Some(offsets) => check_offsets(offsets, rows, container.max_elements_of_row(meta.dim))?,
         };
-        check_bytes("vectors", elements, sizes.data, data.len())?;
-        indices.map_or(Ok(()), |indices| check_bytes("indices", elements, sizes.indices, indices.len()))?;
+        let data = elements_of("vectors", data, elements, sizes.data)?;
+        if let Some(cut) = indptr.and_then(|offsets| first_cut(offsets, data.starts())) {
+            return mismatch("whole rows in each part".into(), format!("a part from element {cut} on"));
+        }
+        let indices =
+            indices.map(|indices| elements_of("indices", indices.into(), elements, sizes.indices)).transpose()?;
         if let Some(texts) = texts.filter(|texts| texts.len() != rows) {
             return mismatch(format!("{rows} texts"), texts.len());
         }
-        Ok(Block {
-            data: data.into(),
-            indices: indices.map(Cow::Borrowed),
-            indptr: indptr.map(Cow::Borrowed),
-            texts: texts.map(Cow::Borrowed),
-            rows,
-            sizes,
-        })
+        Ok(Block { data, indices, indptr: indptr.map(Cow::Borrowed), texts: texts.map(Cow::Borrowed), rows })
     }
 
-    /// All numbers.
-    pub(crate) fn data(&self) -> &[u8] {
-        &self.data
+    /// All numbers, in parts.
+    pub(crate) fn data(&self) -> &[&'a [u8]] {
+        self.data.parts()
     }
 
-    /// All indices.
-    pub(crate) fn indices(&self) -> Option<&[u8]> {
-        self.indices.as_deref()
+    /// All indices, in parts.
+    pub(crate) fn indices(&self) -> Option<&[&'a [u8]]> {
+        self.indices.as_ref().map(Elements::parts)
     }
 
     /// The text of each row.
@@ -118,12 +115,9 @@ impl<'a> Block<'a> {
     #[inline]
     pub(crate) fn row(&self, position: usize, before: u64) -> Row<'_> {
         let (start, end) = self.span(position);
+        let elements = (start, end);
         let span = self.indptr.is_some().then(|| Span { start: before + start as u64, end: before + end as u64 });
-        Row {
-            span,
-            data: &self.data[start * self.sizes.data..end * self.sizes.data],
-            indices: self.indices.as_ref().map(|all| &all[start * self.sizes.indices..end * self.sizes.indices]),
-        }
+        Row { span, data: self.data.get(elements), indices: self.indices.as_ref().map(|all| all.get(elements)) }
     }
 
     /// The extent of the files once the block is behind `before`.
@@ -142,20 +136,16 @@ impl<'a> Block<'a> {
         Some(bytes)
     }
 
-    /// The rows at these positions, ascending. Copies only if they are not the whole block.
+    /// The rows at these positions, ascending. No numbers are copied.
     pub(crate) fn select(self, positions: &[usize]) -> Block<'a> {
         if positions.len() == self.rows {
             return self;
         }
-        let part = |all: &[u8], size: usize| -> Vec<u8> {
-            let spans = positions.iter().map(|position| self.span(*position));
-            spans.flat_map(|(start, end)| &all[start * size..end * size]).copied().collect()
-        };
-        let data = part(&self.data, self.sizes.data);
-        let indices = self.indices.as_ref().map(|all| part(all, self.sizes.indices).into());
+        let spans = || positions.iter().map(|position| self.span(*position));
+        let data = self.data.select(spans());
+        let indices = self.indices.as_ref().map(|all| all.select(spans()));
         let indptr = self.indptr.is_some().then(|| {
-            let lengths =
-                positions.iter().map(|position| self.span(*position)).map(|(start, end)| (end - start) as i64);
+            let lengths = spans().map(|(start, end)| (end - start) as i64);
             let ends = lengths.scan(0, |end, length| {
                 *end += length;
                 Some(*end)
@@ -163,7 +153,7 @@ impl<'a> Block<'a> {
             std::iter::once(0).chain(ends).collect()
         });
         let texts = self.texts.as_ref().map(|all| positions.iter().map(|position| all[*position]).collect());
-        Block { data: data.into(), indices, indptr, texts, rows: positions.len(), sizes: self.sizes }
+        Block { data, indices, indptr, texts, rows: positions.len() }
     }
 }
 
@@ -171,6 +161,24 @@ impl<'a> Block<'a> {
 pub(crate) fn check_bytes(what: &str, elements: usize, size: usize, found: usize) -> Result<()> {
     let expected = elements.saturating_mul(size);
     if found == expected { Ok(()) } else { mismatch(format!("{expected} bytes of {what}"), found) }
+}
+
+/// Bytes in parts, checked against how many elements there are.
+fn elements_of<'a>(what: &str, parts: Parts<'a>, count: usize, size: usize) -> Result<Elements<'a>> {
+    let Some(elements) = Elements::of(parts, size) else {
+        return mismatch(format!("parts of whole {what}"), "one with a broken one");
+    };
+    check_bytes(what, count, size, elements.bytes())?;
+    Ok(elements)
+}
+
+/// The first element of a part that does not begin where a row begins. Both ascend.
+fn first_cut(offsets: &[i64], starts: &[usize]) -> Option<usize> {
+    let mut begins = offsets.iter().map(|offset| *offset as usize).peekable();
+    starts.iter().copied().find(|start| {
+        while begins.next_if(|begin| begin < start).is_some() {}
+        begins.peek() != Some(start)
+    })
 }
 
 /// Checks where rows begin and end. Returns how many elements they have.
@@ -231,6 +239,22 @@ mod tests {
         assert_eq!((chosen.row(0, 0).data, chosen.row(1, 0).data), (&[] as &[u8], &[2_u8, 3, 4, 5] as &[u8]));
         let ends: Vec<u8> = [7_i64, 7, 9].iter().flat_map(|end| end.to_le_bytes()).collect();
         assert_eq!(chosen.ends(7), Some(ends));
+    }
+
+    #[test]
+    fn rows_may_lie_apart_if_each_is_whole() {
+        let indptr = [0, 1, 1, 3];
+        let block = |parts: &'static [&'static [u8]]| {
+            let batch = Batch { data: Parts::Many(parts), indptr: Some(&indptr), ..Batch::from(&[0_u8; 0]) };
+            Block::of(batch, 3, &meta(Container::Ragged))
+        };
+        let apart = block(&[&[0, 1], &[], &[2, 3, 4, 5]]).unwrap();
+        let rows: Vec<_> = (0..3).map(|position| apart.row(position, 0).data).collect();
+        assert_eq!(rows, [&[0_u8, 1] as &[u8], &[], &[2, 3, 4, 5]]);
+        assert_eq!(apart.select(&[2]).data(), [&[2, 3, 4, 5]]);
+        for wrong in [&[&[0_u8, 1, 2, 3] as &[u8], &[4, 5]] as &[&[u8]], &[&[0, 1, 2], &[3, 4, 5]], &[&[0, 1]]] {
+            assert!(block(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub mod lock;
 pub mod mmap;
 pub mod parallel;
 pub mod partition;
+pub mod parts;
 pub mod prefetch;
 pub mod records;
 pub mod recovery;

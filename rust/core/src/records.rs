@@ -9,6 +9,9 @@ use crate::mmap::{Mapping, PrivateMapping};
 use crate::prefetch;
 use crate::storage::{self, Access, LARGEST_FOLIO, Storage, StorageFile};
 
+/// Bytes that are written at once if they lie apart: so many take as long to copy as a system call takes.
+const MOST_GATHERED: usize = 1 << 16;
+
 /// An open file of records.
 #[derive(Debug)]
 pub struct RecordsFile {
@@ -104,6 +107,35 @@ impl RecordsFile {
     /// Writes records from `row` on.
     pub fn write(&self, row: u64, bytes: &[u8]) -> Result<()> {
         self.file.write_at(bytes, self.offset(row)?).map_err(Error::io("write", &self.path))
+    }
+
+    /// Writes records from `row` on that lie apart in memory. Small parts are gathered.
+    pub fn write_parts(&self, row: u64, parts: &[&[u8]]) -> Result<()> {
+        if let [bytes] = parts {
+            return self.write(row, bytes);
+        }
+        let mut offset = self.offset(row)?;
+        let mut write = |bytes: &[u8]| {
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            self.file.write_at(bytes, offset).map_err(Error::io("write", &self.path))?;
+            offset += bytes.len() as u64;
+            Ok(())
+        };
+        let mut gathered: Vec<u8> = Vec::new();
+        for part in parts {
+            if gathered.len() + part.len() > MOST_GATHERED {
+                write(&gathered)?;
+                gathered.clear();
+            }
+            if part.len() > MOST_GATHERED {
+                write(part)?;
+            } else {
+                gathered.extend_from_slice(part);
+            }
+        }
+        write(&gathered)
     }
 
     /// Zeroes the records of rows, which are ascending. The rows are dead from then on.

@@ -97,9 +97,9 @@ impl RowFiles {
     /// The end of the row before it is written again: a power loss may have taken it, and a row begins where the one
     /// before it ends.
     pub(crate) fn append(&self, before: Extent, block: &Block<'_>) -> Result<()> {
-        self.data.write(before.elements, block.data())?;
+        self.data.write_parts(before.elements, block.data())?;
         if let (Some(file), Some(indices)) = (&self.indices, block.indices()) {
-            file.write(before.elements, indices)?;
+            file.write_parts(before.elements, indices)?;
         }
         if let (Some(file), Some(ends)) = (&self.indptr, block.ends(before.elements)) {
             match before.rows.checked_sub(1) {

@@ -21,7 +21,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
 
 use crate::buffers::{Array, as_keys, as_keys_mut};
-use crate::columns::Columns;
+use crate::columns::{Given, Places};
 use crate::errors::to_python;
 use crate::rows::Rows;
 use crate::strings::{all_utf8, borrowed, utf8};
@@ -320,41 +320,43 @@ impl Store {
         detached(py, || self.inner.partition(keys, rows, first))
     }
 
-    #[pyo3(signature = (keys, vectors, seen, *, indices=None, indptr=None, texts=None))]
+    #[pyo3(signature = (keys, parts, seen, *, indices=None, indptr=None, texts=None))]
     #[expect(clippy::too_many_arguments, reason = "the Python signature")]
     fn append(
         &self,
         py: Python<'_>,
         keys: &Bound<'_, PyAny>,
-        vectors: &Bound<'_, PyAny>,
+        parts: &Bound<'_, PyAny>,
         seen: Option<&Bound<'_, PyAny>>,
         indices: Option<&Bound<'_, PyAny>>,
         indptr: Option<&Bound<'_, PyAny>>,
         texts: Option<Vec<Option<Bound<'_, PyString>>>>,
     ) -> PyResult<usize> {
-        let (keys, rows) = (Array::<u8>::input(keys)?, Columns::input(vectors, indices, indptr)?);
+        let (keys, rows) = (Array::<u8>::input(keys)?, Given::of(parts, indices, indptr)?);
         let texts = texts.as_deref().map(all_utf8).transpose()?;
         let texts = texts.as_deref().map(borrowed);
-        let (keys, batch) = (as_keys(keys.items())?, rows.batch(texts.as_deref()));
+        let parts = rows.parts();
+        let (keys, batch) = (as_keys(keys.items())?, rows.batch(&parts, texts.as_deref()));
         let seen = seen.map(Array::<i64>::input).transpose()?;
         let seen = seen.as_ref().map(Array::items);
         detached(py, || self.inner.append(keys, batch, seen))
     }
 
-    #[pyo3(signature = (keys, vectors, *, indices=None, indptr=None, texts=None))]
+    #[pyo3(signature = (keys, parts, *, indices=None, indptr=None, texts=None))]
     fn put(
         &self,
         py: Python<'_>,
         keys: &Bound<'_, PyAny>,
-        vectors: &Bound<'_, PyAny>,
+        parts: &Bound<'_, PyAny>,
         indices: Option<&Bound<'_, PyAny>>,
         indptr: Option<&Bound<'_, PyAny>>,
         texts: Option<Vec<Option<Bound<'_, PyString>>>>,
     ) -> PyResult<usize> {
-        let (keys, rows) = (Array::<u8>::input(keys)?, Columns::input(vectors, indices, indptr)?);
+        let (keys, rows) = (Array::<u8>::input(keys)?, Given::of(parts, indices, indptr)?);
         let texts = texts.as_deref().map(all_utf8).transpose()?;
         let texts = texts.as_deref().map(borrowed);
-        let (keys, batch) = (as_keys(keys.items())?, rows.batch(texts.as_deref()));
+        let parts = rows.parts();
+        let (keys, batch) = (as_keys(keys.items())?, rows.batch(&parts, texts.as_deref()));
         detached(py, || self.inner.put(keys, batch))
     }
 
@@ -426,7 +428,7 @@ impl Store {
     ) -> PyResult<Vec<usize>> {
         let (keys, rows) = (Array::<u8>::input(keys)?, Array::<i64>::input(rows)?);
         let (keys, rows) = (as_keys(keys.items())?, rows.items());
-        let mut out = Columns::output(out, indices, indptr)?;
+        let mut out = Places::of(out, indices, indptr)?;
         let target = out.target();
         detached(py, || self.inner.gather(keys, rows, target, verify))
     }

@@ -97,7 +97,7 @@ impl Rows {
 
     fn batch(&self) -> Batch<'_> {
         Batch {
-            data: &self.data,
+            data: (&self.data).into(),
             indices: self.is_sparse.then_some(&self.indices),
             indptr: (!self.is_dense).then_some(&self.indptr),
             texts: None,

@@ -157,7 +157,12 @@ impl Contents {
     }
 
     pub fn batch(&self) -> Batch<'_> {
-        Batch { data: &self.data, indices: self.indices.as_deref(), indptr: self.indptr.as_deref(), texts: None }
+        Batch {
+            data: (&self.data).into(),
+            indices: self.indices.as_deref(),
+            indptr: self.indptr.as_deref(),
+            texts: None,
+        }
     }
 }
 
