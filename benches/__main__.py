@@ -16,7 +16,7 @@ from benches.runner import Run
 from benches.sessions import Session
 
 _ROOT = Path(__file__).parents[1]
-_PEERS = ("mteb", "faiss", "lmdb", "rocksdict", "diskcache", "langchain_classic", "matplotlib")
+_PEERS = ("mteb", "faiss", "lmdb", "rocksdict", "diskcache", "langchain_classic", "lance", "matplotlib")
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ class Figures:
             and not outcome.failure
             and outcome.setup.dtype == "float32"
             # Of the setups with other vectors only the standard one counts.
-            and outcome.setup.dim in (384, 4)
+            and outcome.setup.dim in (384, 4, 128)
         }
         self.rows = rows
 
@@ -80,12 +80,15 @@ def measured(targets: Sequence[Target], outcomes: Sequence[Outcome]) -> list[tup
 
 _TEXTS = (1_000_000, 100_000, 10_000, 2_000)
 _SOME = (100_000, 10_000, 2_000)
+_SOME_TOKENS = (10_000, 200)
 _LARGE = (10_000_000, 1_000_000, 100_000, 10_000)
 _KEYS = (100_000_000, *_LARGE)
 
 _OURS, _LIST, _BARE = "dejavec", "dejavec, list[str]", "dejavec, verify=False"
 _UNSYNCED, _BACKEND, _MTEB = "dejavec, synced at close", "dejavec NumpyCache", "mteb NumpyCache"
 _PEERS_OF_GET = {"LMDB": 4, "RocksDB": 8, "SQLite": 25, "diskcache": 15}
+_TOKENS, _BARE_TOKENS = "dejavec, multi-vector", "dejavec, multi-vector, verify=False"
+_PEERS_OF_TOKENS = ("pickle", "npz", "Arrow IPC", "Lance", "LMDB, multi-vector")
 _HASH, _TAKE, _WRITE = floors.SHA256_ALL, floors.TAKE, floors.WRITE
 
 
@@ -95,7 +98,7 @@ def _at_most(work: str, against: str, bound: float, rows: Sequence[int], value: 
 
 def _faster(case: str, work: str, ours: str, peer: str, bound: float) -> Target:
     """We take at most one ``bound``-th of a peer's time."""
-    rows = _TEXTS if case in ("warm", "shuffled") else _SOME
+    rows = {"warm": _TEXTS, "shuffled": _TEXTS, "tokens-warm": _SOME_TOKENS}.get(case, _SOME)
     return Target(work, f"faster than {peer}", bound, True, rows, lambda f: f.ratio(case, peer, ours))
 
 
@@ -108,6 +111,14 @@ def _memory_of_result(which: str) -> Value:
     def value(figures: Figures) -> float:
         memory = figures.outcome("warm", _OURS).memory
         return memory[which] / memory["result"]
+
+    return value
+
+
+def _memory_of_tokens(case: str) -> Value:
+    def value(figures: Figures) -> float:
+        memory = figures.outcome(case, _TOKENS).memory
+        return memory["peak"] / memory["result"]
 
     return value
 
@@ -163,6 +174,34 @@ TARGETS: tuple[Target, ...] = (
     _faster("cold", "cold overhead", _LIST, "RocksDB", 1),
     _faster("cold", "cold overhead, not synced", _UNSYNCED, "LMDB, not synced", 1),
     _faster("cold", "cold overhead, not synced", _UNSYNCED, "RocksDB, not synced", 1),
+    _at_most(
+        "cold multi-vector",
+        "write + fsync floor",
+        1.5,
+        _SOME_TOKENS,
+        _parts_of("tokens-cold", _TOKENS, _WRITE),
+    ),
+    _at_most(
+        "warm multi-vector",
+        "both floors",
+        2,
+        _SOME_TOKENS,
+        _parts_of("tokens-warm", _TOKENS, floors.MAP, _HASH),
+    ),
+    _at_most(
+        "warm multi-vector, verify=False",
+        "both floors",
+        1.5,
+        _SOME_TOKENS,
+        _parts_of("tokens-warm", _BARE_TOKENS, floors.MAP, _HASH),
+    ),
+    *(_faster("tokens-warm", "warm multi-vector", _TOKENS, peer, 1) for peer in _PEERS_OF_TOKENS),
+    _at_most(
+        "cold multi-vector: peak memory", "the result", 1.2, _SOME_TOKENS, _memory_of_tokens("tokens-cold")
+    ),
+    _at_most(
+        "warm multi-vector: peak memory", "the result", 1.2, _SOME_TOKENS, _memory_of_tokens("tokens-warm")
+    ),
     _at_most(f"{_WARM}: peak memory", "the result", 1.1, _TEXTS, _memory_of_result("peak")),
     _at_most(f"{_WARM}: anonymous memory", "the result", 0.2, _TEXTS, _memory_of_result("anonymous")),
     Target(

@@ -11,6 +11,7 @@ from benches.cases.get import SingleGet, WarmGet
 from benches.cases.identity import Identity
 from benches.cases.large import Append, LookUp, Open
 from benches.cases.listing import Listing
+from benches.cases.multi_vector import ColdTokens, WarmTokens
 from benches.cases.scripts import Scripts
 from benches.cases.search import Search, SearchOne
 from benches.cases.transfer import Transfer
@@ -29,6 +30,8 @@ BY_NAME: dict[str, Case] = {
         ColdFill(),
         SomeMissing(),
         Duplicates(),
+        ColdTokens(),
+        WarmTokens(),
         Open(),
         Append(),
         LookUp(),

@@ -49,7 +49,8 @@ class ColdFill(Case):
     def measure(self, place: Place) -> Measured:
         rows = place.setup.rows
         if place.contestant == floors.WRITE:
-            return Measured(floors.write(place.work, place.scratch / "file", _RECORD_BYTES), rows)
+            vectors = np.asarray(place.work.vectors())
+            return Measured(floors.write(vectors, rows * _RECORD_BYTES, place.scratch / "file"), rows)
         subject, model = place.subject(place.scratch / "store"), NumberedModel(place.work)
         inputs = subject.inputs(place.work.dataset())
         found, result = measured(lambda: subject.run(inputs, model), rows)

@@ -20,6 +20,15 @@ from benches.contestants.lmdb_store import Lmdb, UnsyncedLmdb
 from benches.contestants.mteb_cache import Faiss, Numpy, TitledNumpy
 from benches.contestants.rocksdb_store import RocksDb, UnsyncedRocksDb
 from benches.contestants.sqlite_store import Sqlite, UnsyncedSqlite
+from benches.contestants.token_stores import (
+    ArrowFile,
+    Lance,
+    LmdbTokens,
+    Npz,
+    Pickle,
+    Tokens,
+    UnverifiedTokens,
+)
 
 __all__ = ["BY_NAME", "Contestant", "Reader"]
 
@@ -46,5 +55,12 @@ BY_NAME: dict[str, type[Contestant]] = {
         DiskCache,
         LangChain,
         Dictionary,
+        Tokens,
+        UnverifiedTokens,
+        Pickle,
+        Npz,
+        ArrowFile,
+        Lance,
+        LmdbTokens,
     )
 }
