@@ -65,7 +65,8 @@ class ColdTokens(MultiVector):
         found, result = measured(lambda: subject.run(texts, _model(documents)), rows)
         _check(result, documents)
         subject.close()
-        _check(place.subject(place.scratch / "store").run(texts, _model([])), documents)
+        again = place.subject(place.scratch / "store")
+        _check(again.run(texts, _model([])), documents)
         return Measured(found.seconds, rows, {**found.memory, "result": size})
 
 

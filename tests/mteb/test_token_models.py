@@ -6,7 +6,7 @@ import functools
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import mteb
 import numpy as np
@@ -14,12 +14,12 @@ import pytest
 import torch
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.mocks import mock_tasks
-from mteb_models import evaluate, meta
+from mteb_models import FieldsModel, evaluate, meta
 from mteb_tasks import ALL_CLASSES, Calls, half, outcome, small
 from threadpoolctl import threadpool_limits
 from token_models import PaddingModel, late_interaction, sparse_model
 
-from dejavec import CachedEmbeddingWrapper, DejavecWarning, FaissCache
+from dejavec import CachedEmbeddingWrapper, DejavecWarning, EmbeddingCache, FaissCache
 from dejavec.errors import SpotCheckError
 from dejavec.mteb.wrapper import engine_of
 
@@ -36,7 +36,7 @@ def one_thread() -> Iterator[None]:
 def watched(make_model: Any) -> tuple[Any, Calls]:
     """A model, and the calls that make its vectors."""
     model, calls = make_model(), Calls()
-    name = HIDDEN[make_model]
+    name = HIDDEN.get(make_model, "encode")
     setattr(model, name, calls.watch(getattr(model, name)))
     return model, calls
 
@@ -134,6 +134,68 @@ def test_a_model_that_is_not_named_is_asked_once_and_a_changed_one_gets_vectors_
         evaluate(wrapper, task())
 
 
+def half_precise(vectors: Any) -> Any:
+    """The same vectors, rounded to float16."""
+    if isinstance(vectors, list):
+        return [half_precise(item) for item in vectors]
+    if isinstance(vectors, np.ndarray):
+        return vectors.astype(np.float16).astype(vectors.dtype)
+    copied = vectors.clone()
+    numbers = copied._values() if copied.is_sparse else copied
+    numbers.copy_(numbers.half())
+    return copied
+
+
+@pytest.mark.filterwarnings("ignore:.*these vectors go to")
+@pytest.mark.parametrize("make_model", [*HIDDEN, FieldsModel], ids=lambda made: made.__name__)
+def test_float16_is_stored_if_asked_and_the_first_run_is_rounded_too(make_model: Any, tmp_path: Path) -> None:
+    model, calls = watched(make_model)
+    evaluate(model, mock_tasks.MockRetrievalTask())
+    made = list(calls.made)
+    dtypes: list[tuple[Literal["float16"] | None, int]] = [
+        ("float16", 0),
+        ("float16", 2),
+        (None, 0),
+        (None, 2),
+    ]
+    for store_dtype, checked in dtypes:
+        calls.made.clear()
+        with CachedEmbeddingWrapper(
+            model, tmp_path, model_name="m@1", store_dtype=store_dtype, spot_check=checked
+        ) as wrapper:
+            for inputs, arguments, vectors in made:
+                found = engine_of(wrapper).encode(inputs, dict(arguments))
+                assert same(found, vectors if store_dtype is None else half_precise(vectors))
+            assert (wrapper.totals.misses == 0) == (checked > 0)
+
+
+def test_float16_that_is_asked_for_again_is_not_the_float32_of_another_model(tmp_path: Path) -> None:
+    model = FieldsModel()
+    for confirmed in (False, True):
+        # Not named, so the model is asked whether the rounded vectors are its own.
+        setattr(model, "note", confirmed)  # noqa: B010
+        with CachedEmbeddingWrapper(model, tmp_path, store_dtype="float16") as wrapper:
+            evaluate(wrapper, mock_tasks.MockRetrievalTask())
+            assert (wrapper.totals.misses == 0) == confirmed
+    with pytest.raises(ValueError, match="expected NumpyCache with store_dtype"):
+        CachedEmbeddingWrapper(model, tmp_path, FaissCache, store_dtype="float16")
+
+
+@pytest.mark.parametrize("make_model", HIDDEN, ids=lambda made: made.__name__)
+def test_texts_are_kept_beside_vectors_of_any_form(make_model: Any, tmp_path: Path) -> None:
+    task = mock_tasks.MockRetrievalTask()
+    model, _ = watched(make_model)
+    with CachedEmbeddingWrapper(model, tmp_path, model_name="m@1", keep_texts=True) as wrapper:
+        uncached = evaluate(model, mock_tasks.MockRetrievalTask())
+        assert evaluate(wrapper, task) == uncached
+    (directory,) = {path.parent for path in tmp_path.rglob("query*/meta.json")}
+    with EmbeddingCache(directory, mode="r") as cache:
+        found = [str(text) for text in cache.texts()]
+        assert cache.verify()["damaged_texts"] == []
+        assert cache.stats()["texts"] == len(found)
+        assert all(cache.get(found)[0])
+
+
 def test_a_spot_check_finds_another_models_token_vectors(tmp_path: Path) -> None:
     model, _ = watched(PaddingModel)
     with CachedEmbeddingWrapper(model, tmp_path, model_name="m@1") as wrapper:
@@ -168,6 +230,26 @@ def test_a_model_without_vectors_is_evaluated_as_it_is_with_one_warning(name: st
     with pytest.warns(DejavecWarning, match="expected vectors to cache"):
         lazy = CachedEmbeddingWrapper(name, tmp_path)
     assert outcome(lazy, mock_tasks.MockRerankingTask()) == uncached
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_function_that_makes_a_model_without_vectors_is_evaluated_so_too(own: bool, tmp_path: Path) -> None:
+    built = []
+
+    def build(*_: Any, **__: Any) -> OtherSignature:
+        built.append(OtherSignature())
+        return built[-1]
+
+    made = meta(loader=build, model_type=["sparse"])
+    uncached = evaluate(OtherSignature(), mock_tasks.MockRetrievalTask())
+    recipe = {"model": build, "model_meta": made} if own else {"model": made}
+    with pytest.warns(DejavecWarning, match="a search without a method that makes them"):
+        wrapper = CachedEmbeddingWrapper(**recipe, cache_path=tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DejavecWarning)
+        assert evaluate(wrapper, mock_tasks.MockRetrievalTask()) == uncached
+    assert len(built) == 1
+    assert wrapper.mteb_model_meta.name == made.name
 
 
 class OtherSignature:

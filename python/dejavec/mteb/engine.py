@@ -155,6 +155,8 @@ class Engine:
                 **{name: arguments[name] for name in named},
                 arguments={name: value for name, value in arguments.items() if name not in named},
             )
+            if self.settings.store_dtype is not None:
+                identity["store_dtype"] = self.settings.store_dtype
             return self._places.first(
                 identity,
                 task=arguments["task_metadata"].name,
@@ -299,7 +301,7 @@ class Engine:
             compare(
                 filled.vectors[chosen],
                 call(cache).encode(chosen),
-                self.settings.spot_check_tolerance,
+                self.settings.spot_checked_within,
                 name=lambda position: name(int(chosen[position])),
                 path=cache.path,
             )

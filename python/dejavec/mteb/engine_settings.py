@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dejavec.backends import CacheBackendProtocol, NumpyCache
 from dejavec.fill.settings import FillSettings, OnProblem, check_choice, check_flag
@@ -44,6 +44,7 @@ class EngineSettings:
     shared: bool = False
     allow_network: bool = False
     keep_texts: bool = False
+    store_dtype: Literal["float16"] | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -57,6 +58,11 @@ class EngineSettings:
             raise ValueError(
                 "expected spot_check and spot_check_tolerance of at least 0, found "
                 f"{self.spot_check} and {self.spot_check_tolerance}"
+            )
+        if self.store_dtype is not None and not issubclass(self.cache_backend, NumpyCache):
+            raise ValueError(
+                f"expected NumpyCache with store_dtype={self.store_dtype!r}, found "
+                f"{self.cache_backend.__name__}, which stores float32"
             )
         check_flag("keep_texts", self.keep_texts)
         for name, allowed in (
@@ -75,7 +81,13 @@ class EngineSettings:
             chunk_seconds=self.chunk_seconds,
             on_nonfinite=self.on_nonfinite,
             on_write_error=self.on_write_error,
+            store_dtype=self.store_dtype,
         )
+
+    @property
+    def spot_checked_within(self) -> float:
+        """How far a number may be off in the spot check. float16 rounds a number by up to 2**-11."""
+        return max(self.spot_check_tolerance, 0 if self.store_dtype is None else 2.0**-10)
 
     @property
     def confirming(self) -> Confirming | None:

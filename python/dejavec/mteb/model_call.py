@@ -228,6 +228,8 @@ def quantised(rows: Rows, output: Output, kind: Kind, precision: str) -> Any:
     """Quantise float rows to ``precision``, as sentence-transformers and mteb's wrapper do."""
     import sentence_transformers
 
+    if output.dtype != "bfloat16":
+        rows = rows.astype(output.dtype, copy=False)  # They may be stored as float16.
     vectors = sentence_transformers.quantize_embeddings(rows, precision=precision)
     if output.library == "numpy":
         return vectors

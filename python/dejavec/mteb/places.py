@@ -30,7 +30,17 @@ _META = "meta.json"
 _OPEN_CACHES = 32
 """How many caches stay open. A benchmark has thousands, and a process may open only some hundred files."""
 
-_BESIDE_STATE = ("role", "prompt", "encoder", "experiment", "media", "arguments", "hf_subset", "hf_split")
+_BESIDE_STATE = (
+    "role",
+    "prompt",
+    "encoder",
+    "experiment",
+    "media",
+    "arguments",
+    "hf_subset",
+    "hf_split",
+    "store_dtype",
+)
 """Entries of an identity, except the model and its loader settings."""
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dejavec.backends import CacheBackendProtocol, NumpyCache
 from dejavec.errors import MissingPackageError
@@ -50,7 +50,8 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
     A model may be given by its name. It is then built at the first miss, so a run with hits only needs
     neither weights nor a GPU. ``<cache_path>/models.json`` records the look at the model when it was first
     built. This record counts if the weights are known: by name and commit, by ``model_name``, or by unchanged
-    files in a local directory. Other models with weights are built at the first call.
+    files in a local directory. Other models with weights are built at the first call. A function that makes
+    no dense model, by its metadata, is called at once, since only the model shows what mteb should call.
 
     Other attributes are read from the model, and assigned to it.
 
@@ -91,6 +92,8 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
         allow_network: whether to write on a network file system, as in ``EmbeddingCache``.
         keep_texts: whether to keep the texts of the rows that are appended, as in ``EmbeddingCache``. Nothing
             is kept of items with more than text, nor by a backend that is not dejavec's.
+        store_dtype: ``"float16"`` stores half of the bytes, as in ``EmbeddingCache``: numbers are rounded, on
+            the first run too. Only for ``NumpyCache``. Vectors of another ``store_dtype`` are not served.
 
     Raises:
         ValueError: mteb cannot evaluate the model, or it quantises over the whole call; or see ``scope``.
@@ -145,12 +148,17 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
         shared: bool = False,
         allow_network: bool = False,
         keep_texts: bool = False,
+        store_dtype: Literal["float16"] | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in _NOT_SETTINGS}
         settings = EngineSettings(**given)
         source: Source
-        if is_recipe(model) or model_meta is not None:
-            recipe = Recipe(model, model_meta)
+        recipe = Recipe(model, model_meta) if is_recipe(model) or model_meta is not None else None
+        if recipe is not None and not recipe.tells_methods:
+            model, recipe = recipe.built(), None
+            if type(self) is CachedEmbeddingWrapper:
+                self.__class__ = _kind_for(Methods.of(model))
+        if recipe is not None:
             source = LazyModel(recipe, settings.cache_path, named=model_name is not None)
             name, methods = str(model), recipe.methods
         else:

@@ -77,6 +77,19 @@ class Recipe:
             raise ValueError(f"Model must have an 'encode' method: found {_maker(self.loader).__name__}.")
 
     @property
+    def tells_methods(self) -> bool:
+        """Whether the methods of the model are known before it is built."""
+        # Other functions may make a model that only searches.
+        return isinstance(_maker(self.loader), type) or "dense" in (self.meta.model_type or ("dense",))
+
+    def built(self) -> Any:
+        """Return the model, built now, as mteb evaluates it."""
+        model = as_encoder(self.build())
+        if getattr(model, "mteb_model_meta", None) is None:
+            model.mteb_model_meta = self.meta
+        return model
+
+    @property
     def methods(self) -> Methods:
         """The methods of the model, if a class makes it. Other loaders should make an encoder."""
         maker = _maker(self.loader)
@@ -253,13 +266,12 @@ class LazyModel:
             key, files = self._recipe.key(), self._recipe.files()
         except (OSError, TypeError):
             key, files = None, {}
-        model = as_encoder(self._recipe.build())
+        model = self._recipe.built()
         if Methods.of(model) != self._recipe.methods:
             raise ValueError(
-                "the model does its own search or has no encode; pass it built, not a function that builds it"
+                "the model does its own search or has no encode; pass it built, or name its model_type in "
+                "model_meta"
             )
-        if getattr(model, "mteb_model_meta", None) is None:
-            model.mteb_model_meta = self._recipe.meta
         built = BuiltModel(model)
         self._look_when_built = built.look()
         with suppress(TypeError):  # This model cannot be recorded.
