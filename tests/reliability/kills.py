@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ KILLS_A_LIFE = 25
 LONGEST_WAIT = 0.03
 """Seconds until somebody is killed, at most; a life with large groups waits ten times as long."""
 
-CONTAINERS = ("npy", "sparse", "ragged", "npy", "npy")
+CONTAINERS = ("npy", "ragged", "sparse", "npy")
 """Of one life after the other."""
 
 Versions = NDArray[np.int64]
@@ -52,6 +53,7 @@ class RowsWithElements:
     def __init__(self, life: Life, mode: Any) -> None:
         self._path = str(life.path)
         self._is_sparse = life.container == "sparse"
+        self._keeps_texts = life.keeps_texts
         settings: Any = {"durability": life.durability, "lock_timeout": 60.0, "allow_network": False}
         if mode == "r":
             self._store = _core.Store.open(self._path, mode="r", **settings)
@@ -75,7 +77,8 @@ class RowsWithElements:
 
     def put(self, texts: list[str], vectors: NDArray[np.uint32]) -> None:
         rows, indices, indptr = self._rows(texts, vectors)
-        self._store.put(text_keys(texts), [rows], indices=indices, indptr=indptr)
+        kept = texts if self._keeps_texts else None
+        self._store.put(text_keys(texts), [rows], indices=indices, indptr=indptr, texts=kept)
 
     def encode(self, texts: list[str], encode: Callable[[list[str]], NDArray[np.uint32]]) -> None:
         seen = self._look_up(texts)
@@ -84,7 +87,8 @@ class RowsWithElements:
             return
         texts = [texts[position] for position in missing]
         rows, indices, indptr = self._rows(texts, encode(texts))
-        self._store.append(text_keys(texts), [rows], seen[missing], indices=indices, indptr=indptr)
+        kept, seen = texts if self._keeps_texts else None, seen[missing]
+        self._store.append(text_keys(texts), [rows], seen, indices=indices, indptr=indptr, texts=kept)
 
     def get(self, texts: list[str]) -> tuple[NDArray[np.bool_], NDArray[np.uint32]]:
         """Which texts are stored, and their vectors; every element of every row is checked."""
@@ -153,6 +157,7 @@ class Life:
         largest: texts in a group, at most.
         durability: as of ``EmbeddingCache``.
         container: the files of the rows.
+        keeps_texts: whether the texts are kept.
     """
 
     path: Path
@@ -160,6 +165,7 @@ class Life:
     largest: int
     durability: Any
     container: Any
+    keeps_texts: bool
 
     @property
     def deletable(self) -> int:
@@ -170,7 +176,12 @@ class Life:
         if self.container != "npy":
             return RowsWithElements(self, mode)
         return EmbeddingCache(
-            self.path, model="kills@1", mode=mode, durability=self.durability, on_write_error="raise"
+            self.path,
+            model="kills@1",
+            mode=mode,
+            durability=self.durability,
+            on_write_error="raise",
+            keep_texts=self.keeps_texts and mode == "a",
         )
 
     def vectors(self, owner: int, numbers: NDArray[Any], versions: Any) -> NDArray[np.uint32]:
@@ -307,7 +318,9 @@ class Run:
         for mode in ("r", "a", "a"):
             with self.life.open(mode) as cache:
                 report = cache.verify()
-                assert report["damaged"] == report["problems"] == [], report
+                assert report["damaged"] == report["problems"] == report["damaged_texts"] == [], report
+                texts = report["rows"] - report["dead"] if self.life.keeps_texts else 0
+                assert report["texts"] == texts, report
                 for owner in range(len(self.version)):
                     self._check(owner, b"", cache)
                 if mode == "a":
@@ -400,6 +413,7 @@ def run(kills: int, seed: int) -> str:
     """
     choose = random.Random(seed)
     killed = groups = lives = 0
+    kinds: Counter[str] = Counter()
     while killed < kills:
         large, writers = lives % 3 == 2, 1 if lives % 2 else 4
         count, largest = (40_000, 20_000) if large else (400, 64)
@@ -407,8 +421,13 @@ def run(kills: int, seed: int) -> str:
         with tempfile.TemporaryDirectory() as directory:
             durability = choose.choice(["commit", "close"])
             container = CONTAINERS[lives % len(CONTAINERS)]
+            # Each container with texts, and without.
+            keeps_texts = lives // len(CONTAINERS) % 2 == 0
+            kinds[f"{container} with texts" if keeps_texts else container] += 1
             life = Run(
-                Life(Path(directory) / "cache", texts, largest, durability, container), writers, choose
+                Life(Path(directory) / "cache", texts, largest, durability, container, keeps_texts),
+                writers,
+                choose,
             )
             try:
                 for _ in range(min(KILLS_A_LIFE, kills - killed)):
@@ -419,7 +438,8 @@ def run(kills: int, seed: int) -> str:
                 life.kill_all()
         groups += life.groups
         lives += 1
-    return f"{killed} kills, {groups} groups acknowledged, {lives} caches: nothing lost, nothing wrong"
+    caches = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    return f"{killed} kills, {groups} groups acknowledged, in caches {caches}: nothing lost, nothing wrong"
 
 
 if __name__ == "__main__":
