@@ -79,8 +79,8 @@ def test_a_search_finds_no_deleted_vector(tmp_path: Path) -> None:
         cache.delete(["two"])
         other.refresh()
         for one in (cache, other):
-            assert 1 not in one.search(vectors_of(["two"]), 4)[1]
-            assert 1 not in one.build_index("Flat").search(vectors_of(["two"]), 4)[1]
+            assert 1 not in one.search(vectors_of(["two"]), 4).rows
+            assert 1 not in one.build_index("Flat").search(vectors_of(["two"]), 4).rows
 
 
 def test_nothing_is_deleted_where_nothing_can_be(tmp_path: Path) -> None:
@@ -188,10 +188,10 @@ def test_an_index_that_was_built_of_old_rows_is_not_saved_after_a_compaction(tmp
         old = IndexFile(tmp_path / "c", "0" * 12, 5, 1, 0)
         cache.compact()
         assert not list((tmp_path / "c").glob("search-*"))
-        old.write(index)
+        old.write(index.index)
         assert not list((tmp_path / "c").glob("search-*"))
         again = cache.build_index("Flat")
-        assert again.search(vectors_of(["one"], 1), 1)[1].tolist() == [[3]]
+        assert again.search(vectors_of(["one"], 1), 1).rows.tolist() == [[3]]
         saved = {path.name for path in (tmp_path / "c").glob("search-*")}
         assert len(saved) == 1
         assert saved.isdisjoint(names)

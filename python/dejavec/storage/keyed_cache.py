@@ -196,7 +196,7 @@ class KeyedCache(Closing):
 
     @property
     def numbering(self) -> tuple[str | None, int]:
-        """What row numbers belong to: the ``uuid`` and the ``generation``. They mean nothing in another one."""
+        """The ``uuid`` and the ``generation``: row numbers mean nothing in another one."""
         store = self._handle.store()
         return (None, 0) if store is None else (store.uuid, store.generation)
 

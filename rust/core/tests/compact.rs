@@ -8,7 +8,7 @@ use crate::common::contents::{self, CONTAINERS, content, in_each, rows, text, ve
 use crate::common::history::{Call, History, ROOT, Tally};
 use crate::common::simulated::random::seeds;
 use crate::common::simulated::{Fault, Image, Injection, Random, Simulated, Turns};
-use crate::common::{DIM, Place, in_memory, is_whole, key, keys, on_disk, options, reader};
+use crate::common::{DIM, Place, in_memory, is_whole, key, keys, on_disk, reader};
 use dejavec_core::Error;
 use dejavec_core::batch::Batch;
 use dejavec_core::format::container::Container;

@@ -17,6 +17,7 @@ use crate::format::texts::SPAN_BYTES;
 use crate::format::{keys, name};
 use crate::key::Key;
 use crate::lock::HeldLock;
+use crate::parts::Parts;
 use crate::recovery::{PIECE_BYTES, Piece, Recovered};
 use crate::texts::TextFiles;
 use crate::{atomic, directory, generations, index};
@@ -310,7 +311,7 @@ impl Rows {
 
     fn block(&self, meta: &Meta) -> Result<Block<'_>> {
         let (indices, indptr) = (self.indices.as_deref(), self.indptr.as_deref());
-        Block::of(Batch { data: &self.data, indices, indptr, texts: None }, self.keys.len(), meta)
+        Block::of(Batch { data: Parts::One(&self.data), indices, indptr, texts: None }, self.keys.len(), meta)
     }
 }
 
