@@ -300,7 +300,7 @@ def test_an_index_of_a_cache_that_was_replaced_says_so(cache: EmbeddingCache, tm
     shutil.rmtree(cache.path)
     shutil.move(tmp_path / "other", cache.path)
     cache.refresh()
-    with pytest.raises(dejavec.errors.VectorsError, match="found another one in its place"):
+    with pytest.raises(dejavec.errors.VectorsError, match="another one in its place"):
         built.search(QUERIES, 1)
 
 
@@ -729,3 +729,14 @@ def test_without_faiss_all_but_search_works(metric: str, tmp_path: Path) -> None
         tmp_path,
         metric,
     )
+
+
+def test_an_index_of_a_cache_that_was_compacted_says_so(tmp_path: Path) -> None:
+    with EmbeddingCache(tmp_path) as cache:
+        cache.put(["a", "b", "c"], np.eye(3, dtype=np.float32))
+        index = cache.build_index("Flat")
+        cache.delete(["a"])
+        cache.compact()
+        with pytest.raises(VectorsError, match="a compacted one"):
+            index.search(np.eye(3, dtype=np.float32), 1)
+        assert cache.search(np.eye(3, dtype=np.float32)[2:], 1).rows.tolist() == [[1]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def pieces(cache: KeyedCache, *, texts: bool) -> Iterator[Piece]:
     size = max(1, _BYTES // max(cache.row_bytes, 1))
     for start in range(0, len(keys), size):
         part = keys[start : start + size]
-        yield cache.unmoved(lambda part=part: _piece(cache, part, texts=texts))
+        yield cache.unmoved(partial(_piece, cache, part, texts=texts))
 
 
 def _piece(cache: KeyedCache, keys: Keys, *, texts: bool) -> Piece:
