@@ -737,6 +737,6 @@ def test_an_index_of_a_cache_that_was_compacted_says_so(tmp_path: Path) -> None:
         index = cache.build_index("Flat")
         cache.delete(["a"])
         cache.compact()
-        with pytest.raises(VectorsError, match="a compacted one"):
+        with pytest.raises(dejavec.errors.VectorsError, match="a compacted one"):
             index.search(np.eye(3, dtype=np.float32), 1)
         assert cache.search(np.eye(3, dtype=np.float32)[2:], 1).rows.tolist() == [[1]]
