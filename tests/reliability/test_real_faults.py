@@ -19,13 +19,13 @@ from dejavec.cli.main import main
 pytestmark = pytest.mark.slow
 
 GROUPS, ROWS = 2, 10
-MOST_CALLS = 60
+MOST_CALLS = 90
 """More calls of one kind than the script below makes."""
 
 # Stores groups, tells what became of each, and then encodes all: that must work whatever fails.
 STORING = f"""
-    cache = EmbeddingCache(path, model="toy@1")
-    groups = [[f"{{group}}:{{number}}" for number in range({ROWS})] for group in range({GROUPS})]
+    cache = EmbeddingCache(path, model="toy@1", keep_texts={{keeps_texts}})
+    groups = [[f"{{{{group}}}}:{{{{number}}}}" for number in range({ROWS})] for group in range({GROUPS})]
     for number, group in enumerate(groups):
         try:
             cache.put(group, vectors(group))
@@ -44,19 +44,21 @@ STORING = f"""
 """
 
 
-def check_stored(path: Path, output: str) -> None:
+def check_stored(path: Path, output: str, *, keeps_texts: bool) -> None:
     """What was stored is there, bit for bit, nothing is wrong, and the cache takes the rest."""
     stored = [int(line.split()[1]) for line in output.splitlines() if line.startswith("stored")]
-    with EmbeddingCache(path, model="toy@1") as cache:
+    with EmbeddingCache(path, model="toy@1", keep_texts=keeps_texts) as cache:
+        kept = set(cache.texts().to_pylist()) if keeps_texts else set()
         for group in range(GROUPS):
             texts = [f"{group}:{number}" for number in range(ROWS)]
             found, held = cache.get(texts)
             assert found.all() or group not in stored, (group, output)
+            assert kept.issuperset(texts) or not keeps_texts or group not in stored, (group, output)
             if found.any():
                 assert held[found].tobytes() == vectors(texts)[found].tobytes()
             assert cache.encode(texts, vectors).tobytes() == vectors(texts).tobytes()
         report = cache.verify()
-        assert report["damaged"] == report["problems"] == [], report
+        assert report["damaged"] == report["problems"] == report["damaged_texts"] == [], report
 
 
 def _traces(strace: str) -> bool:
@@ -75,21 +77,24 @@ def strace() -> str:
     return found
 
 
-def each_call_fails(strace: str, directory: Path, call: str, fault: Callable[[int], str]) -> int:
+def each_call_fails(
+    strace: str, directory: Path, call: str, fault: Callable[[int], str], *, keeps_texts: bool
+) -> int:
     """Run the script once for each call of a kind that it makes, with a fault there; return how often."""
     for number in range(1, MOST_CALLS):
         path, log = directory / f"{number}", directory / f"{number}.log"
         options = ["-f", "-qq", "-o", str(log), "-e", f"trace={call}", "-e", f"inject={call}:{fault(number)}"]
-        done = start(STORING, path, under=[strace, *options])
+        done = start(STORING.format(keeps_texts=keeps_texts), path, under=[strace, *options])
         told = log.read_text()
         killed = "killed by SIGKILL" in told
         assert done.returncode == (-9 if killed else 0), (number, done.stdout, done.stderr)
-        check_stored(path, done.stdout)
+        check_stored(path, done.stdout, keeps_texts=keeps_texts)
         if not killed and "INJECTED" not in told:
             return number - 1
     raise AssertionError(f"more than {MOST_CALLS} calls of {call}")
 
 
+@pytest.mark.parametrize("keeps_texts", [False, True])
 @pytest.mark.parametrize(
     ("call", "error", "at_least"),
     [
@@ -101,22 +106,22 @@ def each_call_fails(strace: str, directory: Path, call: str, fault: Callable[[in
     ],
 )
 def test_a_call_that_the_system_refuses_costs_no_vector(
-    strace: str, tmp_path: Path, call: str, error: str, at_least: int
+    strace: str, tmp_path: Path, call: str, error: str, at_least: int, *, keeps_texts: bool
 ) -> None:
-    # Once, or from then on.
-    assert (
-        each_call_fails(
-            strace, tmp_path, call, lambda number: f"error={error}:when={number}{'+' * (number % 2)}"
-        )
-        >= at_least
-    )
+    def fault(number: int) -> str:
+        # Once, or from then on.
+        return f"error={error}:when={number}{'+' * (number % 2)}"
+
+    assert each_call_fails(strace, tmp_path, call, fault, keeps_texts=keeps_texts) >= at_least
 
 
+@pytest.mark.parametrize("keeps_texts", [False, True])
 @pytest.mark.parametrize(("call", "at_least"), [("fdatasync", 9), ("pwrite64", 10), ("rename", 1)])
 def test_a_process_killed_at_any_call_loses_nothing_that_it_stored(
-    strace: str, tmp_path: Path, call: str, at_least: int
+    strace: str, tmp_path: Path, call: str, at_least: int, *, keeps_texts: bool
 ) -> None:
-    assert each_call_fails(strace, tmp_path, call, "signal=KILL:when={}".format) >= at_least
+    fault = "signal=KILL:when={}".format
+    assert each_call_fails(strace, tmp_path, call, fault, keeps_texts=keeps_texts) >= at_least
 
 
 @pytest.fixture
