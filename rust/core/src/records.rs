@@ -139,12 +139,27 @@ impl RecordsFile {
     }
 
     /// Zeroes the records of rows, which are ascending. The rows are dead from then on.
+    ///
+    /// Records between those that lie near each other are written again, with the same bytes: one write takes longer
+    /// than some kilobytes of it.
     pub fn erase(&self, rows: &[u64]) -> Result<()> {
+        const NEAR: u64 = 128;
+        const LONGEST: usize = 1 << 14;
         let record_bytes = usize::try_from(self.record_bytes).unwrap_or(0);
-        for run in rows.chunk_by(|row, next| row.saturating_add(1) >= *next) {
+        let near = rows.chunk_by(|row, next| next.saturating_sub(*row) <= NEAR);
+        for run in near.flat_map(|run| run.chunks(LONGEST)) {
             let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-            let count = usize::try_from(last - first + 1).unwrap_or(usize::MAX);
-            self.write(*first, &vec![0; count.saturating_mul(record_bytes)])?;
+            let position = |row: u64| usize::try_from(row - first).unwrap_or(usize::MAX);
+            let count = position(*last).saturating_add(1);
+            let mut bytes = vec![0; count.saturating_mul(record_bytes)];
+            if run.len() < count {
+                self.read(*first, &mut bytes)?;
+                for row in run {
+                    let start = position(*row) * record_bytes;
+                    bytes[start..start + record_bytes].fill(0);
+                }
+            }
+            self.write(*first, &bytes)?;
         }
         self.forget_mapping();
         Ok(())

@@ -108,7 +108,7 @@ pub fn write_again(range: Range<u64>, forget: bool, keys: &RecordsFile, rows: &R
 }
 
 /// Bytes of rows and records in a piece.
-pub(crate) const PIECE_BYTES: u64 = 8 << 20;
+const PIECE_BYTES: u64 = 8 << 20;
 
 /// Contiguous rows, read together with their records.
 pub(crate) struct Piece {

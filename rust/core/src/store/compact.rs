@@ -18,9 +18,12 @@ use crate::format::{keys, name};
 use crate::key::Key;
 use crate::lock::HeldLock;
 use crate::parts::Parts;
-use crate::recovery::{PIECE_BYTES, Piece, Recovered};
+use crate::recovery::{Piece, Recovered};
 use crate::texts::TextFiles;
 use crate::{atomic, directory, generations, index};
+
+/// Bytes of rows and records that are copied together. They stay in the processor's caches.
+const COPIED_BYTES: u64 = 1 << 20;
 
 /// Rows whose texts are read together.
 const TEXTS_PIECE: usize = 1024;
@@ -134,7 +137,7 @@ impl Store {
         let mut end = Extent::default();
         let mut next = kept.next(0);
         while let Some(first) = next {
-            let count = old.rows.first_within(first..committed, RECORD_BYTES as u64, PIECE_BYTES)?;
+            let count = old.rows.first_within(first..committed, RECORD_BYTES as u64, COPIED_BYTES)?;
             let piece = Piece::read(first..committed.min(first.saturating_add(count)), &old.keys, &old.rows)?;
             let rows: Vec<u64> = (first..piece.rows.end()).filter(|row| kept.has(*row)).collect();
             if let Some(damaged) = rows.iter().find(|row| !piece.is_sound(**row)) {
