@@ -40,7 +40,8 @@ const DELETED: [u64; 3] = [1, 4, 8];
 /// A row that differs from zeros and from every other item and version, but for those without elements.
 fn content(container: Container, item: u64, version: u8) -> Vec<u8> {
     let bytes = contents::elements(container, item, version) * contents::element_bytes(container, ELEMENT_BYTES);
-    key(item).into_iter().chain([version; 8]).cycle().take(bytes).collect()
+    // The version first: a short row must differ from that of another version.
+    [version; 8].into_iter().chain(key(item)).cycle().take(bytes).collect()
 }
 
 /// One call. The number selects the handle.
@@ -123,11 +124,12 @@ impl Model {
         let newest = self.newest();
         let kept: BTreeSet<usize> = newest.values().copied().collect();
         let place = |row: &usize| kept.iter().position(|kept| kept == row);
+        let gone = self.deletions.iter().filter(|(item, _)| !newest.contains_key(item));
         Model {
             generation: self.generation + 1,
             texts: self.texts.iter().filter_map(place).collect(),
             rows: kept.iter().map(|row| self.rows[*row]).collect(),
-            deletions: self.deletions.iter().filter(|(item, _)| !newest.contains_key(item)).copied().collect(),
+            deletions: gone.map(|(item, _)| (*item, kept.len())).collect(),
         }
     }
 
