@@ -207,6 +207,15 @@ class TestOneOfManyEncodes:
         assert all(np.isnan(vectors).all() and vectors.shape == (1, 2) for vectors in found)
         assert calls == [["new"]]
 
+    @pytest.mark.parametrize("number", [0.1, float("nan")])
+    @pytest.mark.filterwarnings("ignore:.*NaN or infinity:dejavec.DejavecWarning")
+    def test_the_others_get_what_the_model_returned_in_the_same_kind(
+        self, tmp_path: Path, number: float
+    ) -> None:
+        found, calls = self.waiting_for(tmp_path, lambda texts: [[number]] * len(texts))
+        assert calls == [["new"]]
+        assert [repr(vectors) for vectors in found] == [repr([[number]])] * 4
+
     def test_where_nothing_can_be_written_vectors_are_handed_on(self, tmp_path: Path) -> None:
         EmbeddingCache(tmp_path / "cache", model="m@1").encode(["old"], numbered)
         with pytest.warns(DejavecWarning, match="could not be written"):

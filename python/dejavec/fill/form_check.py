@@ -53,6 +53,11 @@ class FormCheck:
         self._maker = maker
         self._name = name
 
+    def follow(self, dim: int | None, output: Output | None) -> None:
+        """Take the form of vectors that other callers made, if there was none yet."""
+        if self.dim is None and dim is not None and output is not None:
+            self.dim, self.output = dim, output
+
     def where(self, chunk: Positions) -> str:
         """Return the beginning of a message about the vectors of some items."""
         return f"{self._maker}, for {len(chunk)} items from {self._name(int(chunk[0]))} on"

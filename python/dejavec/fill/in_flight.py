@@ -11,6 +11,7 @@ import threading
 from weakref import WeakSet, WeakValueDictionary
 
 from dejavec.keys.items import Keys
+from dejavec.vectors.output import Output
 from dejavec.vectors.ragged import Rows
 
 _tables: WeakValueDictionary[object, InFlight] = WeakValueDictionary()
@@ -24,12 +25,14 @@ class Claim:
     Attributes:
         owner: the thread of the caller.
         rows: the rows that are not stored, such as vectors with NaN, by key: one row each.
+        output: the array kind of these rows.
         error: the exception that ended the chunk, if it concerns waiting callers too.
     """
 
     def __init__(self) -> None:
         self.owner = threading.get_ident()
         self.rows: dict[bytes, Rows] = {}
+        self.output: Output | None = None
         self.error: Exception | None = None
 
 

@@ -131,7 +131,9 @@ class Run:
         """Return each key's newest row number or -1; -1 for all if another cache replaced this one."""
         try:
             if not self._is_replaced():
-                return self._store.lookup(keys)
+                rows = self._store.lookup(keys)
+                self._form.follow(self._store.dim, self._store.output)
+                return rows
         except WRITE_ERRORS as error:
             self._go_on_in_memory(error)
         return np.full(len(keys), -1, np.int64)
@@ -397,7 +399,7 @@ class Run:
             claim, position = waiting[int(positions[at])], positions[at : at + 1]
             row = claim.rows.get(keys[at])
             if row is not None and self._form.dim in (None, dim_of(row)):
-                self._form.dim = dim_of(row)
+                self._form.follow(dim_of(row), claim.output)
                 self._remember(position, row, None)
                 if len(nonfinite(row)):
                     self._unstored.nonfinite.append(int(position[0]))
@@ -411,6 +413,7 @@ class Run:
     def _remember(self, chunk: Positions, rows: Rows, claim: Claim | None) -> None:
         rows = self._unstored.add(chunk, rows)
         if claim is not None:
+            claim.output = self._form.output
             one_each = (rows[at : at + 1] for at in range(len(rows)))
             claim.rows.update(zip(as_bytes(self._keys[chunk]), one_each, strict=True))
 
