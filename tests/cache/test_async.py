@@ -1,10 +1,9 @@
-"""Coroutine functions: batches side by side, each kept as it returns; the event loop is never blocked."""
+"""Coroutine functions: batches side by side, each kept as it returns."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -239,14 +238,3 @@ def test_get_and_put_have_coroutines_too(cache: EmbeddingCache) -> None:
         assert bits_equal(rows[1:], vectors(TEXTS))
 
     asyncio.run(run())
-
-
-async def longest_pause(work: Awaitable[Any]) -> float:
-    """Return for how many seconds the event loop was not free while it waited for ``work``."""
-    task, longest, before = asyncio.ensure_future(work), 0.0, time.perf_counter()
-    while not task.done():
-        await asyncio.sleep(0.001)
-        now = time.perf_counter()
-        longest, before = max(longest, now - before), now
-    await task
-    return longest
