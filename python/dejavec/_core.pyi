@@ -146,6 +146,9 @@ def file_in_generation(file: str, generation: int) -> str:
     ``vectors.npy`` of generation 0 is ``vectors.1.npy`` in generation 1.
     """
 
+def is_of_a_cache(file: str) -> bool:
+    """Return whether a file of this name is one of a cache, of any generation, or a temporary one."""
+
 @final
 class Rows:
     """Rows of the rows file as a buffer: read-only, or private to the caller (copy-on-write)."""
@@ -461,8 +464,14 @@ class Store:
                 old files.
         """
 
+    def has_texts(self) -> bool:
+        """Return whether the text of any row is kept."""
+
+    def bytes_on_disk(self) -> int:
+        """Return the size of all files in the directory."""
+
     def stats(self) -> dict[str, int]:
-        """Return counts and sizes.
+        """Return counts and sizes. All rows are looked at, but not their vectors.
 
         ``rows``, ``keys``, ``synced`` (rows), ``epoch``, ``elements``, ``row_bytes`` (the mean where rows
         have any number of elements), ``bytes_on_disk``, ``snapshot_rows``, ``delta_rows``, ``texts`` (rows

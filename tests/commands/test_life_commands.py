@@ -96,7 +96,9 @@ def test_a_whole_cache_is_deleted_and_nothing_beside_it(
 ) -> None:
     with EmbeddingCache(cache / "query", model="toy@1") as below:
         below.put(TEXTS, VECTORS)
-    (cache / "notes.md").write_text("mine")
+    mine = ["a.tmp", "index-of-texts.md", "notes.md", "search-results.csv", "vectors.old.npy"]
+    for name in mine:
+        (cache / name).write_text("mine")
     before = files_below(cache)
     assert main(["rm", str(cache), "--dry-run"]) == 0
     assert "50 vectors would be deleted" in capsys.readouterr().out
@@ -105,7 +107,7 @@ def test_a_whole_cache_is_deleted_and_nothing_beside_it(
     assert files_below(cache) == before
     assert main(["rm", str(cache), "--yes", "--json"]) == 0
     assert said(capsys, Removed)["rows"] == 50
-    assert sorted(path.name for path in cache.iterdir()) == ["notes.md", "query"]
+    assert sorted(path.name for path in cache.iterdir()) == sorted([*mine, "query"])
     assert stored(cache / "query") == [True] * 50
     assert main(["rm", str(cache / "query"), "--yes"]) == 0
     assert not (cache / "query").exists()

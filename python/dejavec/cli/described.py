@@ -61,7 +61,7 @@ def open_store(path: Path) -> _core.Store:
 
 def described(path: Path, store: _core.Store) -> Described:
     """Return the description of a cache."""
-    identity, output, stats = json.loads(store.identity), json.loads(store.output), store.stats()
+    identity, output = json.loads(store.identity), json.loads(store.output)
     written = datetime.fromtimestamp(max(file.stat().st_mtime for file in path.glob(_COMMITS)), UTC)
     role = identity.get("role")
     return Described(
@@ -69,12 +69,12 @@ def described(path: Path, store: _core.Store) -> Described:
         model_of(identity),
         None if role is None else str(role),
         _prompt_of(identity),
-        stats["rows"],
+        store.rows,
         store.dim,
         str(output["dtype"]),
         str(output["library"]),
         store.container,
-        stats["bytes_on_disk"],
+        store.bytes_on_disk(),
         written.isoformat(timespec="seconds"),
     )
 

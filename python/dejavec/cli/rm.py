@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import numpy as np
 
+from dejavec import _core
 from dejavec.cli.documents import print_json
 from dejavec.cli.progress import progress
 from dejavec.cli.selection import opened
@@ -16,15 +16,13 @@ from dejavec.cli.table_file import TableFile
 from dejavec.cli.verb import COLUMN, DRY_RUN, PathType, path_argument, verb
 from dejavec.cli.writable import open_to_change
 from dejavec.errors import StorageError
+from dejavec.identity.proven import FILE as PROVEN
 from dejavec.keys.items import text_keys
 from dejavec.storage.find import META
 from dejavec.storage.summary import size_text
 
-_FILES = re.compile(
-    r"(meta\.json|proven\.json|(INDEX\.)?LOCK|\.proven\.json\.lock|commit(\.\d+)?|keys(\.\d+)?\.bin"
-    r"|(vectors|indptr|indices|texts|texts-spans)(\.\d+)?\.(npy|faiss)|(index|search)-.*|.*\.tmp(-.*)?)"
-)
-"""The files of a cache. Directories and all other files stay."""
+_RECORD_LOCK = f".{PROVEN}.lock"
+"""The lock beside the record of proven models. The core does not know it."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def _remove_texts(cache: Path, table: TableFile, *, dry_run: bool) -> Removed:
 def _remove_cache(cache: Path, *, asked: bool, dry_run: bool) -> Removed:
     with opened(cache) as found:
         rows = len(found)
-    files = [file for file in sorted(cache.iterdir()) if _FILES.fullmatch(file.name) and not file.is_dir()]
+    files = [file for file in sorted(cache.iterdir()) if _is_of_a_cache(file) and not file.is_dir()]
     # The first one makes the directory no cache any more.
     files.sort(key=lambda file: file.name != META)
     size = sum(file.lstat().st_size for file in files)
@@ -117,3 +115,7 @@ def _remove_cache(cache: Path, *, asked: bool, dry_run: bool) -> Removed:
                 path=cache,
             ) from error
     return Removed(cache, None, rows, size)
+
+
+def _is_of_a_cache(file: Path) -> bool:
+    return _core.is_of_a_cache(file.name) or file.name == _RECORD_LOCK

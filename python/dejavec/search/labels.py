@@ -34,7 +34,7 @@ class Labels:
             raise TypeError("expected texts to be True, a corpus or None, found False")
         self._corpus = None if texts is None or self._kept else frozen(texts)
         self._keys: Keys | None = None if self._corpus is None else text_keys(self._corpus)
-        if self._kept and (stats := cache.stats())["rows"] and not stats["texts"]:
+        if self._kept and cache.refresh() and not cache.has_texts():
             raise VectorsError(
                 cache.path,
                 expected="texts beside the rows, for texts=True",

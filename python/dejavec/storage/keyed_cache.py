@@ -235,6 +235,16 @@ class KeyedCache(Closing):
         """The proven descriptions of the cache."""
         return self._handle.proofs
 
+    def has_texts(self) -> bool:
+        """Return whether the text of any row is kept."""
+        store = self._handle.store()
+        return store is not None and store.has_texts()
+
+    def bytes_on_disk(self) -> int:
+        """Return the size of all files in the directory; 0 before the first vector."""
+        store = self._handle.store()
+        return 0 if store is None else store.bytes_on_disk()
+
     def stats(self) -> dict[str, int]:
         """Return counts and sizes: see :meth:`dejavec.EmbeddingCache.stats`."""
         store = self._handle.store()

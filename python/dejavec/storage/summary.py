@@ -21,7 +21,7 @@ def line_of(name: str, cache: KeyedCache, mode: Mode) -> str:
     if cache.closed:
         return f"{name}({parts[0]}, closed)"
     try:
-        model, stats = cache.model, cache.stats()
+        model, count, size = cache.model, len(cache), cache.bytes_on_disk()
     except DejavecError as error:
         return f"{name}({parts[0]}, {type(error).__name__})"
     if model is not None:
@@ -31,21 +31,21 @@ def line_of(name: str, cache: KeyedCache, mode: Mode) -> str:
     if cache.output is None:
         parts.append("empty")
     else:
-        parts.append(f"{stats['keys']:,} × {cache.dim:,} {cache.output.dtype}")
-        parts.append(size_text(stats["bytes_on_disk"]))
+        parts.append(f"{count:,} × {cache.dim:,} {cache.output.dtype}")
+        parts.append(size_text(size))
     return f"{name}({', '.join(parts)})"
 
 
 def table_of(name: str, cache: KeyedCache) -> str:
     """Return an HTML table of an open cache, for notebooks."""
-    stats, output = cache.stats(), cache.output
+    output = cache.output
     rows = {
         "directory": str(cache.path),
         "model": cache.model or "none named",
-        "vectors": f"{stats['keys']:,}",
+        "vectors": f"{len(cache):,}",
         "dimension": "" if cache.dim is None else f"{cache.dim:,}",
         "dtype": "" if output is None else f"{output.dtype} ({output.library})",
-        "size": size_text(stats["bytes_on_disk"]),
+        "size": size_text(cache.bytes_on_disk()),
     }
     cells = "".join(
         f"<tr><th>{row}</th><td>{html.escape(value)}</td></tr>" for row, value in rows.items() if value

@@ -13,6 +13,23 @@ impl Bits {
         Bits { words: vec![0; usize::try_from(rows.div_ceil(64)).unwrap_or(usize::MAX)], rows }
     }
 
+    /// All of the first `rows` rows.
+    pub fn all(rows: u64) -> Bits {
+        let mut bits = Bits::none(rows);
+        bits.words.fill(u64::MAX);
+        if let Some(last) = bits.words.last_mut().filter(|_| !rows.is_multiple_of(64)) {
+            *last = (1 << (rows % 64)) - 1;
+        }
+        bits
+    }
+
+    /// The bits as bytes. The lowest bit of byte 0 belongs to row 0.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes: Vec<u8> = self.words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.truncate(usize::try_from(self.rows.div_ceil(8)).unwrap_or(usize::MAX));
+        bytes
+    }
+
     fn word(&mut self, row: u64) -> Option<&mut u64> {
         self.words.get_mut(usize::try_from(row / 64).ok()?)
     }
@@ -73,5 +90,17 @@ mod tests {
         assert_eq!((found, bits.count()), (vec![0, 63, 129], 3));
         assert!(bits.has(63) && !bits.has(64) && !bits.has(130) && !bits.has(1000));
         assert_eq!((Bits::none(0).next(0), bits.next(500)), (None, None));
+    }
+
+    #[test]
+    fn all_rows_are_in_the_set_and_none_behind_them() {
+        for rows in [0, 1, 63, 64, 65, 130] {
+            let bits = Bits::all(rows);
+            assert_eq!((bits.count(), bits.has(rows), bits.next(rows)), (rows, false, None), "{rows}");
+            assert_eq!(bits.to_bytes().len() as u64, rows.div_ceil(8));
+        }
+        let mut bits = Bits::all(10);
+        bits.remove(1);
+        assert_eq!(bits.to_bytes(), [0b1111_1101, 0b11]);
     }
 }

@@ -31,6 +31,13 @@ fn has_a_generation(plain: &str) -> bool {
         || every_column().any(|column| column.file_name == plain)
 }
 
+/// Whether a file of this name is one of a cache, of any generation, or a temporary one of these.
+pub fn is_of_a_cache(file: &str) -> bool {
+    let finished = file.split_once(name::TEMPORARY).map_or(file, |(finished, _)| finished);
+    [name::META, name::LOCK, name::INDEX_LOCK, name::PROVEN].contains(&finished)
+        || has_a_generation(&name::generation_of(finished).0)
+}
+
 /// Removes the files of other generations than that of `meta`, which is durable. The caller holds the writers' lock.
 ///
 /// Readers that still have files of an earlier generation open get a last commit there, so that they look at the path

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use self::append::Writer;
 pub use self::compact::Limits;
 use self::opened::Open;
+use crate::bits::Bits;
 use crate::directory::{self, Spec};
 use crate::error::{Error, Result};
 use crate::format::commit::Slot;
@@ -91,8 +92,8 @@ pub struct Newest {
     pub rows: u64,
     /// How many of them are replaced by a later row, or dead.
     pub replaced: u64,
-    /// A bit for each row, 1 if it is the newest. The lowest bit of byte 0 belongs to row 0.
-    pub bits: Vec<u8>,
+    /// The newest ones.
+    pub bits: Bits,
 }
 
 /// All committed rows, mapped and shared.
@@ -231,15 +232,9 @@ impl Store {
     fn newest_of(&self, open: &Open) -> Result<Newest> {
         let state = open.counted()?;
         let rows = state.rows();
-        let mut newest =
-            Newest { rows, replaced: 0, bits: vec![0xFF; usize::try_from(rows.div_ceil(8)).unwrap_or(usize::MAX)] };
-        for row in state.index.replaced() {
-            if let Some(byte) = usize::try_from(row / 8).ok().and_then(|at| newest.bits.get_mut(at)) {
-                newest.replaced += u64::from(*byte >> (row % 8) & 1);
-                *byte &= !(1 << (row % 8));
-            }
-        }
-        Ok(newest)
+        let mut bits = Bits::all(rows);
+        state.index.replaced().for_each(|row| bits.remove(row));
+        Ok(Newest { rows, replaced: rows - bits.count(), bits })
     }
 
     /// Writes how many elements each of the `rows` has into `lengths`. See [`vectors::lengths`].
@@ -362,20 +357,28 @@ impl Store {
         Ok(())
     }
 
-    /// Counts and sizes of the cache.
+    /// Whether the text of any row is kept.
+    pub fn has_texts(&self) -> Result<bool> {
+        let open = self.current()?;
+        let Some(texts) = open.files.texts(&*self.storage, &self.directory) else { return Ok(false) };
+        let rows = open.counted()?.rows();
+        let records = open.key_records(rows)?;
+        for count in texts.counts(rows, |row| records.is_dead(row))? {
+            if count? > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Counts and sizes of the cache. The whole of it is looked at, but for the vectors.
     pub fn statistics(&self) -> Result<Statistics> {
         let open = self.current()?;
         let bytes_on_disk = self.bytes_on_disk()?;
         let sizes = open.files.rows.sizes();
         let element_bytes = (sizes.data + sizes.indices) as u64;
         let newest = self.newest_of(&open)?;
-        let is_newest = |row: u64| {
-            usize::try_from(row / 8)
-                .ok()
-                .and_then(|at| newest.bits.get(at))
-                .is_some_and(|byte| byte >> (row % 8) & 1 == 1)
-        };
-        let reclaimable_bytes = self.reclaimable(&open, &self.amount(&open, is_newest)?)?;
+        let reclaimable_bytes = self.reclaimable(&open, &self.amount(&open, |row| newest.bits.has(row))?)?;
         let state = open.counted()?;
         let records = open.key_records(state.rows())?;
         let committed = state.slot.committed;

@@ -279,13 +279,18 @@ impl TextFiles {
 
     /// How many of the first `rows` rows have a place, without the dead ones.
     pub(crate) fn count(&self, rows: u64, is_dead: impl Fn(u64) -> bool) -> Result<u64> {
-        let (bytes, mut count) = (self.bytes.whole_records()?, 0);
-        for rows in pieces(rows.min(self.spans.whole_records()?)) {
+        self.counts(rows, is_dead)?.sum()
+    }
+
+    /// The same, a piece of rows at a time.
+    pub(crate) fn counts(&self, rows: u64, is_dead: impl Fn(u64) -> bool) -> Result<impl Iterator<Item = Result<u64>>> {
+        let bytes = self.bytes.whole_records()?;
+        let rows = rows.min(self.spans.whole_records()?);
+        Ok(pieces(rows).map(move |rows| {
             let alive: Vec<u64> = rows.filter(|row| !is_dead(*row)).collect();
             let places = self.places(&alive, bytes)?;
-            count += places.iter().filter(|place| matches!(place, Place::At(_))).count() as u64;
-        }
-        Ok(count)
+            Ok(places.iter().filter(|place| matches!(place, Place::At(_))).count() as u64)
+        }))
     }
 
     /// Reads the texts at some places, and calls `each` with the position of each place and its text. The text is None

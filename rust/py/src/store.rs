@@ -10,6 +10,7 @@ use dejavec_core::directory::{self, Spec};
 use dejavec_core::files;
 use dejavec_core::format::container::Container;
 use dejavec_core::format::{hex, name};
+use dejavec_core::generations;
 use dejavec_core::key;
 use dejavec_core::lock::{self, HeldLock, Patience};
 use dejavec_core::repair::{self, Consent};
@@ -37,6 +38,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(repair_directory, module)?)?;
     module.add_function(wrap_pyfunction!(generation, module)?)?;
     module.add_function(wrap_pyfunction!(file_in_generation, module)?)?;
+    module.add_function(wrap_pyfunction!(is_of_a_cache, module)?)?;
     module.add_function(wrap_pyfunction!(verify, module)?)
 }
 
@@ -102,6 +104,11 @@ fn generation(py: Python<'_>, path: PathBuf) -> PyResult<u64> {
 #[pyfunction]
 fn file_in_generation(file: &str, generation: u64) -> String {
     name::in_generation(file, generation)
+}
+
+#[pyfunction]
+fn is_of_a_cache(file: &str) -> bool {
+    generations::is_of_a_cache(file)
 }
 
 #[pyfunction]
@@ -303,7 +310,7 @@ impl Store {
 
     fn newest<'py>(&self, py: Python<'py>) -> PyResult<(u64, u64, Bound<'py, PyBytes>)> {
         let newest = detached(py, || self.inner.newest())?;
-        Ok((newest.rows, newest.replaced, PyBytes::new(py, &newest.bits)))
+        Ok((newest.rows, newest.replaced, PyBytes::new(py, &newest.bits.to_bytes())))
     }
 
     fn partition(
@@ -483,6 +490,14 @@ impl Store {
 
     fn sync(&self, py: Python<'_>) -> PyResult<()> {
         detached(py, || self.inner.sync())
+    }
+
+    fn has_texts(&self, py: Python<'_>) -> PyResult<bool> {
+        detached(py, || self.inner.has_texts())
+    }
+
+    fn bytes_on_disk(&self, py: Python<'_>) -> PyResult<u64> {
+        detached(py, || self.inner.bytes_on_disk())
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -255,7 +255,7 @@ impl Store {
     }
 
     /// Bytes of all files in the directory.
-    pub(super) fn bytes_on_disk(&self) -> Result<u64> {
+    pub fn bytes_on_disk(&self) -> Result<u64> {
         let names = self.storage.list(&self.directory).map_err(Error::io("list", &self.directory))?;
         let size = |name: &str| self.storage.metadata(&self.directory.join(name)).map_or(0, |metadata| metadata.len);
         Ok(names.iter().filter(|(_, is_directory)| !is_directory).map(|(name, _)| size(name)).sum())
