@@ -1,13 +1,10 @@
 //! A compacted cache holds what counts and nothing else, for every handle, whatever interrupts the compaction.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
 use crate::common::contents::{self, CONTAINERS, content, in_each, rows, text, versions};
-use crate::common::history::{Call, History, ROOT, Tally};
+use crate::common::history::{Call, History, Tally, every_power_loss_around, no_cache};
 use crate::common::simulated::random::seeds;
-use crate::common::simulated::{Fault, Image, Injection, Random, Simulated, Turns};
+use crate::common::simulated::{Fault, Injection, Random, Turns};
 use crate::common::{DIM, Place, in_memory, is_whole, key, keys, on_disk, reader};
 use dejavec_core::Error;
 use dejavec_core::batch::Batch;
@@ -17,6 +14,7 @@ use dejavec_core::lock::HeldLock;
 use dejavec_core::store::Durability::{self, Close, Commit};
 use dejavec_core::store::{Limits, Store};
 use dejavec_core::verify;
+use std::collections::BTreeMap;
 
 fn places() -> impl Iterator<Item = Place> {
     CONTAINERS.into_iter().flat_map(|container| [in_memory().holding(container), on_disk().holding(container)])
@@ -273,33 +271,12 @@ fn a_pruned_cache_is_no_larger_than_was_asked_for_and_not_much_smaller() {
     });
 }
 
-fn empty() -> Image {
-    Simulated::of(&Image::default(), Path::new(ROOT)).settled()
-}
-
 /// Every sequence of calls around a compaction. The power fails at every moment of the last two.
 fn every_power_loss(container: Container, durability: [Durability; 2], texts: bool) {
     let before = [Call::Delete(0), Call::Replace(1), Call::Snapshot, Call::Append(0)];
     let after = [Call::Append(0), Call::Delete(1), Call::Compact(1), Call::Replace(1), Call::Reopen(0), Call::Repair];
-    let mut base = History::begin(&empty(), container, durability).keeping_texts(texts);
-    base.open().unwrap();
-    for call in [Call::Append(0), Call::Replace(0), Call::Sync(0), Call::Append(1), Call::Sync(0)] {
-        base.call(call).unwrap();
-    }
-    let base = base.settle();
-    let (mut tally, mut random) = (Tally::default(), Random(1));
-    let number = if is_whole() { before.len() } else { 1 };
-    for before in &before[..number] {
-        for after in if is_whole() { &after[..] } else { &after[..3] } {
-            let mut history = base.again();
-            history.open().unwrap();
-            for call in [*before, Call::Compact(0), *after] {
-                history.call(call).unwrap();
-            }
-            history.check_every_moment(2, &mut random, 4, is_whole(), &mut tally);
-        }
-    }
-    println!("{} crash images: {container:?}, {durability:?}, texts: {texts}", tally.images);
+    let (before, after) = if is_whole() { (&before[..], &after[..]) } else { (&before[..1], &after[..3]) };
+    every_power_loss_around(Call::Compact(0), before, after, container, durability, texts);
 }
 
 #[test]
@@ -332,7 +309,7 @@ fn one_power_loss_after_another_loses_nothing_of_a_compacted_cache() {
     {
         for seed in 0..seeds(20) {
             let mut random = Random(seed);
-            let mut history = History::begin(&empty(), container, durability).keeping_texts(seed % 3 == 0);
+            let mut history = History::begin(&no_cache(), container, durability).keeping_texts(seed % 3 == 0);
             history.open().unwrap();
             for _ in 0..4 {
                 for _ in 0..random.below(6) {
@@ -348,7 +325,7 @@ fn one_power_loss_after_another_loses_nothing_of_a_compacted_cache() {
 /// Each sync of a deletion or a compaction fails, after it has written all, some or no pages. Then another handle does
 /// something, and the power fails at every moment.
 fn every_failed_sync(container: Container, call: Call) {
-    let mut base = History::begin(&empty(), container, [Commit, Commit]).keeping_texts(true);
+    let mut base = History::begin(&no_cache(), container, [Commit, Commit]).keeping_texts(true);
     base.open().unwrap();
     for call in [Call::Append(0), Call::Replace(1), Call::Delete(0), Call::Append(0)] {
         base.call(call).unwrap();
@@ -394,7 +371,7 @@ fn a_deletion_or_a_compaction_whose_sync_failed_is_done_again_by_another_handle(
 /// Fails the first operation, then the second, until none is left to fail.
 fn every_fault(container: Container, durability: [Durability; 2], texts: bool) {
     let mut injected = 0;
-    let mut base = History::begin(&empty(), container, durability).keeping_texts(texts);
+    let mut base = History::begin(&no_cache(), container, durability).keeping_texts(texts);
     base.open().unwrap();
     for call in [Call::Append(0), Call::Replace(1), Call::Sync(0)] {
         base.call(call).unwrap();

@@ -1,12 +1,10 @@
 //! A deleted key is a miss for everyone from then on, and nothing brings its rows back.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::path::Path;
-
 use crate::common::contents::{self, CONTAINERS, in_each, rows, text, versions};
-use crate::common::history::{Call, History, ROOT, Tally};
+use crate::common::history::{Call, History, Tally, every_power_loss_around, no_cache};
+use crate::common::simulated::Random;
 use crate::common::simulated::random::seeds;
-use crate::common::simulated::{Image, Random, Simulated};
 use crate::common::{Place, get, in_memory, is_whole, key, keys, on_disk, reader, vector, vectors};
 use dejavec_core::batch::Batch;
 use dejavec_core::format::container::Container;
@@ -117,7 +115,7 @@ fn a_snapshot_from_before_a_deletion_counts_no_deleted_row() {
         assert_eq!(store.keys().unwrap(), ITEMS - 4);
         let newest = store.newest().unwrap();
         assert_eq!(newest.replaced, 50 + 4);
-        let is_newest = |row: u64| newest.bits[row as usize / 8] >> (row % 8) & 1 == 1;
+        let is_newest = |row: u64| newest.bits.has(row);
         assert_eq!(
             [7, 60, ITEMS - 1, ITEMS + 7, 59, ITEMS + 8].map(is_newest),
             [false, false, false, false, true, true]
@@ -127,33 +125,12 @@ fn a_snapshot_from_before_a_deletion_counts_no_deleted_row() {
     assert_eq!(verify::verify(&*place.storage, &place.path).unwrap().problems, Vec::<String>::new());
 }
 
-fn empty() -> Image {
-    Simulated::of(&Image::default(), Path::new(ROOT)).settled()
-}
-
 /// Every sequence of calls around a deletion. The power fails at every moment of the last two.
 fn every_power_loss(container: Container, durability: [Durability; 2], texts: bool) {
     // First of all a replacement, so that the deleted keys have older rows.
     let calls = [Call::Replace(1), Call::Append(0), Call::Delete(0), Call::Delete(1), Call::Sync(0), Call::Reopen(0)];
-    let mut base = History::begin(&empty(), container, durability).keeping_texts(texts);
-    base.open().unwrap();
-    for call in [Call::Append(0), Call::Replace(0), Call::Sync(0), Call::Append(1), Call::Sync(0)] {
-        base.call(call).unwrap();
-    }
-    let base = base.settle();
-    let (mut tally, mut random) = (Tally::default(), Random(1));
-    let number = if is_whole() { calls.len() } else { 1 };
-    for before in &calls[..number] {
-        for after in calls {
-            let mut history = base.again();
-            history.open().unwrap();
-            for call in [*before, Call::Delete(0), after] {
-                history.call(call).unwrap();
-            }
-            history.check_every_moment(2, &mut random, 4, is_whole(), &mut tally);
-        }
-    }
-    println!("{} crash images: {container:?}, {durability:?}, texts: {texts}", tally.images);
+    let before = if is_whole() { &calls[..] } else { &calls[..1] };
+    every_power_loss_around(Call::Delete(0), before, &calls, container, durability, texts);
 }
 
 #[test]
@@ -175,7 +152,7 @@ fn one_power_loss_after_another_brings_no_deleted_row_back() {
     for (container, durability) in [(Container::Npy, [Commit, Commit]), (Container::Sparse, [Close, Commit])] {
         for seed in 0..seeds(20) {
             let mut random = Random(seed);
-            let mut history = History::begin(&empty(), container, durability);
+            let mut history = History::begin(&no_cache(), container, durability);
             history.open().unwrap();
             for _ in 0..4 {
                 for _ in 0..random.below(6) {

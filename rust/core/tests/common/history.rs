@@ -22,7 +22,7 @@ use dejavec_core::{Error, Result};
 
 use super::contents::{self, Contents, Files};
 use super::simulated::{Image, Moments, Random, Simulated};
-use super::{key, keys, options, reader};
+use super::{is_whole, key, keys, options, reader};
 
 pub const ROOT: &str = "/caches";
 const CACHE: &str = "/caches/one";
@@ -760,4 +760,39 @@ fn all_bytes(storage: &dyn Storage) -> Vec<(String, Vec<u8>)> {
         names.filter(|name| !name.ends_with("LOCK")).map(|name| (name.clone(), bytes_at(storage, &name))).collect();
     files.sort();
     files
+}
+
+/// A file system without a cache.
+pub fn no_cache() -> Image {
+    Simulated::of(&Image::default(), Path::new(ROOT)).settled()
+}
+
+/// A call on a cache with rows and replaced rows, after each of `before` and with each of `after` behind it. The power
+/// fails at every moment of the last two.
+pub fn every_power_loss_around(
+    call: Call,
+    before: &[Call],
+    after: &[Call],
+    container: Container,
+    durability: [Durability; 2],
+    texts: bool,
+) {
+    let mut base = History::begin(&no_cache(), container, durability).keeping_texts(texts);
+    base.open().unwrap();
+    for call in [Call::Append(0), Call::Replace(0), Call::Sync(0), Call::Append(1), Call::Sync(0)] {
+        base.call(call).unwrap();
+    }
+    let base = base.settle();
+    let (mut tally, mut random) = (Tally::default(), Random(1));
+    for first in before {
+        for last in after {
+            let mut history = base.again();
+            history.open().unwrap();
+            for call in [*first, call, *last] {
+                history.call(call).unwrap();
+            }
+            history.check_every_moment(2, &mut random, 4, is_whole(), &mut tally);
+        }
+    }
+    println!("{} crash images: {container:?}, {durability:?}, texts: {texts}", tally.images);
 }
