@@ -44,6 +44,7 @@ from dejavec.support.canonical import canonical_json
 from dejavec.support.closing import Closing
 from dejavec.support.in_thread import Loop, call_in_thread
 from dejavec.support.paths import local_directory
+from dejavec.support.progress import progress as show_progress
 from dejavec.transfer.copying import CopyDtype, copy_to
 from dejavec.transfer.merge import MergeOutcome, OnConflict, merge
 from dejavec.vectors.arrays import from_rows
@@ -382,10 +383,8 @@ class EmbeddingCache(Closing):
             ...     asyncio.run(cache.aencode(["a", "bcd"], embed, batch_size=1)).ravel()
             array([1., 3.], dtype=float32)
         """
-        batch_size, concurrency = (
-            whole_number(name, value)
-            for name, value in (("batch_size", batch_size), ("concurrency", concurrency))
-        )
+        batch_size = whole_number("batch_size", batch_size)
+        concurrency = whole_number("concurrency", concurrency)
         check_choice("on_error", on_error, OnError)
         # Each batch is committed as it comes, so chunks need not be small.
         settings = replace(self._settings, chunk_seconds=None)
@@ -687,13 +686,14 @@ class EmbeddingCache(Closing):
             ...     outcome.added, len(outcome.conflicts), ours.get(["north"])[1]
             (1, 1, array([[0., 1.]], dtype=float32))
         """
-        return merge(
-            self._store,
-            [other._store for other in others],
-            on_conflict=on_conflict,
-            keep_texts=self._keeps_texts or self._store.stats()["texts"] > 0,
-            shown=progress,
-        )
+        with show_progress(progress, sum(map(len, others)), "row") as advance:
+            return merge(
+                self._store,
+                [other._store for other in others],
+                on_conflict=on_conflict,
+                keep_texts=self._keeps_texts or self._store.has_texts(),
+                advance=advance,
+            )
 
     def copy_to(
         self,

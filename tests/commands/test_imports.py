@@ -16,6 +16,7 @@ from terminal import on_terminal
 
 from dejavec import EmbeddingCache
 from dejavec.cli.main import main
+from dejavec.errors import IdentityMismatchError
 
 TEXTS = [f"text {number}" for number in range(7)]
 VECTORS = np.random.default_rng(0).standard_normal((7, 4)).astype(np.float32)
@@ -200,6 +201,21 @@ def test_damaged_rows_of_another_cache_are_left_out(
     assert main(["import", str(tmp_path / "one"), str(tmp_path / "two"), "--json"]) == 0
     (report,) = json.loads(capsys.readouterr().out)["sources"]
     assert (report["taken"], report["left"]) == (6, {"damaged": 1})
+
+
+def test_vectors_of_another_function_are_asked_about_after_an_import(tmp_path: Path) -> None:
+    def one(texts: list[str]) -> np.ndarray:
+        return np.array([[len(text), 1] for text in texts], np.float32)
+
+    def other(texts: list[str]) -> np.ndarray:
+        return np.array([[len(text), 2] for text in texts], np.float32)
+
+    for name, function, texts in (("one", one, TEXTS[:3]), ("two", other, TEXTS[3:])):
+        with EmbeddingCache(tmp_path / name) as cache:
+            cache.encode(texts, function)
+    assert main(["import", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
+    with EmbeddingCache(tmp_path / "two") as cache, pytest.raises(IdentityMismatchError):
+        cache.encode(TEXTS[:3], other)
 
 
 def test_vectors_that_are_not_finite_are_left_out_and_counted(

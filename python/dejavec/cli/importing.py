@@ -23,6 +23,7 @@ from dejavec.storage.find import META
 from dejavec.storage.identity import BARE, describe
 from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.support.mteb_files import is_old_cache
+from dejavec.transfer.merge import merge
 from dejavec.vectors.fitting import fitting_rows
 from dejavec.vectors.output import Output
 from dejavec.vectors.ragged import Rows
@@ -186,22 +187,22 @@ def _import_cache(source: Path, target: Path, *, dry_run: bool) -> Import:
         )
     report = Source(source, [target])
     with opened(source) as cache:
-        selection = select(cache)
-        report.left = {
-            reason: count
-            for reason, count in (("damaged", selection.damaged), ("given up by a repair", selection.dead))
-            if count
-        }
-        output = cache.output
         identity = cache.identity or dict(BARE)
         with KeyedCache(target, identity=identity, containers=(cache.container,)) as into:
-            for part in selection.blocks("import"):
-                assert output is not None
-                texts = part.texts if None not in part.texts else None
-                _take(into, part.keys, (part.vectors, output), report, texts=texts, dry_run=dry_run)
-                if texts is None and not dry_run and selection.has_texts:
-                    known = [at for at, text in enumerate(part.texts) if text is not None]
-                    into.put_texts(part.keys[known], [str(part.texts[at]) for at in known])
+            if dry_run:
+                selection = select(cache)
+                report.held = int((into.lookup(selection.keys) >= 0).sum())
+                report.taken, damaged = len(selection.keys) - report.held, selection.damaged
+            else:
+                with progress("import", len(cache), "rows") as advance:
+                    outcome = merge(into, [cache], on_conflict="first", keep_texts=True, advance=advance)
+                report.taken = outcome.added + outcome.replaced
+                report.held = outcome.equal + len(outcome.conflicts)
+                damaged = outcome.damaged
+        dead = int((~cache.keys().any(axis=1)).sum())
+    report.left = {
+        reason: count for reason, count in (("damaged", damaged), ("given up by a repair", dead)) if count
+    }
     return Import("cache", [report], "")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 from dataclasses import replace
@@ -13,6 +12,7 @@ from dejavec.errors import CorruptCacheError, ForeignDirectoryError, VectorsErro
 from dejavec.fill.settings import check_choice, check_flag
 from dejavec.identity.proven import FILE
 from dejavec.storage.keyed_cache import KeyedCache
+from dejavec.support.durable import sync_directory
 from dejavec.support.paths import with_suffix
 from dejavec.support.progress import progress
 from dejavec.transfer.pieces import pieces, stored_form
@@ -82,7 +82,7 @@ def copy_to(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
     return copied
 
 
@@ -104,12 +104,3 @@ def _described(source: KeyedCache, output: Output, dtype: CopyDtype | None) -> t
     if dtype == "float16" and output.dtype != "float16":
         return {**identity, "store_dtype": "float16"}, output
     return identity, replace(output, dtype=dtype)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make a rename in a directory survive a power loss."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,6 @@ from dejavec.fill.settings import check_choice
 from dejavec.keys.items import Keys
 from dejavec.storage.identity import difference, same
 from dejavec.storage.keyed_cache import KeyedCache
-from dejavec.support.progress import progress
 from dejavec.transfer.pieces import Piece, at, pieces, stored_form
 from dejavec.vectors.compare import same_bytes
 from dejavec.vectors.ragged import Rows
@@ -50,7 +49,7 @@ def merge(
     *,
     on_conflict: OnConflict,
     keep_texts: bool,
-    shown: bool | None,
+    advance: Callable[[int], object],
 ) -> MergeOutcome:
     """Do what ``EmbeddingCache.merge`` says.
 
@@ -59,7 +58,7 @@ def merge(
         others: where they come from.
         on_conflict: ``"first"`` keeps the vector of the target, ``"last"`` takes that of the other cache.
         keep_texts: whether the texts come along.
-        shown: whether to show a progress bar; None: on a terminal.
+        advance: is called with the number of rows that were read.
     """
     check_choice("on_conflict", on_conflict, OnConflict)
     for other in others:
@@ -69,32 +68,31 @@ def merge(
     counts = {"added": 0, "equal": 0, "replaced": 0, "damaged": 0}
     conflicts: list[Keys] = [np.empty((0, 32), np.uint8)]
     conflict_texts: list[str | None] = []
-    with progress(shown, sum(len(other) for other in others), "row") as advance:
-        for other in others:
-            other.refresh()
-            output = other.output
-            if output is None:
-                continue
-            _join_proofs(target, other)
-            for piece in pieces(other, texts=True):
-                there, equal, conflicting = _compared(target, other, piece)
-                wanted = ~equal & ~conflicting if on_conflict == "first" else ~equal
-                keys, rows, texts = at(piece, wanted)
-                if len(keys):
-                    rows = _as_stored(target, other, rows)
-                    kept = texts if keep_texts else None
-                    appended = target.append(keys, rows, output, there[wanted], kept)
-                    # A key that another process stored meanwhile is left out.
-                    replaced = min(appended, int((there[wanted] >= 0).sum()))
-                    counts["replaced"] += replaced
-                    counts["added"] += appended - replaced
-                if keep_texts and piece.texts is not None and equal.any():
-                    target.put_texts(piece.keys[equal], at(piece, equal)[2] or [])
-                counts["equal"] += int(equal.sum())
-                counts["damaged"] += piece.damaged
-                conflicts.append(piece.keys[conflicting])
-                conflict_texts += at(piece, conflicting)[2] or [None] * int(conflicting.sum())
-                advance(len(piece.keys) + piece.damaged)
+    for other in others:
+        other.refresh()
+        output = other.output
+        if output is None:
+            continue
+        _join_proofs(target, other)
+        for piece in pieces(other, texts=True):
+            there, equal, conflicting = _compared(target, other, piece)
+            wanted = ~equal & ~conflicting if on_conflict == "first" else ~equal
+            keys, rows, texts = at(piece, wanted)
+            if len(keys):
+                rows = _as_stored(target, other, rows)
+                kept = texts if keep_texts else None
+                appended = target.append(keys, rows, output, there[wanted], kept)
+                # A key that another process stored meanwhile is left out.
+                replaced = min(appended, int((there[wanted] >= 0).sum()))
+                counts["replaced"] += replaced
+                counts["added"] += appended - replaced
+            if keep_texts and piece.texts is not None and equal.any():
+                target.put_texts(piece.keys[equal], at(piece, equal)[2] or [])
+            counts["equal"] += int(equal.sum())
+            counts["damaged"] += piece.damaged
+            conflicts.append(piece.keys[conflicting])
+            conflict_texts += at(piece, conflicting)[2] or [None] * int(conflicting.sum())
+            advance(len(piece.keys) + piece.damaged)
     return MergeOutcome(**counts, conflicts=np.concatenate(conflicts), conflict_texts=conflict_texts)
 
 

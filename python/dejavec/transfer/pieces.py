@@ -44,7 +44,7 @@ def pieces(cache: KeyedCache, *, texts: bool) -> Iterator[Piece]:
         cache: the cache. Keys that are stored meanwhile are left out, and those that are deleted.
         texts: whether the texts are read, too, if any are kept.
     """
-    texts = texts and cache.stats()["texts"] > 0
+    texts = texts and cache.has_texts()
     # Keys, not row numbers: a compaction meanwhile gives other numbers to the rows.
     keys = cache.unmoved(lambda: cache.keys_of(np.flatnonzero(cache.is_newest())))
     size = max(1, _BYTES // max(cache.row_bytes, 1))

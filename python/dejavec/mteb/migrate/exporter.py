@@ -21,6 +21,7 @@ from dejavec.errors import (
 from dejavec.mteb.migrate.old_files import BLOCK_BYTES
 from dejavec.storage.find import caches_below
 from dejavec.storage.keyed_cache import KeyedCache
+from dejavec.support.durable import sync_directory
 from dejavec.support.mteb_files import DIMENSION, INDEX, VECTORS
 
 _META = "meta.json"
@@ -97,7 +98,7 @@ def export(source: Path, target: Path, *, progress: bool | None = None) -> list[
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)
             raise
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
     except DejavecError:
         raise
     except OSError as error:
@@ -133,10 +134,10 @@ def _write(source: Path, directory: Path, target: Path, progress: bool | None) -
 
     directory.mkdir(parents=True, exist_ok=True)
     with KeyedCache(source, mode="r") as cache:
-        keys = cache.keys()
+        newest = cache.is_newest()
+        keys = cache.keys()[: len(newest)]
         dim = cache.dim or 0
         live = keys.any(axis=1)
-        newest = live & (cache.lookup(keys) == np.arange(len(keys)))
         rows = np.flatnonzero(newest)
         written = damaged = 0
         size = max(1, BLOCK_BYTES // max(1, dim * np.dtype(np.float32).itemsize))
@@ -185,11 +186,3 @@ def _write(source: Path, directory: Path, target: Path, progress: bool | None) -
 def _sync(file: IO[str] | IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
