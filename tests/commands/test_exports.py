@@ -19,6 +19,8 @@ from comparing import files_below, flip_bit
 from dejavec import EmbeddingCache
 from dejavec.cli import selection
 from dejavec.cli.main import main
+from dejavec.cli.selection import opened, select
+from dejavec.errors import VectorsError
 
 TEXTS = [f"text {number} ü" for number in range(9)]
 KEYS = [hashlib.sha256(text.encode()).digest() for text in TEXTS]
@@ -211,3 +213,18 @@ def test_an_empty_cache_is_an_empty_file(tmp_path: Path) -> None:
         assert main(["export", str(tmp_path / "cache"), str(tmp_path / f"m.{form}")]) == 0
     assert np.load(tmp_path / "m.npy").shape == (0, 3)
     assert pa.parquet.read_table(tmp_path / "m.parquet").num_rows == 0
+
+
+def test_rows_that_are_numbered_anew_meanwhile_are_an_error_not_other_texts(tmp_path: Path) -> None:
+    with EmbeddingCache(tmp_path / "c", model="toy@1", keep_texts=True) as cache:
+        cache.put(["a", "b", "c"], np.eye(3, dtype=np.float32))
+        with opened(tmp_path / "c") as read:
+            selection = select(read)
+            cache.delete(["a"])
+            cache.compact()
+            read.refresh()
+            with pytest.raises(VectorsError, match="a compacted one"):
+                list(selection.blocks("export"))
+            with pytest.raises(VectorsError, match="a compacted one"):
+                selection.texts_of(selection.rows)
+            assert next(select(read).blocks("export")).texts == ["b", "c"]

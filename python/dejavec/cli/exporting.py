@@ -12,10 +12,11 @@ import click
 
 from dejavec.cli.documents import print_json
 from dejavec.cli.export_formats import SUFFIXES, Format, write
+from dejavec.cli.output_file import writing
 from dejavec.cli.selection import Selection, opened, select
 from dejavec.cli.table_file import TableFile
 from dejavec.cli.verb import COLUMN, DRY_RUN, PathType, path_argument, verb
-from dejavec.errors import DejavecError, ForeignDirectoryError, StorageError
+from dejavec.errors import ForeignDirectoryError
 
 _MTEB = "mteb"
 
@@ -146,25 +147,20 @@ def _export_file(
 def _write(selection: Selection, form: Format, target: Path, metric: str | None) -> list[Path]:
     """Write files, sync them, and give them their names together, or remove them."""
     before = set(_temporary(target))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        written = write(selection, form, target, metric)
-        for path in written.values():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        for final, path in written.items():
-            path.rename(final)
-    except BaseException as error:
-        for path in set(_temporary(target)) - before:
-            with suppress(OSError):
-                path.unlink()
-        if isinstance(error, OSError) and not isinstance(error, DejavecError):
-            raise StorageError(
-                f"{target}: could not be written: {error.strerror or error}",
-                remedy="free space or correct the permissions, then run again",
-                path=target,
-            ) from error
-        raise
+    with writing(target):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            written = write(selection, form, target, metric)
+            for path in written.values():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            for final, path in written.items():
+                path.rename(final)
+        except BaseException:
+            for path in set(_temporary(target)) - before:
+                with suppress(OSError):
+                    path.unlink()
+            raise
     return list(written)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from dejavec.cli.documents import print_json
 from dejavec.cli.map_drawings import Drawing, draw_page, draw_picture
+from dejavec.cli.output_file import writing
 from dejavec.cli.selection import Selection, opened, select
 from dejavec.cli.table_file import TableFile
 from dejavec.cli.verb import COLUMN, DRY_RUN, PathType, path_argument, verb
-from dejavec.errors import ForeignDirectoryError, StorageError, VectorsError
+from dejavec.errors import ForeignDirectoryError, VectorsError
 from dejavec.keys.items import text_keys
 from dejavec.vectors.output import family_of
 from dejavec.vectors.ragged import Ragged
@@ -111,15 +112,7 @@ def _sample(selection: Selection) -> Selection:
     if count <= _SAMPLE:
         return selection
     at = np.sort(np.random.default_rng(0).choice(count, _SAMPLE, replace=False))
-    return Selection(
-        selection.cache,
-        selection.rows[at],
-        selection.keys[at],
-        selection.replaced,
-        selection.dead,
-        selection.damaged,
-        selection.given,
-    )
+    return replace(selection, rows=selection.rows[at], keys=selection.keys[at])
 
 
 def _vectors(selection: Selection) -> NDArray[np.float32]:
@@ -202,20 +195,15 @@ def _labels(selection: Selection, file: Path | None, column: str, name: str | No
 
 def _write(target: Path, content: bytes) -> None:
     beside = target.with_name(f".{target.name}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(target)
-    except BaseException as error:
-        with suppress(OSError):
-            beside.unlink()
-        if isinstance(error, OSError):
-            raise StorageError(
-                f"{target}: could not be written: {error.strerror or error}",
-                remedy="free space or correct the permissions, then run again",
-                path=target,
-            ) from error
-        raise
+    with writing(target):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(target)
+        except BaseException:
+            with suppress(OSError):
+                beside.unlink()
+            raise

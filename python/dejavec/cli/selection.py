@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +14,14 @@ from numpy.typing import NDArray
 from dejavec import _core
 from dejavec.cli.progress import interruptible, progress
 from dejavec.cli.table_file import TableFile
-from dejavec.errors import CorruptCacheError
+from dejavec.errors import CorruptCacheError, VectorsError
 from dejavec.keys.items import Keys, text_keys
+from dejavec.storage.kept_texts import list_of
 from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.support.core_errors import repair_command
 from dejavec.vectors.ragged import Ragged, Rows
+
+T = TypeVar("T")
 
 _BLOCK_BYTES = 8 << 20
 
@@ -51,6 +55,7 @@ class Selection:
         dead: how many rows a repair gave up.
         damaged: how many of the newest rows are damaged.
         given: texts by row number, from a file.
+        numbering: what the row numbers belong to: ``KeyedCache.numbering``.
     """
 
     cache: KeyedCache
@@ -60,16 +65,17 @@ class Selection:
     dead: int
     damaged: int
     given: dict[int, str]
+    numbering: tuple[str | None, int]
 
     @cached_property
     def has_texts(self) -> bool:
         """Whether the text of any row is known."""
-        return bool(self.given) or self.cache.stats()["texts"] > 0
+        return bool(self.given) or self.cache.has_texts()
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """How many elements each row has (n,): 1 in a dense cache."""
-        vectors = self.cache.vectors
+        vectors = self._of_these_rows(self.cache.vectors)
         return (
             vectors.lengths[self.rows] if isinstance(vectors, Ragged) else np.ones(len(self.rows), np.int64)
         )
@@ -82,12 +88,13 @@ class Selection:
 
         Raises:
             CorruptCacheError: a row was damaged since the check.
+            VectorsError: the cache was compacted or replaced since then.
         """
         size = max(1, _BLOCK_BYTES // max(1, self.cache.row_bytes))
         with progress(what, len(self.rows), "rows") as advance:
             for first in range(0, len(self.rows), size):
                 rows, keys = self.rows[first : first + size], self.keys[first : first + size]
-                vectors, damaged = self.cache.gather(keys, rows)
+                vectors, damaged = self._of_these_rows(self.cache.gather(keys, rows))
                 if damaged:
                     raise CorruptCacheError(
                         self.cache.path,
@@ -100,16 +107,19 @@ class Selection:
 
     def texts_of(self, rows: NDArray[np.int64]) -> list[str | None]:
         """Return the text of each row: the given one, or the one that is kept beside it."""
-        found: list[str | None] = [self.given.get(row) for row in rows.tolist()]
-        data, lengths = self.cache.texts(rows)
-        end = 0
-        for at, length in enumerate(lengths.tolist()):
-            if length >= 0:
-                start, end = end, end + length
-                found[at] = (
-                    data[start:end].decode("utf-8", "surrogatepass") if found[at] is None else found[at]
-                )
-        return found
+        kept = self._of_these_rows(list_of(*self.cache.texts(rows)))
+        return [self.given.get(row, text) for row, text in zip(rows.tolist(), kept, strict=True)]
+
+    def _of_these_rows(self, read: T) -> T:
+        """Return what was read by row number, unless the rows have other numbers now."""
+        if self.cache.numbering != self.numbering:
+            raise VectorsError(
+                self.cache.path,
+                expected="the cache as it was when its rows were chosen",
+                found="a compacted one, or another one in its place",
+                remedy="run it again",
+            )
+        return read
 
 
 def select(cache: KeyedCache, texts: TableFile | None = None) -> Selection:
@@ -119,11 +129,16 @@ def select(cache: KeyedCache, texts: TableFile | None = None) -> Selection:
         cache: the open cache.
         texts: a file with texts of rows; those that are not cached are ignored.
     """
-    keys = cache.keys()
+    selection = cache.unmoved(lambda: _chosen(cache))
+    return selection if texts is None else replace(selection, given=_joined(cache, texts))
+
+
+def _chosen(cache: KeyedCache) -> Selection:
+    newest = cache.is_newest()
+    keys = cache.keys()[: len(newest)]
     path = str(cache.path)
     damaged = np.array(interruptible(lambda: _core.verify(path))["damaged"] if len(keys) else [], np.int64)
     live = keys.any(axis=1)
-    newest = live & (cache.lookup(keys) == np.arange(len(keys)))
     sound = newest.copy()
     sound[damaged[damaged < len(keys)]] = False  # Others were appended meanwhile.
     rows = np.flatnonzero(sound)
@@ -134,7 +149,8 @@ def select(cache: KeyedCache, texts: TableFile | None = None) -> Selection:
         int(live.sum() - newest.sum()),
         int((~live).sum()),
         int(newest.sum()) - len(rows),
-        {} if texts is None else _joined(cache, texts),
+        {},
+        cache.numbering,
     )
 
 
