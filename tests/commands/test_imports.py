@@ -214,8 +214,10 @@ def test_vectors_of_another_function_are_asked_about_after_an_import(tmp_path: P
         with EmbeddingCache(tmp_path / name) as cache:
             cache.encode(texts, function)
     assert main(["import", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
-    with EmbeddingCache(tmp_path / "two") as cache, pytest.raises(IdentityMismatchError):
-        cache.encode(TEXTS[:3], other)
+    with EmbeddingCache(tmp_path / "two") as cache:
+        cache.encode(TEXTS[3:], other)
+        with pytest.raises(IdentityMismatchError):
+            cache.encode(TEXTS[:3], other)
 
 
 def test_vectors_that_are_not_finite_are_left_out_and_counted(
