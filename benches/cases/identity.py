@@ -49,7 +49,7 @@ class Identity(Case):
             wrapper.encode(loader(rows.select([0]), False), **arguments(False))
         # All others get vectors that are not MiniLM's: to make theirs takes an hour, and reading is the same.
         from dejavec.keys.items import text_keys
-        from dejavec.mteb.places import read_identity
+        from dejavec.serving.places import read_identity
         from dejavec.storage.keyed_cache import KeyedCache
 
         (stored,) = _directory(place).rglob("meta.json")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,10 @@ class Counts:
     duplicates: int
     bytes: int
     confirmed: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        """Return the sum of both."""
+        return Counts(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)

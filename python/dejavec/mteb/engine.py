@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import astuple, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,20 @@ from dejavec.identity.claiming import ClaimLostError
 from dejavec.identity.observed import UNSEEN, Look
 from dejavec.keys.items import Keys
 from dejavec.mteb.engine_settings import EngineSettings
-from dejavec.mteb.foreign_backend import not_kept
-from dejavec.mteb.items import Items, Positions, UncacheableError
+from dejavec.mteb.foreign_backend import ForeignCache, ForeignCall, not_kept
+from dejavec.mteb.items import Items, Positions
 from dejavec.mteb.model.encoders import INTEGER_PRECISIONS, refuse_sharing
 from dejavec.mteb.model.identity import Kind, ModelIdentity, Source
 from dejavec.mteb.model.lazy import ModelChangedError
 from dejavec.mteb.model.methods import Methods, encoder_of, searcher
-from dejavec.mteb.model_call import NOT_VECTORS, ModelCall, divides_calls, not_vectors, quantised
-from dejavec.mteb.places import Place, Places
-from dejavec.mteb.siblings import Request, Siblings
+from dejavec.mteb.model_call import ModelCall, divides_calls, quantised
+from dejavec.mteb.places import TaskPlaces
 from dejavec.mteb.spot_check import compare, draw
 from dejavec.mteb.timed_loader import Pace
+from dejavec.serving.forms import NOT_VECTORS, not_vectors
+from dejavec.serving.places import Place
+from dejavec.serving.siblings import Request, Siblings, own_store
+from dejavec.serving.uncacheable import UncacheableError
 from dejavec.support.warn import warn
 from dejavec.vectors.arrays import from_rows, to_rows
 from dejavec.vectors.output import FLOAT32
@@ -56,7 +59,7 @@ class Engine:
         self.source = source
         self.settings = settings
         self._identity = ModelIdentity(source, settings.model_name)
-        self._places = Places(
+        self._places = TaskPlaces(
             settings.cache_path,
             settings.cache_backend,
             settings.scope,
@@ -211,7 +214,7 @@ class Engine:
                 self._not_kept[place] = error.reason
             raise UncacheableError(error.reason, vectors=None if quantise else error.vectors) from None
         with self._counting:
-            self._totals = _sum(self._totals, filled.counts)
+            self._totals += filled.counts
         if quantise:
             return quantised(filled.vectors, filled.output, kind, str(precision))
         return from_rows(filled.vectors, filled.output)
@@ -260,7 +263,24 @@ class Engine:
                 return None
             return to_rows(vectors, len(positions), f"the vectors of {len(positions)} items")[0]
 
-        request = Request(place, look, items, keys, source.is_built, source.ready, confirming)
+        def texts(positions: Positions) -> list[str]:
+            return [str(text) for text in items.texts(positions)]
+
+        def store_of(cache: Any) -> tuple[VectorStore, bool]:
+            if isinstance(cache, ForeignCache):
+                return ForeignCall(cache, keys, items), cache.is_empty
+            return own_store(cache)
+
+        request = Request(
+            place,
+            look,
+            keys,
+            source.is_built,
+            source.ready,
+            confirming,
+            texts if items.text_only else None,
+            store_of,
+        )
         while True:
             with suppress(ClaimLostError), self._siblings.serving(request) as (cache, store, asked):
                 filled = self._fill_from(
@@ -325,7 +345,3 @@ class _Watched:
         """Return the result of the model's ``encode``."""
         with self._encoding():
             return encoder_of(self._whole)(inputs, **arguments)
-
-
-def _sum(one: Counts, other: Counts) -> Counts:
-    return Counts(*(left + right for left, right in zip(astuple(one), astuple(other), strict=True)))

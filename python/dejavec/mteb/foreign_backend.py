@@ -19,7 +19,7 @@ from dejavec.errors import IdentityMismatchError, StorageError
 from dejavec.fill.in_flight import InFlight
 from dejavec.identity.proven import Change, Proofs
 from dejavec.keys.items import Keys, first_of_each, text_keys
-from dejavec.mteb.model_call import NOT_VECTORS, is_dense
+from dejavec.serving.forms import NOT_VECTORS, is_dense
 from dejavec.storage.identity import compared, difference, sibling
 from dejavec.support.canonical import canonical_json
 from dejavec.support.json_file import locked, read_record, write_record

@@ -16,26 +16,11 @@ from dejavec.errors import ItemError
 from dejavec.identity.fingerprint import describe
 from dejavec.keys.items import FIELDS, Keys, dataset_fields, field_keys, item_keys, text_keys
 from dejavec.keys.media import MEDIA, media_digest
+from dejavec.serving.uncacheable import UncacheableError
 from dejavec.support.canonical import canonical_json
 
 Positions = NDArray[np.intp]
 """Positions among the items of one call, shape (k,)."""
-
-
-class UncacheableError(Exception):
-    """The call cannot be cached, so the wrapper passes it to the model. Never leaves the wrapper.
-
-    Attributes:
-        vectors: the model's result for the whole call, if it ran already.
-    """
-
-    concerns_own_call = True
-    """Callers that wait for the same items do not get this error, since their calls may differ."""
-
-    def __init__(self, reason: str, detail: str = "", vectors: Any = None) -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
-        self.vectors = vectors
 
 
 class RowsView:

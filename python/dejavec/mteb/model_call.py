@@ -7,25 +7,19 @@ from dataclasses import replace
 from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dejavec.errors import VectorsError
-from dejavec.fill.chunks import Blocks, FirstRows, row_count
+from dejavec.fill.chunks import FirstRows, row_count
 from dejavec.fill.settings import FillSettings
-from dejavec.mteb.items import Items, Positions, UncacheableError
+from dejavec.mteb.items import Items, Positions
 from dejavec.mteb.model.identity import Kind
 from dejavec.mteb.timed_loader import Pace, Timer, timed
-from dejavec.vectors.arrays import check_form
-from dejavec.vectors.dtypes import STORABLE, dtype_name, is_dense_tensor
-from dejavec.vectors.multi_vector import are_items
+from dejavec.serving.length_order import LengthOrder, interleave_of
+from dejavec.serving.uncacheable import UncacheableError
 from dejavec.vectors.output import Output
 from dejavec.vectors.ragged import Rows
-from dejavec.vectors.sparse import is_sparse
 
 _DEFAULT_BATCH = 32
 """The default batch size of sentence-transformers."""
-
-NOT_VECTORS = "the model's output has no form that is kept"
 
 
 class ModelCall:
@@ -62,8 +56,7 @@ class ModelCall:
         self._refusal = refusal
         self._arguments = arguments
         self._pace = pace
-        self._lengths: NDArray[np.int64] | None = None
-        self._interleaves = False
+        self._order: LengthOrder | None = None
         known = kind != "other" and items.text_only and not divides
         sizes = (arguments.get("batch_size", _DEFAULT_BATCH), items.inputs.batch_size)
         if not items.text_only:
@@ -83,17 +76,9 @@ class ModelCall:
         first = self._batch_rows if self.settings.chunk_seconds is not None else self.settings.chunk_rows
         if self._batch_rows is None or first is None or len(misses) <= first:
             return misses
-        inner = self._model().model
-        # All items are sorted, not only the misses. So texts of equal length keep their order if an
-        # interrupted call is continued.
-        self._lengths = self._items.text_lengths(np.arange(len(self._items)))
-        order = np.argsort(-self._lengths)
-        self._interleaves = getattr(inner, "_can_flatten_inputs", bool)()
-        if self._interleaves:
-            order = inner._interleave_sorted_indices(order)
-        missing = np.zeros(len(order), np.bool_)
-        missing[misses] = True
-        return order[missing[order]]
+        lengths = self._items.text_lengths(np.arange(len(self._items)))
+        self._order = LengthOrder(lengths, interleave_of(self._model().model))
+        return self._order.of(misses)
 
     def encode(self, positions: Positions) -> Any:
         """Return the model's vectors (k, dim) of the items at these positions.
@@ -107,19 +92,18 @@ class ModelCall:
             if reason is not None:
                 raise UncacheableError(reason, vectors=vectors)
             return vectors
-        places = None
-        if self._lengths is not None:
-            # The model sorts the chunk again, and may move texts of equal length into another batch. So the
-            # chunk is permuted first, such that the model's sort restores our order.
-            places = np.argsort(-self._lengths[positions])
-            given = np.empty_like(positions)
-            given[places] = positions
-            positions = given
+        return (
+            self._encode_part(positions)
+            if self._order is None
+            else self._order.encode(positions, self._encode_part)
+        )
+
+    def _encode_part(self, positions: Positions) -> Any:
         vectors = self._model().encode(self._items.loader(positions), **self._arguments)
         reason = self._refusal(vectors)
         if reason is not None:
             raise UncacheableError(reason)
-        return vectors if places is None or row_count(vectors) != len(places) else vectors[places]
+        return vectors
 
     def encode_in_time(self, positions: Positions) -> Any:
         """Encode items, and return in time for the next commit.
@@ -128,11 +112,11 @@ class ModelCall:
             The vectors (k, dim); :class:`dejavec.fill.chunks.FirstRows` if the model was stopped after some
             batches; or ``Blocks`` of one batch each, if a longer call would have other batches.
         """
-        if self._lengths is not None and self._interleaves and self._batch_rows:
-            starts = range(0, len(positions), self._batch_rows)
-            batches = (positions[start : start + self._batch_rows] for start in starts)
-            return Blocks((self.encode(batch) for batch in batches), commit_each=False)
-        if self._lengths is not None or self._seconds is None or self._pace.reads_all:
+        if self._order is not None and self._batch_rows:
+            if self._items.is_whole(positions):
+                return self.encode(positions)
+            return self._order.encode_batches(positions, self._encode_part, self._batch_rows)
+        if self._seconds is None or self._pace.reads_all:
             return self.encode(positions)
         return self._encode_until(positions, self._seconds)
 
@@ -179,41 +163,6 @@ def divides_calls(model: Any, arguments: Mapping[str, Any]) -> bool:
         or isinstance(arguments.get("device"), list)
         or getattr(inner, "_distributed_inference", None) is not None
     )
-
-
-def is_dense(vectors: Any) -> bool:
-    """Return whether this is a plain array or dense tensor (n, dim) of numbers that can be stored.
-
-    Example:
-        >>> is_dense(np.zeros((2, 3))), is_dense(np.zeros((2, 3, 4))), is_dense([[1.0]])
-        (True, False, False)
-    """
-    return (
-        _is_plain(vectors) and vectors.ndim == 2 and vectors.shape[1] > 0 and dtype_name(vectors) in STORABLE
-    )
-
-
-def _is_plain(vectors: Any) -> bool:
-    """Return whether this is an array of NumPy itself, or a dense tensor."""
-    return type(vectors) is np.ndarray or is_dense_tensor(vectors)
-
-
-def not_vectors(vectors: object) -> str | None:
-    """Return why vectors are not stored; None if they are, and the same form can be returned.
-
-    Dense vectors are a plain array or tensor (n, dim) of numbers. Multi-vector items are a list of such
-    arrays, or one array (n, longest, dim) that is padded to its longest item. Sparse vectors are a tensor, or
-    an array of SciPy.
-    """
-    if is_dense(vectors):
-        return None
-    if not is_sparse(vectors) and not are_items(vectors) and not _is_plain(vectors):
-        return NOT_VECTORS
-    try:
-        check_form(vectors, "the model")
-    except VectorsError:
-        return NOT_VECTORS
-    return None
 
 
 def whole_batches(chunk_rows: int, batch_sizes: tuple[Any, ...]) -> int:

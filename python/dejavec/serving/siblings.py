@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -12,16 +12,15 @@ import numpy as np
 
 from dejavec.errors import VectorsError
 from dejavec.fill.run import WRITE_ERRORS
-from dejavec.fill.vector_store import VectorStore
+from dejavec.fill.vector_store import Positions, VectorStore
 from dejavec.identity.claiming import StoreOfModel
 from dejavec.identity.confirm import Confirming
 from dejavec.identity.judge import Judge, Subject
 from dejavec.identity.observed import Description, Look
 from dejavec.identity.proven import Proofs
 from dejavec.keys.items import Keys, first_of_each
-from dejavec.mteb.foreign_backend import ForeignCache, ForeignCall
-from dejavec.mteb.items import Items, Positions
-from dejavec.mteb.places import Elsewhere, Place, Places
+from dejavec.serving.places import Elsewhere, Place, Places
+from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.support.fork import make_locks_of
 from dejavec.vectors.ragged import Rows
 
@@ -36,32 +35,30 @@ class Request:
     Attributes:
         first: the first place of its identity.
         look: the look at the model.
-        items: the items of the call.
         keys: the keys of the items (n, 32).
         is_built: whether the model is built.
         ready: builds the model if it is not built yet.
         encode: returns the model's vectors (k, dim) of the items at some positions, to compare them with a
             cache; None if they are incomparable.
+        texts: returns the texts at some positions; None if the items are no texts.
+        store_of: returns the store of an open cache, and whether it has no vectors.
     """
 
     first: Place
     look: Look
-    items: Items
     keys: Keys
     is_built: bool
     ready: Callable[[], object]
     encode: Callable[[Positions, Any], Rows | None]
+    texts: Callable[[Positions], Sequence[str]] | None
+    store_of: Callable[[Any], tuple[VectorStore, bool]]
 
     def subject(self, cache: Any) -> Subject:
         """Return the model and the items, as a judge needs them to compare vectors with a cache."""
-
-        def texts(positions: Positions) -> list[str]:
-            return [str(text) for text in self.items.texts(positions)]
-
         return Subject(
             self.look,
             self.keys,
-            texts if self.items.text_only else None,
+            self.texts,
             lambda positions: self.encode(positions, cache),
             most=len(self.keys),
             is_built=self.is_built,
@@ -130,7 +127,7 @@ class Siblings:
         judge = self._judge
         if judge is None or settled is not None:
             with self._places.using(settled or request.first) as cache:
-                store = _store_of(cache, request)
+                store, _ = request.store_of(cache)
                 yield cache, store if judge is None else StoreOfModel(store, request.look.description), 0
             return
         with ExitStack() as stack:
@@ -179,9 +176,7 @@ class Siblings:
         self, place: Place, request: Request, stack: ExitStack, reason: Elsewhere | None = None
     ) -> Candidate:
         cache = stack.enter_context(self._places.using(place, reason))
-        store = _store_of(cache, request)
-        rows = store.refresh()
-        is_empty = cache.is_empty if isinstance(cache, ForeignCache) else cache.dim is None or rows == 0
+        store, is_empty = request.store_of(cache)
         return Candidate(place, cache, store, cache.proofs, is_empty)
 
     def _serves(self, candidate: Candidate, request: Request) -> bool:
@@ -195,8 +190,10 @@ def _claiming(judge: Judge, candidate: Candidate, description: Description) -> V
     return judge.claiming(candidate.place, candidate.store, candidate.proofs, description)
 
 
-def _store_of(cache: Any, request: Request) -> VectorStore:
-    return ForeignCall(cache, request.keys, request.items) if isinstance(cache, ForeignCache) else cache
+def own_store(cache: KeyedCache) -> tuple[VectorStore, bool]:
+    """Return a cache of ours as the store of a :class:`Request`, and whether it has no vectors."""
+    rows = cache.refresh()
+    return cache, cache.dim is None or rows == 0
 
 
 def _carry_over(source: VectorStore, target: VectorStore, keys: Keys) -> None:
