@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -220,3 +220,16 @@ def rows_of(made: Any, count: int) -> Rows:
             where, expected=f"{count} rows", found=f"{len(whole)}", remedy="yield one vector for each text"
         )
     return whole
+
+
+def is_size(size: object) -> TypeGuard[int]:
+    """Return whether this is a size of batches: an integer above 0."""
+    return isinstance(size, int) and size > 0
+
+
+def whole_batches(chunk_rows: int, batch_sizes: tuple[Any, ...]) -> int:
+    """Return the largest multiple of the first valid batch size up to ``chunk_rows``; at least one batch."""
+    for size in batch_sizes:
+        if is_size(size):
+            return max(size, chunk_rows // size * size)
+    return chunk_rows

@@ -6,6 +6,10 @@ from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 
+class ModelChangedError(Exception):
+    """The built model differs from the record that replaced it until then. Never leaves the wrapper."""
+
+
 class ModelSource(Protocol):
     """A model that is built already, or at the first use of :attr:`model`."""
 

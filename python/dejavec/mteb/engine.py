@@ -15,13 +15,13 @@ from dejavec.fill.fill import Counts, Filled, fill
 from dejavec.fill.vector_store import VectorStore
 from dejavec.identity.claiming import ClaimLostError
 from dejavec.identity.observed import UNSEEN, Look
+from dejavec.identity.wrapped import ModelChangedError
 from dejavec.keys.items import Keys
 from dejavec.mteb.engine_settings import EngineSettings
 from dejavec.mteb.foreign_backend import ForeignCache, ForeignCall, not_kept
 from dejavec.mteb.items import Items, Positions
 from dejavec.mteb.model.encoders import INTEGER_PRECISIONS, refuse_sharing
 from dejavec.mteb.model.identity import Kind, ModelIdentity, Source
-from dejavec.mteb.model.lazy import ModelChangedError
 from dejavec.mteb.model.methods import Methods, encoder_of, searcher
 from dejavec.mteb.model_call import ModelCall, divides_calls, quantised
 from dejavec.mteb.places import TaskPlaces

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
-from dejavec.fill.chunks import FirstRows, row_count
+from dejavec.fill.chunks import FirstRows, is_size, row_count, whole_batches
 from dejavec.fill.settings import FillSettings
 from dejavec.mteb.items import Items, Positions
 from dejavec.mteb.model.identity import Kind
@@ -61,7 +61,7 @@ class ModelCall:
         sizes = (arguments.get("batch_size", _DEFAULT_BATCH), items.inputs.batch_size)
         if not items.text_only:
             sizes = sizes[::-1]
-        self._batch_rows = sizes[0] if known and _is_size(sizes[0]) else None
+        self._batch_rows = sizes[0] if known and is_size(sizes[0]) else None
         chunk_rows = whole_batches(settings.chunk_rows, sizes)
         self._seconds = None if self._batch_rows else settings.chunk_seconds
         self.settings = replace(
@@ -151,10 +151,6 @@ class ModelCall:
         return vectors
 
 
-def _is_size(size: object) -> TypeGuard[int]:
-    return isinstance(size, int) and size > 0
-
-
 def divides_calls(model: Any, arguments: Mapping[str, Any]) -> bool:
     """Return whether a sentence-transformer divides each call among several processes."""
     inner = getattr(model, "__dict__", {}).get("model")
@@ -163,14 +159,6 @@ def divides_calls(model: Any, arguments: Mapping[str, Any]) -> bool:
         or isinstance(arguments.get("device"), list)
         or getattr(inner, "_distributed_inference", None) is not None
     )
-
-
-def whole_batches(chunk_rows: int, batch_sizes: tuple[Any, ...]) -> int:
-    """Return the largest multiple of the first valid batch size up to ``chunk_rows``; at least one batch."""
-    for size in batch_sizes:
-        if _is_size(size):
-            return max(size, chunk_rows // size * size)
-    return chunk_rows
 
 
 def quantised(rows: Rows, output: Output, kind: Kind, precision: str) -> Any:

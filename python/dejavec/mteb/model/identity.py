@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from dejavec.identity.encoder_settings import encoder_settings
 from dejavec.identity.fingerprint import describe, is_module, sha256_of
 from dejavec.identity.observed import Look, observe
 from dejavec.identity.wrapped import ModelSource, ModelWrapper
@@ -386,12 +387,7 @@ def _default_prompt(inner: Any, role: str | None) -> str | None:
 
 def _encoder_settings(inner: Any) -> dict[str, Any]:
     """Describe settings of a sentence-transformer that can be assigned after it was loaded."""
-    weight = next(inner.parameters(), None)
-    return {
-        "max_seq_length": describe(inner.max_seq_length),
-        "truncate_dim": describe(inner.truncate_dim),
-        "dtype": None if weight is None else str(weight.dtype),
-    }
+    return {**encoder_settings(inner), "truncate_dim": describe(inner.truncate_dim)}
 
 
 def loader_settings(meta: Any, kind: Kind) -> dict[str, str]:

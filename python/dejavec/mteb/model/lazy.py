@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from dejavec.identity.files import is_model, model_files
 from dejavec.identity.fingerprint import class_code, sha256_of
 from dejavec.identity.observed import Look
+from dejavec.identity.wrapped import ModelChangedError
 from dejavec.mteb.model.encoders import as_encoder
 from dejavec.mteb.model.identity import BuiltModel, Profile, is_identified, is_local
 from dejavec.mteb.model.methods import Methods
@@ -29,10 +30,6 @@ _SEEN = frozenset({"description", "visible"})
 
 
 _ENCODER = Methods(encodes=True, searches=False, predicts=False, hides_encode=False)
-
-
-class ModelChangedError(Exception):
-    """The built model differs from the recorded one. Never leaves the wrapper."""
 
 
 class Recipe:
@@ -128,8 +125,8 @@ class Recipe:
             value for value in self.meta.loader_kwargs.values() if isinstance(value, str | os.PathLike)
         ]
         places = [Path(self.meta.name)] if self.meta.name else []
-        places += [Path(value) for value in arguments if value and _is_model(Path(value))]
-        return {str(path): _sha256(path) for place in places for path in _files_below(place.absolute())}
+        places += [Path(value) for value in arguments if value and is_model(Path(value))]
+        return model_files(places)
 
 
 class LazyModel:
@@ -332,25 +329,3 @@ def _as_loaded(meta: Any) -> Any:
 
 def _maker(loader: Any) -> Any:
     return _maker(loader.func) if isinstance(loader, functools.partial) else loader
-
-
-def _is_model(place: Path) -> bool:
-    """Return whether a path is a file, or a directory with a configuration; a download cache is neither."""
-    with suppress(OSError):  # The text is too long to be a path.
-        return place.is_file() or any(place.glob("*.json"))
-    return False
-
-
-def _files_below(place: Path) -> Iterator[Path]:
-    """Yield a file, or the files below a directory, except hidden ones, which loaders do not read."""
-    with suppress(OSError):  # As above.
-        if place.is_file():
-            yield place
-    for directory, below, names in os.walk(place):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        yield from (Path(directory) / name for name in sorted(names) if not name.startswith("."))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
