@@ -1,0 +1,7 @@
+"""Encoders of sentence-transformers with cached vectors."""
+
+from __future__ import annotations
+
+from dejavec.adapters.sentence_transformers.encoders import CachedSentenceTransformer
+
+__all__ = ["CachedSentenceTransformer"]

@@ -1,0 +1,55 @@
+"""The three encoders of sentence-transformers: what is stored of each, and the views that are made of it.
+
+The views are made by the operations of the library, in the same dtype, so that they are equal to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Family:
+    """One of the encoders.
+
+    Attributes:
+        name: the name of its class in sentence-transformers.
+        limit: the attribute that limits its vectors unless a call does.
+        vectors: the ``output_value`` of the vectors; None if the encoder has no such argument.
+        interleaves: whether it mixes long and short inputs if the model needs no padding.
+        split: divides the arguments of a call into those of the stored vectors, and those of the view. Its
+            second argument is whether the vectors are computed on the CPU.
+        view: makes the vectors of a call from the stored ones, with the arguments of the view.
+    """
+
+    name: str
+    limit: str | None
+    vectors: str | None
+    interleaves: bool
+    split: Callable[[Mapping[str, Any], bool], tuple[dict[str, Any], dict[str, Any]]]
+    view: Callable[..., Any]
+
+
+def _split_dense(arguments: Mapping[str, Any], on_cpu: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    stored = {**arguments, "save_to_cpu": True}
+    view = {"truncate_dim": arguments["truncate_dim"], "normalize": arguments["normalize_embeddings"]}
+    if view["normalize"] and not on_cpu:
+        # Sums of squares on a GPU depend on the shape of the batch, so this cannot be repeated here.
+        return stored, {"truncate_dim": None, "normalize": False}
+    return {**stored, "truncate_dim": None, "normalize_embeddings": False}, view
+
+
+def _view_dense(vectors: Any, *, truncate_dim: int | None, normalize: bool) -> Any:
+    import torch
+    from sentence_transformers.util import truncate_embeddings
+
+    if truncate_dim is not None:
+        vectors = truncate_embeddings(vectors, truncate_dim)
+    if normalize:
+        vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
+    return vectors.contiguous()
+
+
+DENSE = Family("SentenceTransformer", "truncate_dim", "sentence_embedding", True, _split_dense, _view_dense)
