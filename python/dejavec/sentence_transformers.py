@@ -1,5 +1,11 @@
-"""``CachedSentenceTransformer``: a model of sentence-transformers with cached vectors."""
+"""Encoders of sentence-transformers with cached vectors."""
 
-from dejavec.adapters.sentence_transformers import CachedSentenceTransformer
+from __future__ import annotations
 
-__all__ = ["CachedSentenceTransformer"]
+from dejavec.adapters.sentence_transformers import (
+    CachedMultiVectorEncoder,
+    CachedSentenceTransformer,
+    CachedSparseEncoder,
+)
+
+__all__ = ["CachedMultiVectorEncoder", "CachedSentenceTransformer", "CachedSparseEncoder"]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
-from dejavec.adapters.sentence_transformers.encoders import CachedSentenceTransformer
+from dejavec.adapters.sentence_transformers.encoders import (
+    CachedMultiVectorEncoder,
+    CachedSentenceTransformer,
+    CachedSparseEncoder,
+)
 
-__all__ = ["CachedSentenceTransformer"]
+__all__ = ["CachedMultiVectorEncoder", "CachedSentenceTransformer", "CachedSparseEncoder"]

@@ -36,7 +36,7 @@ from dejavec.support.warn import warn
 from dejavec.vectors.arrays import from_rows, to_rows
 from dejavec.vectors.ragged import Rows
 
-_NEUTRAL = frozenset({"batch_size", "show_progress_bar", "save_to_cpu", "chunk_size", "pool", "device"})
+_NEUTRAL = frozenset({"batch_size", "show_progress_bar", "save_to_cpu", "convert_to_sparse_tensor"})
 """Arguments of an inference that change no vector."""
 
 _ELSEWHERE = frozenset({"prompt", "task", "output_value"})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dejavec.adapters.sentence_transformers.calls import Calls, Inference
-from dejavec.adapters.sentence_transformers.families import DENSE, Family
+from dejavec.adapters.sentence_transformers.families import DENSE, MULTI_VECTOR, SPARSE, Family
 from dejavec.adapters.sentence_transformers.source import Source, library_class
 from dejavec.fill.fill import Counts
 from dejavec.fill.settings import FillSettings, OnProblem, check_choice, check_flag
@@ -299,6 +299,36 @@ class CachedSentenceTransformer(_CachedEncoder):
     """
 
     _family = DENSE
+
+
+class CachedSparseEncoder(_CachedEncoder):
+    """A ``SparseEncoder`` with cached vectors: each is computed once, and then read from disk.
+
+    ``max_active_dims`` is a part of the identity. Sparse, dense and listed results are made from the sparse
+    rows that are stored. All else is as in :class:`CachedSentenceTransformer`.
+
+    Args:
+        model: a ``SparseEncoder``, the name of one, or the directory that holds it.
+        path: the directory of all caches of this encoder.
+        **settings: as for :class:`CachedSentenceTransformer`.
+    """
+
+    _family = SPARSE
+
+
+class CachedMultiVectorEncoder(_CachedEncoder):
+    """A ``MultiVectorEncoder`` with cached vectors: each is computed once, and then read from disk.
+
+    ``token_pooling`` and ``normalize_embeddings`` are parts of the identity. All else is as in
+    :class:`CachedSentenceTransformer`.
+
+    Args:
+        model: a ``MultiVectorEncoder``, the name of one, or the directory that holds it.
+        path: the directory of all caches of this encoder.
+        **settings: as for :class:`CachedSentenceTransformer`.
+    """
+
+    _family = MULTI_VECTOR
 
 
 def _is_cpu(place: Any) -> bool:

@@ -52,4 +52,27 @@ def _view_dense(vectors: Any, *, truncate_dim: int | None, normalize: bool) -> A
     return vectors.contiguous()
 
 
+def _split_sparse(arguments: Mapping[str, Any], on_cpu: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    del on_cpu
+    stored = {**arguments, "convert_to_sparse_tensor": True, "save_to_cpu": True}
+    return stored, {"sparse": arguments["convert_to_sparse_tensor"]}
+
+
+def _view_sparse(vectors: Any, *, sparse: bool) -> Any:
+    return vectors if sparse else vectors.to_dense()
+
+
+def _split_multi_vector(arguments: Mapping[str, Any], on_cpu: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    del on_cpu
+    return {**arguments, "save_to_cpu": True}, {}
+
+
+def _view_multi_vector(vectors: Any) -> Any:
+    return vectors
+
+
 DENSE = Family("SentenceTransformer", "truncate_dim", "sentence_embedding", True, _split_dense, _view_dense)
+SPARSE = Family("SparseEncoder", "max_active_dims", None, True, _split_sparse, _view_sparse)
+MULTI_VECTOR = Family(
+    "MultiVectorEncoder", None, "token_embeddings", False, _split_multi_vector, _view_multi_vector
+)
