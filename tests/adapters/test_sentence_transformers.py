@@ -448,7 +448,9 @@ class TestUses:
         with ThreadPoolExecutor(4) as pool:
             found = list(pool.map(lambda _: cached.encode(TEXTS), range(8)))
         assert all(is_same(expected, vectors) for vectors in found)
-        assert cached.totals.misses + cached.totals.hits + cached.totals.duplicates == 8 * len(TEXTS)
+        with CachedSentenceTransformer(model, cached.cache_path / "alone") as alone:
+            alone.encode(TEXTS)
+        assert cached.totals.bytes == alone.totals.bytes
 
     def test_a_pool_fills_the_cache(self, directory: Path, tmp_path: Path) -> None:
         model = SentenceTransformer(str(directory), device="cpu")
@@ -469,6 +471,74 @@ class TestUses:
         found = cached.encode(["a", "b", "a"])
         assert is_same(found[0], found[2])
         assert (cached.totals.misses, cached.totals.duplicates) == (2, 1)
+
+
+class Doubling(SentenceTransformer):
+    """A model with an encode of its own, which calls the library's."""
+
+    def encode(self, inputs: Any, **settings: Any) -> Any:
+        return 2 * super().encode([f"about {text}" for text in inputs], **settings)
+
+
+def test_a_class_with_an_encode_of_its_own_is_cached_below_it(directory: Path, tmp_path: Path) -> None:
+    model = Doubling(str(directory), device="cpu")
+    with CachedSentenceTransformer(model, tmp_path) as cached:
+        for _ in range(2):
+            assert is_same(model.encode(TEXTS), cached.encode(TEXTS))
+        assert cached.totals.misses == len(TEXTS)
+
+
+class Pixels(torch.nn.Module):
+    """Stands for a multimodal model: the vector is the first pixel of an image, or the length of a text."""
+
+    modalities = ("text", "image", ("image", "text"))
+    max_seq_length = None
+
+    def preprocess(self, inputs: list[Any], **_: Any) -> dict[str, Any]:
+        return {"sentence_embedding": torch.tensor([self.vector(item) for item in inputs])}
+
+    def vector(self, item: Any) -> list[float]:
+        if isinstance(item, dict):
+            return [sum(numbers) for numbers in zip(*map(self.vector, item.values()), strict=True)]
+        if isinstance(item, str) and item.endswith(".png"):
+            item = Image.open(item)
+        if isinstance(item, Image.Image):
+            return [1.0, *map(float, item.getpixel((0, 0)))]
+        return [0.0, float(len(item)), 1.0, 2.0]
+
+    def forward(self, features: Any, **_: Any) -> Any:
+        return features
+
+
+class TestMedia:
+    """Images count by their content. A text may be the path of one, which is no key."""
+
+    @pytest.fixture
+    def cached(self, tmp_path: Path) -> Iterator[CachedSentenceTransformer]:
+        model = SentenceTransformer(modules=[Pixels()], device="cpu")
+        with CachedSentenceTransformer(model, tmp_path / "cache", confirm=0) as encoder:
+            yield encoder
+
+    def test_images_and_mixtures_are_encoded_once(self, cached: CachedSentenceTransformer) -> None:
+        colours = [Image.new("RGB", (2, 2), (number, 2, 3)) for number in range(3)]
+        for _ in range(2):
+            assert cached.encode(colours).tolist() == [[1, number, 2, 3] for number in range(3)]
+            assert cached.encode([{"image": colours[1]}]).tolist() == [[1, 1, 2, 3]]
+            assert cached.encode([{"image": colours[0], "text": "a"}]).tolist() == [[1, 1, 3, 5]]
+            assert cached.encode("a text").tolist() == [0, 6, 1, 2]
+        assert cached.totals.misses == 5
+
+    def test_the_path_of_an_image_passes_through(
+        self, cached: CachedSentenceTransformer, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "image.png"
+        Image.new("RGB", (2, 2), (10, 0, 0)).save(path)
+        with pytest.warns(DejavecWarning, match="a text is the path or the address of a file"):
+            assert cached.encode([str(path)]).tolist() == [[1, 10, 0, 0]]
+        Image.new("RGB", (2, 2), (20, 0, 0)).save(path)
+        assert cached.encode([str(path)]).tolist() == [[1, 20, 0, 0]]
+        assert cached.encode([{"image": str(path)}]).tolist() == [[1, 20, 0, 0]]
+        assert cached.totals.items == 0
 
 
 class TestPassedThrough:

@@ -293,6 +293,9 @@ class _Chunks:
         return self._order.encode_batches(positions, self._encode, self._batch_rows)
 
 
+_PATH = "a text is the path or the address of a file"
+
+
 def _keys(inputs: list[Any], facts: Facts) -> Keys:
     """Return the keys of inputs (n, 32).
 
@@ -316,13 +319,21 @@ def _fields(item: Any, facts: Facts) -> dict[str, Any]:
     from sentence_transformers.base.modality import infer_modality
 
     if isinstance(item, dict) and set(item) <= {"text", *MEDIA}:
-        for part in item.values():
-            if isinstance(part, str) and facts.reads_media and infer_modality(part) != "text":
-                raise ValueError("a text is the path or the address of a file")
+        if any(isinstance(part, str) and _is_file(part, facts) for part in item.values()):
+            raise ValueError(_PATH)
         return item
-    modality = infer_modality(item, None if facts.reads_media else ["text"])
-    if modality == "text" and isinstance(item, str):
+    if isinstance(item, str):
+        if _is_file(item, facts):
+            raise ValueError(_PATH)
         return {"text": item}
-    if modality in MEDIA and not isinstance(item, str):
-        return {str(modality): item}
-    raise ValueError(f"an input is {modality}: a {type(item).__name__}")
+    modality = infer_modality(item)
+    if modality not in MEDIA:
+        raise ValueError(f"an input is {modality}: a {type(item).__name__}")
+    return {str(modality): item}
+
+
+def _is_file(text: str, facts: Facts) -> bool:
+    """Return whether the library may read a text as the path or the address of a file."""
+    from sentence_transformers.base.modality import infer_modality
+
+    return facts.reads_media and infer_modality(text) != "text"

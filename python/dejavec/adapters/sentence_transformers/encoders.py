@@ -282,7 +282,7 @@ class CachedSentenceTransformer(_CachedEncoder):
 
     Raises:
         TypeError: the model is another encoder, or ``arguments`` are given with a model that is built.
-        MissingPackageError: sentence-transformers is not installed, or older than 6.
+        MissingPackageError: sentence-transformers is not installed, or older than 6.2.
 
     Example:
         >>> import tempfile

@@ -269,9 +269,9 @@ def library_class(family: Family) -> Any:
         version = getattr(sentence_transformers, "__version__", None)
         raise MissingPackageError(
             f"Cached{family.name}",
-            expected="sentence-transformers 6 or later",
+            expected="sentence-transformers 6.2 or later",
             found="none" if version is None else f"sentence-transformers {version}",
-            remedy="pip install 'dejavec[sentence-transformers]'",
+            remedy="pip install 'sentence-transformers>=6.2'",
         )
     return kind
 
