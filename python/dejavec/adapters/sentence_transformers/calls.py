@@ -59,6 +59,7 @@ class Inference:
         arguments: the arguments of the function.
         divides: whether it divides the inputs among processes, so that its batches depend on all of them.
         on_cpu: whether the vectors are computed on the CPU.
+        place: the device of the result.
     """
 
     infer: Callable[[Any], Infer]
@@ -66,6 +67,7 @@ class Inference:
     arguments: Mapping[str, Any]
     divides: bool
     on_cpu: bool
+    place: Any
 
 
 class Calls:
@@ -156,7 +158,10 @@ class Calls:
         filled = self._fill(place, look, call, keys, facts=facts, arguments=stored)
         with self._counting:
             self.totals += filled.counts
-        return family.view(from_rows(filled.vectors, filled.output), **view)
+        vectors = family.view(from_rows(filled.vectors, filled.output), **view)
+        return (
+            [one.to(call.place) for one in vectors] if isinstance(vectors, list) else vectors.to(call.place)
+        )
 
     def _place(self, facts: Facts, look: Look, stored: Mapping[str, Any]) -> Place:
         """Return directory and identity for the vectors of a call.

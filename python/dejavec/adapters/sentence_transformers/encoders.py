@@ -22,7 +22,7 @@ from dejavec.support.paths import local_directory
 _READ_UNBUILT = frozenset(
     {"prompts", "default_prompt_name", "max_seq_length", "truncate_dim", "max_active_dims", "device"}
     | {"similarity", "similarity_pairwise", "similarity_fn_name", "get_model_kwargs", "is_singular_input"}
-    | {"_resolve_prompt"}
+    | {"_resolve_prompt", "_distributed_inference"}
 )
 """Attributes that the record of a model has, so that they build nothing."""
 
@@ -126,17 +126,16 @@ class _CachedEncoder(Closing, ModelWrapper):
         """Return what the model's ``_inference`` returns."""
         reader = self._calls.source.reader
         place = reader.device if device is None else device
-        on_cpu = _is_cpu(place)
-        vectors = self._calls.run(
+        return self._calls.run(
             Inference(
                 lambda model: partial(model._inference, device=device),
                 inputs,
                 arguments,
                 divides=False,
-                on_cpu=on_cpu,
+                on_cpu=_is_cpu(place),
+                place="cpu" if arguments.get("save_to_cpu") else place,
             )
         )
-        return vectors if arguments.get("save_to_cpu") or on_cpu else _moved(vectors, place)
 
     def _infer_in_processes(
         self,
@@ -158,18 +157,7 @@ class _CachedEncoder(Closing, ModelWrapper):
                 arguments,
                 divides=True,
                 on_cpu=all(_is_cpu(place) for place in places),
-            )
-        )
-
-    def _infer_on_machines(self, inputs: list[Any], **arguments: Any) -> Any:
-        """Return what the model's ``_distributed_inference`` returns."""
-        return self._calls.run(
-            Inference(
-                lambda model: model._distributed_inference,
-                inputs,
-                arguments,
-                divides=True,
-                on_cpu=_is_cpu(self._calls.source.model.device),
+                place="cpu",
             )
         )
 
@@ -216,9 +204,7 @@ class _CachedEncoder(Closing, ModelWrapper):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         source = self._calls.source
         if name in _SEAMS:
-            # Few models have the third. `encode` compares it with None.
-            has = name != "_distributed_inference" or (source.is_built and getattr(source.model, name))
-            return partial(_SEAMS[name], self) if has else None
+            return partial(_SEAMS[name], self)
         if name in _CALLERS and not (source.is_built and name in vars(source.model)):
             return partial(getattr(type(source.reader), name), self)
         if name in _READ_UNBUILT:
@@ -238,7 +224,6 @@ class _CachedEncoder(Closing, ModelWrapper):
 _SEAMS: Mapping[str, Callable[..., Any]] = {
     "_inference": _CachedEncoder._infer,
     "_multi_process": _CachedEncoder._infer_in_processes,
-    "_distributed_inference": _CachedEncoder._infer_on_machines,
 }
 """The methods that make the vectors for ``encode``, and those in their place. They are private to
 sentence-transformers."""
@@ -334,11 +319,6 @@ class CachedMultiVectorEncoder(_CachedEncoder):
 def _is_cpu(place: Any) -> bool:
     """Return whether a device, or its name, is the CPU."""
     return str(place).partition(":")[0] == "cpu"
-
-
-def _moved(vectors: Any, place: Any) -> Any:
-    """Return a tensor, or a list of tensors, on another device."""
-    return [one.to(place) for one in vectors] if isinstance(vectors, list) else vectors.to(place)
 
 
 def _remade(kind: type[_CachedEncoder], model: Any, path: str, given: Mapping[str, Any]) -> _CachedEncoder:
