@@ -33,12 +33,12 @@ from dejavec.support.json_file import read_record, update_record
 
 TEXTS = [f"number {number}: {'a word ' * (number * 7 % 11)}" for number in range(40)]
 INPUTS = {"texts": TEXTS, "one text": "one text", "a tuple": ("a", "b"), "an array": np.array(["a", "b"])}
-KINDS = [
+KINDS: list[dict[str, Any]] = [
     {},
     {"convert_to_tensor": True},
     {"convert_to_numpy": False},
 ]
-VIEWS = [
+VIEWS: list[dict[str, Any]] = [
     {},
     {"truncate_dim": 20},
     {"truncate_dim": 1000},
