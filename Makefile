@@ -27,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONHOME PYTHONPATH CONDA_PREFIX
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-versions test-pylate test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements docs readers build fuzz sanitize clean \
+.PHONY: help demo test test-fast test-versions test-pylate test-adapters test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements docs readers build fuzz sanitize clean \
         wheel wheel-build third-party release-check lint-project publish programs
 
 help: ## print this list
@@ -100,12 +100,17 @@ test-pylate: build $(STAMPS)/pylate ## a real PyLate model through mteb, in an e
 	$(OFFLINE) $(TEST_THREADS) PYTHONPATH=$(CURDIR)/python $(VENV)/pylate/bin/python -m pytest -q \
 	  --config-file tests/mteb/pylate/pytest.ini tests/mteb/pylate $(ARGS)
 
+test-adapters: build $(STAMPS)/adapters ## the classes of other frameworks with cached vectors, in an environment of their own
+	$(OFFLINE) $(TEST_THREADS) PYTHONPATH=$(CURDIR)/python $(VENV)/adapters/bin/python -m pytest -q \
+	  --config-file tests/adapters/frameworks/pytest.ini tests/adapters/frameworks $(ARGS)
+
 requirements: $(STAMPS)/venv ## write requirements.txt anew from requirements.in
 	$(UV) pip compile --universal --python-version 3.11 requirements.in -o requirements.txt
 	$(UV) pip compile --universal --python-version 3.11 benches/requirements.in -o benches/requirements.txt
 	$(UV) pip compile --universal --python-version 3.11 docs/requirements.in -o docs/requirements.txt
 	$(UV) pip compile --universal --python-version 3.11 tests/commands/readers/requirements.in -o tests/commands/readers/requirements.txt
 	$(UV) pip compile --universal --python-version 3.11 tests/mteb/pylate/requirements.in -o tests/mteb/pylate/requirements.txt
+	$(UV) pip compile --universal --python-version 3.11 tests/adapters/frameworks/requirements.in -o tests/adapters/frameworks/requirements.txt
 	$(UV) pip compile --universal --python-version 3.11 release/requirements.in -o release/requirements.txt
 
 docs: build $(STAMPS)/docs ## the site, into target/site
@@ -174,6 +179,11 @@ $(STAMPS)/readers: tests/commands/readers/requirements.txt | $(STAMPS)/venv
 $(STAMPS)/pylate: tests/mteb/pylate/requirements.txt | $(STAMPS)/venv
 	$(UV) venv --allow-existing --python $(BIN)/python $(VENV)/pylate
 	$(UV) pip install --python $(VENV)/pylate/bin/python --requirements tests/mteb/pylate/requirements.txt
+	@touch $@
+
+$(STAMPS)/adapters: tests/adapters/frameworks/requirements.txt | $(STAMPS)/venv
+	$(UV) venv --allow-existing --python $(BIN)/python $(VENV)/adapters
+	$(UV) pip install --python $(VENV)/adapters/bin/python --requirements tests/adapters/frameworks/requirements.txt
 	@touch $@
 
 $(STAMPS)/docs: docs/requirements.txt | $(STAMPS)/venv

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -56,6 +56,37 @@ from dejavec.views.tables import to_arrow, to_pandas
 
 _PLACE = ("self", "path", "on_mismatch")
 """Arguments of ``EmbeddingCache`` about its directory. Pickling replaces them by the directory in use."""
+
+
+class CacheSettings(TypedDict, total=False):
+    """The settings of :class:`dejavec.EmbeddingCache`."""
+
+    model: str | None
+    identity: Mapping[str, Any] | None
+    prompt: str | None
+    role: str | None
+    confirm: int | None
+    confirm_tolerance: float | None
+    on_unconfirmed: OnUnconfirmed
+    container: Container | None
+    mode: Mode
+    miss: Miss
+    refresh: bool
+    verify: bool
+    durability: Durability
+    chunk_rows: int
+    chunk_seconds: float | None
+    dtype: Literal["float32"] | None
+    store_dtype: Literal["float16"] | None
+    output: Kind | None
+    on_write_error: OnProblem
+    on_nonfinite: OnProblem
+    on_mismatch: OnMismatch
+    lock_timeout: float
+    shared: bool
+    allow_network: bool
+    progress: bool | None
+    keep_texts: bool
 
 
 class EmbeddingCache(Closing):

@@ -13,62 +13,25 @@ from typing import (
     Any,
     Concatenate,
     Generic,
-    Literal,
     ParamSpec,
     Protocol,
-    TypedDict,
     TypeVar,
     Unpack,
     overload,
 )
 
-from dejavec.cache import EmbeddingCache
-from dejavec.fill.settings import Miss, OnProblem
+from dejavec.cache import CacheSettings, EmbeddingCache
 from dejavec.identity.arguments import argument_form, self_form
-from dejavec.identity.confirm import OnUnconfirmed
-from dejavec.storage.handle import Durability, Mode, OnMismatch
 from dejavec.storage.identity import describe, sibling
 from dejavec.support.canonical import canonical_json
 from dejavec.support.in_thread import call_in_thread, wait_for
 from dejavec.support.paths import local_directory
-from dejavec.vectors.output import Container, Kind
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 S_contra = TypeVar("S_contra", contravariant=True)
-
-
-class CacheSettings(TypedDict, total=False):
-    """The settings of :class:`dejavec.EmbeddingCache`."""
-
-    model: str | None
-    identity: Mapping[str, Any] | None
-    prompt: str | None
-    role: str | None
-    confirm: int | None
-    confirm_tolerance: float | None
-    on_unconfirmed: OnUnconfirmed
-    container: Container | None
-    mode: Mode
-    miss: Miss
-    refresh: bool
-    verify: bool
-    durability: Durability
-    chunk_rows: int
-    chunk_seconds: float | None
-    dtype: Literal["float32"] | None
-    store_dtype: Literal["float16"] | None
-    output: Kind | None
-    on_write_error: OnProblem
-    on_nonfinite: OnProblem
-    on_mismatch: OnMismatch
-    lock_timeout: float
-    shared: bool
-    allow_network: bool
-    progress: bool | None
-    keep_texts: bool
 
 
 class CachedFunction(Generic[P, R]):

@@ -17,7 +17,7 @@ import pytest
 
 import dejavec
 from dejavec import EmbeddingCache, cached
-from dejavec.decorator import CacheSettings
+from dejavec.cache import CacheSettings
 
 
 def rows(texts: list[str], extra: float = 0.0) -> np.ndarray:

@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import OUTPUT, ROOT, Block, blocks, fences
+from pages import OUTPUT, ROOT, Block, blocks, fences, framework_pages
 
 pytestmark = pytest.mark.slow
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# The programs of the others run in `make test-adapters`.
+RUN_HERE = [page for page in PAGES if page not in framework_pages()]
 # What a fence of another language than Python may be: shown, not run.
 SHOWN = {"sh", "text", "toml", "json"}
 WITH_PROGRAMS = {"README.md", "index.md", "mteb.md", "search.md", "moving.md"}
 
 
 @pytest.mark.filterwarnings("ignore::dejavec.errors.DejavecWarning")
-@pytest.mark.parametrize("block", [block for page in PAGES for block in blocks(page, "python")], ids=str)
+@pytest.mark.parametrize("block", [block for page in RUN_HERE for block in blocks(page, "python")], ids=str)
 def test_a_block_runs_by_itself_and_prints_what_the_page_says(
     block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

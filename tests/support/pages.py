@@ -40,6 +40,11 @@ class Block:
         return "\n" * self.line + self.code
 
 
+def framework_pages() -> list[Path]:
+    """The pages whose programs need frameworks that only the environment of ``make test-adapters`` has."""
+    return sorted((ROOT / "docs" / "frameworks").glob("*.md"))
+
+
 def fences(page: Path) -> list[re.Match[str]]:
     """Everything in a page that stands between fences."""
     return list(FENCE.finditer(page.read_text()))

@@ -19,6 +19,7 @@ from dejavec.identity.claiming import ClaimLostError, StoreOfModel
 from dejavec.identity.confirm import Confirming
 from dejavec.identity.judge import Judge, ProvenStore, Subject
 from dejavec.identity.observed import observe
+from dejavec.identity.wrapped import ModelWrapper
 from dejavec.keys.items import Keys
 from dejavec.support.fork import make_locks_of
 from dejavec.vectors.ragged import Rows
@@ -119,7 +120,9 @@ class FunctionCheck:
 
 
 def _anchor(function: Any) -> object:
-    """Return the part that stays when a function is made again: its code, or the object of a method."""
+    """Return the part that stays when a function is made again: its code, or the object that it calls."""
+    if isinstance(function, ModelWrapper):
+        return function.__wrapped_model__().model
     if isinstance(function, types.MethodType):
         return function.__self__
     return getattr(function, "__code__", function)

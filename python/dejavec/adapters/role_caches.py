@@ -1,0 +1,90 @@
+"""The caches of one adapter: a directory for each role, beside each other."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from dejavec.cache import CacheSettings, EmbeddingCache
+from dejavec.support.canonical import canonical_json
+from dejavec.support.closing import Closing
+from dejavec.support.fork import make_locks_of
+from dejavec.support.paths import local_directory
+from dejavec.vectors.output import Kind
+
+_OWN = ("identity", "on_mismatch", "output", "role")
+"""Settings that an adapter chooses."""
+
+
+class RoleCaches(Closing):
+    """The caches of one adapter, each opened at its first use.
+
+    The directory of a role is ``<path>/<role>``. If it has another identity, a sibling is used.
+
+    Args:
+        path: the directory above.
+        settings: the settings of each cache, see :class:`dejavec.EmbeddingCache`.
+        output: the array kind of all vectors; None: what the model returned first.
+
+    Raises:
+        TypeError: there is no such setting, or the adapter chooses it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as path, RoleCaches(path, {"model": "toy@1"}) as caches:
+        ...     caches.of("query", {"layer": 3}).path.name, caches.of("query", {"layer": 3}).identity["layer"]
+        ('query', 3)
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], settings: CacheSettings, output: Kind | None = None
+    ) -> None:
+        known = CacheSettings.__annotations__.keys() - set(_OWN)
+        unknown = sorted(set(settings) - known)
+        if unknown:
+            raise TypeError(
+                f"expected settings of EmbeddingCache besides {', '.join(_OWN)}, found {', '.join(unknown)}"
+            )
+        self._path = local_directory(path)
+        self._settings: Mapping[str, Any] = settings
+        self._output = output
+        self._open: dict[str, EmbeddingCache] = {}
+        make_locks_of(self)
+
+    def make_locks(self) -> None:
+        """Make the lock, now and in a forked child."""
+        self._opening = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": str(self._path), "settings": dict(self._settings), "output": self._output}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        RoleCaches.__init__(self, **state)
+
+    def of(self, role: str, identity: Mapping[str, Any]) -> EmbeddingCache:
+        """Return the cache of a role.
+
+        Args:
+            role: the role, a plain name; also the name of the directory.
+            identity: everything else that changes a vector, as a JSON object.
+        """
+        key = canonical_json({"role": role, "identity": identity})
+        with self._opening:
+            if key not in self._open:
+                self._open[key] = EmbeddingCache(
+                    self._path / role,
+                    role=role,
+                    identity=identity,
+                    on_mismatch="sibling",
+                    output=self._output,
+                    **self._settings,
+                )
+            return self._open[key]
+
+    def close(self) -> None:
+        """Close the caches that are open. The next use opens them again."""
+        with self._opening:
+            while self._open:
+                self._open.popitem()[1].close()

@@ -1,0 +1,5 @@
+"""Cached embeddings for LangChain."""
+
+from dejavec.adapters.langchain import CachedEmbeddings
+
+__all__ = ["CachedEmbeddings"]
