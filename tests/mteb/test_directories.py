@@ -13,7 +13,8 @@ from mteb.models.model_meta import _serialize_experiment_kwargs_to_name
 from mteb_models import DOCUMENT, QUERY, TASK, FieldsModel, encode
 
 from dejavec import CachedEmbeddingWrapper
-from dejavec.mteb.directories import experiment_name, safe_name
+from dejavec.mteb.directories import experiment_name
+from dejavec.support.safe_name import safe_name
 
 
 def task(name: str) -> Any:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dejavec.backends import FaissCache, NumpyCache
-from dejavec.mteb.directories import experiment_name, safe_name
+from dejavec.mteb.directories import experiment_name
 from dejavec.mteb.foreign_backend import ForeignCache, foreign_identities, foreign_record
 from dejavec.serving.places import Elsewhere, Place, Places, read_identity
 from dejavec.storage.identity import BARE, same, sibling
 from dejavec.support.canonical import canonical_json
+from dejavec.support.safe_name import safe_name
 from dejavec.support.secret_names import without_secrets
 
 Scope = Literal["task", "model"]

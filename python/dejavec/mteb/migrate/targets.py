@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from dejavec.errors import IdentityMismatchError, VectorsError
-from dejavec.mteb.directories import safe_name
 from dejavec.mteb.migrate.doubts import Place, prompt_type, registered
 from dejavec.mteb.model.identity import encoder_kind, reads_argument
 from dejavec.mteb.model.methods import encoder_of
 from dejavec.serving.forms import is_dense
 from dejavec.serving.uncacheable import UncacheableError
 from dejavec.storage.keyed_cache import KeyedCache
+from dejavec.support.safe_name import safe_name
 from dejavec.vectors.arrays import to_dense_rows
 from dejavec.vectors.output import Output
 
