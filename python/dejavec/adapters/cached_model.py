@@ -6,8 +6,8 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from dejavec.adapters.caches import Caches
 from dejavec.adapters.inner_config import config_of
-from dejavec.adapters.role_caches import RoleCaches
 from dejavec.cache import CacheSettings
 from dejavec.identity.wrapped import ModelWrapper
 from dejavec.support.in_thread import call_in_thread, wait_for
@@ -62,7 +62,7 @@ class CachedModel:
         config: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
-        self.caches = RoleCaches(path, settings, output)
+        self.caches = Caches(path, settings, output)
         self._config = config_of(model) if config is None else dict(config)
 
     def assign(self, name: str, value: object) -> None:
@@ -88,7 +88,7 @@ class CachedModel:
             batch_size: how many texts the object gets at a time; None: what a chunk has.
             further: what else of the call changes a vector.
         """
-        cache = self.caches.of(role, {"config": self._config, **(further or {})})
+        cache = self.caches.of(role, {"role": role, "config": self._config, **(further or {})})
         return cache.encode(texts, InnerCall(self.model, call), batch_size=batch_size)
 
     async def aencode(

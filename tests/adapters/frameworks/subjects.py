@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
+import functools
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import openai
+from embedding_server import EmbeddingServer, running
 from langchain_core.embeddings import Embeddings
 from pydantic import BaseModel
-from toys import model
+from toys import RefusedError, model
 
 from dejavec.langchain import CachedEmbeddings
+from dejavec.openai import cached_openai
 
 
-class Subject(Protocol):
-    """A framework's object in the conformance suite. ``scale`` is a setting that changes vectors."""
+class Subject(ABC):
+    """A framework's object in the conformance suite. ``scale`` is a setting that changes vectors.
 
+    Attributes:
+        refusal: what it raises if the model refuses a text.
+        answers_in_parts: whether it embeds many texts in several steps, the first of which may succeed.
+        pickles: whether the framework's own object does.
+    """
+
+    refusal: type[Exception] = RefusedError
+    answers_in_parts = True
+    pickles = True
+
+    @abstractmethod
     def plain(self, scale: float = 1.0) -> Any:
         """Return the framework's own object."""
 
+    @abstractmethod
     def cached(self, path: Path, scale: float = 1.0, **settings: Any) -> Any:
         """Return it with a cache."""
 
+    @abstractmethod
     def documents(self, embedder: Any, texts: list[str]) -> Any:
         """Return the vectors of documents, as the framework returns them."""
 
+    @abstractmethod
     def queries(self, embedder: Any, texts: list[str]) -> Any:
         """Return the vectors of queries."""
 
@@ -38,7 +57,7 @@ class LangChainToy(Embeddings, BaseModel):
         return model([text], "query", self.scale)[0]
 
 
-class LangChain:
+class LangChain(Subject):
     def plain(self, scale: float = 1.0) -> Any:
         return LangChainToy(scale=scale)
 
@@ -52,4 +71,35 @@ class LangChain:
         return [embedder.embed_query(text) for text in texts]
 
 
-SUBJECTS: list[Subject] = [LangChain()]
+class OpenAIClient(Subject):
+    """A client, and the arguments of its calls: a server of OpenAI's protocol has no roles of its own."""
+
+    refusal = openai.BadRequestError
+    answers_in_parts = False
+    pickles = False
+
+    @functools.cached_property
+    def server(self) -> EmbeddingServer:
+        return running()
+
+    def plain(self, scale: float = 1.0) -> Any:
+        return openai.OpenAI(api_key="k", base_url=self.server.url, max_retries=0), {"scale": scale}
+
+    def cached(self, path: Path, scale: float = 1.0, **settings: Any) -> Any:
+        client, body = self.plain(scale)
+        return cached_openai(client, path, **settings), body
+
+    def documents(self, embedder: Any, texts: list[str]) -> Any:
+        return self.create(embedder, texts, "document")
+
+    def queries(self, embedder: Any, texts: list[str]) -> Any:
+        return self.create(embedder, texts, "query")
+
+    def create(self, embedder: Any, texts: list[str], role: str) -> Any:
+        client, body = embedder
+        body = {**body, "input_type": role}
+        answer = client.embeddings.create(model="small", input=texts, extra_body=body)
+        return [part.embedding for part in answer.data]
+
+
+SUBJECTS: list[Subject] = [LangChain(), OpenAIClient()]

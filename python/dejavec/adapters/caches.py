@@ -1,4 +1,4 @@
-"""The caches of one adapter: a directory for each role, beside each other."""
+"""The caches of one adapter: directories beside each other."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dejavec.support.fork import make_locks_of
 from dejavec.support.paths import local_directory
 from dejavec.vectors.output import Kind
 
-_OWN = ("identity", "on_mismatch", "output", "role")
+_OWN = ("identity", "on_mismatch", "output", "prompt", "role")
 """Settings that an adapter chooses."""
 
 
-class RoleCaches(Closing):
+class Caches(Closing):
     """The caches of one adapter, each opened at its first use.
 
-    The directory of a role is ``<path>/<role>``. If it has another identity, a sibling is used.
+    If a directory has another identity, a sibling is used.
 
     Args:
         path: the directory above.
@@ -33,7 +33,7 @@ class RoleCaches(Closing):
 
     Example:
         >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as path, RoleCaches(path, {"model": "toy@1"}) as caches:
+        >>> with tempfile.TemporaryDirectory() as path, Caches(path, {"model": "toy@1"}) as caches:
         ...     caches.of("query", {"layer": 3}).path.name, caches.of("query", {"layer": 3}).identity["layer"]
         ('query', 3)
     """
@@ -61,21 +61,20 @@ class RoleCaches(Closing):
         return {"path": str(self._path), "settings": dict(self._settings), "output": self._output}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        RoleCaches.__init__(self, **state)
+        Caches.__init__(self, **state)
 
-    def of(self, role: str, identity: Mapping[str, Any]) -> EmbeddingCache:
-        """Return the cache of a role.
+    def of(self, name: str, identity: Mapping[str, Any]) -> EmbeddingCache:
+        """Return a cache.
 
         Args:
-            role: the role, a plain name; also the name of the directory.
-            identity: everything else that changes a vector, as a JSON object.
+            name: the name of its directory.
+            identity: the identity, as a JSON object.
         """
-        key = canonical_json({"role": role, "identity": identity})
+        key = canonical_json({"name": name, "identity": identity})
         with self._opening:
             if key not in self._open:
                 self._open[key] = EmbeddingCache(
-                    self._path / role,
-                    role=role,
+                    self._path / name,
                     identity=identity,
                     on_mismatch="sibling",
                     output=self._output,
