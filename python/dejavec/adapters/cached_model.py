@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from dejavec.adapters.caches import Caches
-from dejavec.adapters.inner_config import config_of
+from dejavec.adapters.inner_config import NO_VECTOR, config_of
 from dejavec.cache import CacheSettings
 from dejavec.identity.wrapped import ModelWrapper
 from dejavec.support.in_thread import call_in_thread, wait_for
@@ -23,6 +23,7 @@ class InnerCall(ModelWrapper):
     """
 
     is_built = True
+    left_out = NO_VECTOR
 
     def __init__(self, model: object, call: Callable[[list[str]], Any]) -> None:
         self.model = model

@@ -8,7 +8,7 @@ from typing import Any
 
 from dejavec.support.secret_names import is_secret
 
-_NO_VECTOR = frozenset(
+NO_VECTOR = frozenset(
     {"batch_size", "chunk_size", "embed_batch_size", "num_proc", "num_workers", "parallel", "threads"}
     | {"cache_dir", "cache_folder", "device", "progress_bar", "show_progress", "show_progress_bar", "verbose"}
     | {"max_retries", "retry_max_seconds", "retry_min_seconds", "request_timeout", "timeout", "user_agent"}
@@ -83,7 +83,7 @@ def _form(value: object, depth: int) -> Any:
         entries = {
             name: _form(part, depth + 1)
             for name, part in value.items()
-            if isinstance(name, str) and part is not None and name not in _NO_VECTOR and not is_secret(name)
+            if isinstance(name, str) and part is not None and name not in NO_VECTOR and not is_secret(name)
         }
         return {name: part for name, part in entries.items() if part is not _ABSENT}
     if isinstance(value, list | tuple):

@@ -73,7 +73,8 @@ class FunctionCheck:
             UnconfirmedError: see ``on_unconfirmed``.
             Exception: the function's own exception, if it fails when asked about unproven vectors.
         """
-        observed = observe(_anchor(function), root="function")
+        left_out = function.left_out if isinstance(function, ModelWrapper) else frozenset[str]()
+        observed = observe(_anchor(function), left_out, root="function")
         raw = look = observed.look(function)
         # The description of a function includes its tensors.
         seen = hashlib.sha256(f"{look.description.seen} {look.state}".encode()).hexdigest()[:32]

@@ -26,7 +26,12 @@ class ModelWrapper(ABC):
     """A wrapper around a model, which makes all vectors.
 
     The method has a name that no model has, since a wrapper may forward other names to the model.
+
+    Attributes:
+        left_out: names of attributes of the model that change no vector.
     """
+
+    left_out: frozenset[str] = frozenset()
 
     @abstractmethod
     def __wrapped_model__(self) -> ModelSource:

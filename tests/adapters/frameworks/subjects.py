@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import openai
 from embedding_server import EmbeddingServer, running
 from langchain_core.embeddings import Embeddings
+from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import BaseModel
 from toys import RefusedError, model
 
 from dejavec.langchain import CachedEmbeddings
+from dejavec.llama_index import CachedEmbedding
 from dejavec.openai import cached_openai
 
 
@@ -71,6 +74,41 @@ class LangChain(Subject):
         return [embedder.embed_query(text) for text in texts]
 
 
+class LlamaIndexToy(BaseEmbedding):
+    scale: float = 1.0
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return model([text], "document", self.scale)[0]
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return model(texts, "document", self.scale)
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return model([query], "query", self.scale)[0]
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        await asyncio.sleep(0)
+        return model(texts, "document", self.scale)
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        await asyncio.sleep(0)
+        return model([query], "query", self.scale)[0]
+
+
+class LlamaIndex(Subject):
+    def plain(self, scale: float = 1.0) -> Any:
+        return LlamaIndexToy(scale=scale)
+
+    def cached(self, path: Path, scale: float = 1.0, **settings: Any) -> Any:
+        return CachedEmbedding(self.plain(scale), path, **settings)
+
+    def documents(self, embedder: Any, texts: list[str]) -> Any:
+        return embedder.get_text_embedding_batch(texts)
+
+    def queries(self, embedder: Any, texts: list[str]) -> Any:
+        return [embedder.get_query_embedding(text) for text in texts]
+
+
 class OpenAIClient(Subject):
     """A client, and the arguments of its calls: a server of OpenAI's protocol has no roles of its own."""
 
@@ -102,4 +140,4 @@ class OpenAIClient(Subject):
         return [part.embedding for part in answer.data]
 
 
-SUBJECTS: list[Subject] = [LangChain(), OpenAIClient()]
+SUBJECTS: list[Subject] = [LangChain(), LlamaIndex(), OpenAIClient()]
