@@ -46,7 +46,7 @@ class CachedModel:
         path: the directory above the caches.
         settings: the settings of each cache.
         output: the array kind of all vectors; None: what the object returned first.
-        config: the configuration of the object; None: what :func:`config_of` finds.
+        describe: returns the configuration of the object, as a JSON object.
 
     Attributes:
         model: the object.
@@ -60,16 +60,17 @@ class CachedModel:
         settings: CacheSettings,
         *,
         output: Kind | None = None,
-        config: Mapping[str, Any] | None = None,
+        describe: Callable[[Any], dict[str, Any]] = config_of,
     ) -> None:
         self.model = model
         self.caches = Caches(path, settings, output)
-        self._config = config_of(model) if config is None else dict(config)
+        self._describe = describe
+        self._config = describe(model)
 
     def assign(self, name: str, value: object) -> None:
         """Assign an attribute of the object. Another setting is another identity."""
         setattr(self.model, name, value)
-        self._config = config_of(self.model)
+        self._config = self._describe(self.model)
 
     def encode(
         self,

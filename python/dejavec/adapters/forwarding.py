@@ -8,7 +8,7 @@ from dejavec.adapters.cached_model import CachedModel
 
 
 class Forwarding:
-    """Forwards attributes to the object of a :class:`CachedModel`, assignments too.
+    """Forwards public attributes to the object of a :class:`CachedModel`, assignments too.
 
     Args:
         cached: the object and its caches.
@@ -20,13 +20,15 @@ class Forwarding:
         vars(self)["_cached"] = cached
 
     def __getattr__(self, name: str) -> Any:
-        # Before `_cached` is there, as in unpickling, nothing can be forwarded.
-        if name.startswith("__") or "_cached" not in vars(self):
+        if name.startswith("_") or "_cached" not in vars(self):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self._cached.model, name)
 
     def __setattr__(self, name: str, value: object) -> None:
-        self._cached.assign(name, value)
+        if name.startswith("_"):
+            object.__setattr__(self, name, value)
+        else:
+            self._cached.assign(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(vars(self))

@@ -41,7 +41,18 @@ def config_of(model: object) -> dict[str, Any]:
         >>> config_of(types.SimpleNamespace(model="small", api_key="k", timeout=3, url="http://me:k@host/v1"))
         {'class': 'types.SimpleNamespace', 'settings': {'model': 'small', 'url': 'http://host/v1'}}
     """
-    return {"class": class_name(model), "settings": _form(dict(_settings_of(model)), 0)}
+    return {"class": class_name(model), "settings": json_form(dict(_settings_of(model)))}
+
+
+def json_form(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those entries of a mapping that are JSON values and may change vectors, without secrets.
+
+    Example:
+        >>> json_form({"model": "small", "token": "k", "fn": len, "batch_size": 4, "of": {"layers": (1, 2)}})
+        {'model': 'small', 'of': {'layers': [1, 2]}}
+    """
+    form: dict[str, Any] = _form(settings, 0)
+    return form
 
 
 def class_name(model: object) -> str:

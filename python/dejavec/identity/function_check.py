@@ -78,7 +78,9 @@ class FunctionCheck:
         raw = look = observed.look(function)
         # The description of a function includes its tensors.
         seen = hashlib.sha256(f"{look.description.seen} {look.state}".encode()).hexdigest()[:32]
-        look = replace(look, description=replace(look.description, seen=seen))
+        # An object without tensors may load them later, or leave the work to a server.
+        visible = look.visible and look.state is not None
+        look = replace(look, description=replace(look.description, seen=seen), visible=visible)
 
         def watched(positions: Positions) -> Any:
             with observed.encoding(function, raw):

@@ -10,11 +10,14 @@ from typing import Any
 
 import openai
 from embedding_server import EmbeddingServer, running
+from haystack import Document
+from haystack.components.embedders import MockDocumentEmbedder, MockTextEmbedder
 from langchain_core.embeddings import Embeddings
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import BaseModel
 from toys import RefusedError, model
 
+from dejavec.haystack import CachedDocumentEmbedder, CachedTextEmbedder
 from dejavec.langchain import CachedEmbeddings
 from dejavec.llama_index import CachedEmbedding
 from dejavec.openai import cached_openai
@@ -72,6 +75,35 @@ class LangChain(Subject):
 
     def queries(self, embedder: Any, texts: list[str]) -> Any:
         return [embedder.embed_query(text) for text in texts]
+
+
+class Haystack(Subject):
+    """Both embedders: the one for documents and the one for texts."""
+
+    def plain(self, scale: float = 1.0) -> Any:
+        document, query = (
+            functools.partial(vector_of, role=role, scale=scale) for role in ("document", "query")
+        )
+        name = f"toy of scale {scale}"
+        return (
+            MockDocumentEmbedder(embedding_fn=document, model=name),
+            MockTextEmbedder(embedding_fn=query, model=name),
+        )
+
+    def cached(self, path: Path, scale: float = 1.0, **settings: Any) -> Any:
+        document, query = self.plain(scale)
+        return CachedDocumentEmbedder(document, path, **settings), CachedTextEmbedder(query, path, **settings)
+
+    def documents(self, embedder: Any, texts: list[str]) -> Any:
+        documents = [Document(content=text) for text in texts]
+        return [document.embedding for document in embedder[0].run(documents)["documents"]]
+
+    def queries(self, embedder: Any, texts: list[str]) -> Any:
+        return [embedder[1].run(text)["embedding"] for text in texts]
+
+
+def vector_of(text: str, role: str, scale: float) -> list[float]:
+    return model([text], role, scale)[0]
 
 
 class LlamaIndexToy(BaseEmbedding):
@@ -140,4 +172,4 @@ class OpenAIClient(Subject):
         return [part.embedding for part in answer.data]
 
 
-SUBJECTS: list[Subject] = [LangChain(), LlamaIndex(), OpenAIClient()]
+SUBJECTS: list[Subject] = [Haystack(), LangChain(), LlamaIndex(), OpenAIClient()]

@@ -1,0 +1,5 @@
+"""Cached embedders for Haystack."""
+
+from dejavec.adapters.haystack import CachedDocumentEmbedder, CachedTextEmbedder
+
+__all__ = ["CachedDocumentEmbedder", "CachedTextEmbedder"]
