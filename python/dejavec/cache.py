@@ -18,6 +18,7 @@ from dejavec import _core
 from dejavec.fill.chunks import Blocks, encoded, refuse_quantised
 from dejavec.fill.coroutines import awaited
 from dejavec.fill.fill import Plan, fill, plan
+from dejavec.fill.map_function import MapFunction
 from dejavec.fill.settings import (
     FillSettings,
     Miss,
@@ -462,6 +463,37 @@ class EmbeddingCache(Closing):
                 texts=(lambda positions: take(texts, positions)) if self._keeps_texts else None,
             )
         return from_rows(filled.vectors, self._shown(filled.output))
+
+    def map_fn(
+        self,
+        encode_fn: Callable[[list[str]], Any],
+        *,
+        column: str = "text",
+        to: str = "embedding",
+        batch_size: int | None = None,
+    ) -> MapFunction:
+        """Return a function for ``map`` of a data set, which adds a column of vectors.
+
+        It takes a row, or a batch with ``batched=True``, which is much faster. It pickles as path, settings
+        and ``encode_fn``, so ``map`` may run many processes, and ``datasets`` recognises it in the next run.
+
+        Args:
+            encode_fn: as in :meth:`encode`.
+            column: the column of texts.
+            to: the column of vectors.
+            batch_size: as in :meth:`encode`.
+
+        Example:
+            >>> import tempfile, numpy as np
+            >>> from dejavec import EmbeddingCache
+            >>> def embed(texts):
+            ...     return np.array([[len(text)] for text in texts], np.float32)
+            >>> with tempfile.TemporaryDirectory() as path, EmbeddingCache(path, model="toy@1") as cache:
+            ...     cache.map_fn(embed)({"text": ["once", "again"]})
+            {'embedding': array([[4.],
+                   [5.]], dtype=float32)}
+        """
+        return MapFunction(self, encode_fn, column, to, batch_size)
 
     def get(self, texts: object, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Any]:
         """Return the stored vectors of texts, without a model. New rows of other processes count.

@@ -179,7 +179,7 @@ def decorated(texts):
 """
 
 
-@pytest.mark.parametrize("kind", ["cold", "warm", "decorated", "numpy"])
+@pytest.mark.parametrize("kind", ["cold", "warm", "decorated", "map_fn", "numpy"])
 def test_datasets_map_with_two_processes(tmp_path: Path, kind: str) -> None:
     code = (
         PRELUDE
@@ -195,6 +195,7 @@ if __name__ == "__main__":
         cache.encode(["a"], embed)
     functions = {
         "decorated": lambda batch: {"v": decorated(batch["text"])},
+        "map_fn": cache.map_fn(embed, to="v"),
         "numpy": lambda batch: {"v": [backend.get_vector(text) for text in batch["text"]]},
     }
     function = functions.get(kind, lambda batch: {"v": cache.encode(batch["text"], embed)})
@@ -222,11 +223,23 @@ if sys.argv[2] == "2":
     cache = EmbeddingCache(directory, model="m@1", identity={"a": 2, "b": 1})
 print(Hasher.hash(lambda batch: cache.encode(batch["text"], embed)))
 print(Hasher.hash(lambda batch: decorated(batch["text"])))
+print(Hasher.hash(cache.map_fn(embed, column="title")))
 print(Hasher.hash(dejavec.NumpyCache(Path(sys.argv[1]) / "n")))
 """
     )
     found = [script(code, tmp_path, turn, PYTHONHASHSEED=str(turn)) for turn in range(3)]
     assert len(set(found)) == 1, found
+
+
+def test_a_map_function_takes_rows_and_batches(tmp_path: Path) -> None:
+    import datasets
+
+    table = datasets.Dataset.from_dict({"title": ["a", "b", "a"]})
+    with EmbeddingCache(tmp_path / "c", model="m@1") as cache:
+        function = cache.map_fn(numbered, column="title", to="v")
+        found = [table.map(function, batched=batched)["v"][:] for batched in (True, False)]
+        assert found[0] == found[1] == numbered(["a", "b", "a"]).tolist()
+        assert len(cache) == 2
 
 
 def test_the_fingerprint_tells_another_model(tmp_path: Path) -> None:
