@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from dejavec.adapters.caches import Caches
 from dejavec.adapters.inner_config import NO_VECTOR, config_of
-from dejavec.cache import CacheSettings
 from dejavec.identity.wrapped import ModelWrapper
 from dejavec.support.in_thread import call_in_thread, wait_for
-from dejavec.vectors.output import Kind
 
 
 class InnerCall(ModelWrapper):
@@ -43,9 +40,7 @@ class CachedModel:
 
     Args:
         model: the object.
-        path: the directory above the caches.
-        settings: the settings of each cache.
-        output: the array kind of all vectors; None: what the object returned first.
+        caches: the caches.
         describe: returns the configuration of the object, as a JSON object.
 
     Attributes:
@@ -56,14 +51,11 @@ class CachedModel:
     def __init__(
         self,
         model: Any,
-        path: str | os.PathLike[str],
-        settings: CacheSettings,
-        *,
-        output: Kind | None = None,
+        caches: Caches,
         describe: Callable[[Any], dict[str, Any]] = config_of,
     ) -> None:
         self.model = model
-        self.caches = Caches(path, settings, output)
+        self.caches = caches
         self._describe = describe
         self._config = describe(model)
 

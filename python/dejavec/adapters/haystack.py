@@ -14,6 +14,7 @@ from haystack.core.serialization import component_to_dict
 from haystack.utils.deserialization import deserialize_component_inplace
 
 from dejavec.adapters.cached_model import CachedModel
+from dejavec.adapters.caches import Caches
 from dejavec.adapters.forwarding import Forwarding
 from dejavec.adapters.inner_config import config_of, json_form
 from dejavec.cache import CacheSettings
@@ -29,7 +30,7 @@ class _CachedEmbedder(Forwarding):
     def __init__(
         self, embedder: Any, path: str | os.PathLike[str], settings: CacheSettings, own: str
     ) -> None:
-        cached = CachedModel(embedder, path, settings, output="list", describe=_config)
+        cached = CachedModel(embedder, Caches(path, settings, "list"), _config)
         super().__init__(cached)
         self._given = {"path": os.fspath(path), **settings}
         parameters = inspect.signature(embedder.run).parameters

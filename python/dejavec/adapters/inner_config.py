@@ -11,6 +11,7 @@ from dejavec.support.secret_names import is_secret
 NO_VECTOR = frozenset(
     {"batch_size", "chunk_size", "embed_batch_size", "num_proc", "num_workers", "parallel", "threads"}
     | {"cache_dir", "cache_folder", "device", "progress_bar", "show_progress", "show_progress_bar", "verbose"}
+    | {"cuda", "device_id", "device_ids", "lazy_load", "providers"}
     | {"max_retries", "retry_max_seconds", "retry_min_seconds", "request_timeout", "timeout", "user_agent"}
     | {"callback_manager", "callbacks", "default_headers", "embeddings_cache", "headers", "http_client"}
     | {"http_client_kwargs", "metadata", "rate_limiter", "reuse_client", "tags"}

@@ -8,6 +8,7 @@ from typing import Unpack
 from langchain_core.embeddings import Embeddings
 
 from dejavec.adapters.cached_model import CachedModel
+from dejavec.adapters.caches import Caches
 from dejavec.adapters.forwarding import Forwarding
 from dejavec.cache import CacheSettings
 
@@ -41,7 +42,7 @@ class CachedEmbeddings(Forwarding, Embeddings):  # type: ignore[misc]
     def __init__(
         self, embeddings: Embeddings, path: str | os.PathLike[str], **settings: Unpack[CacheSettings]
     ) -> None:
-        super().__init__(CachedModel(embeddings, path, settings, output="list"))
+        super().__init__(CachedModel(embeddings, Caches(path, settings, "list")))
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return the vectors of n texts as n lists; the original embeds those that are not cached."""

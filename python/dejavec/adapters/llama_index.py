@@ -16,6 +16,7 @@ from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.embeddings import MultiModalEmbedding
 
 from dejavec.adapters.cached_model import CachedModel
+from dejavec.adapters.caches import Caches
 from dejavec.cache import CacheSettings
 
 _LARGEST_BATCH = 2048
@@ -59,7 +60,7 @@ class CachedEmbedding(BaseEmbedding):  # type: ignore[misc]
     ) -> None:
         copied = {name: getattr(embed_model, name) for name in _COPIED}
         super().__init__(embed_batch_size=_LARGEST_BATCH, **copied)
-        self._cached = CachedModel(embed_model, path, settings, output="list")
+        self._cached = CachedModel(embed_model, Caches(path, settings, "list"))
 
     @classmethod
     def class_name(cls) -> str:

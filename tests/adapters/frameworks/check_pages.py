@@ -21,7 +21,7 @@ def test_a_block_runs_by_itself_and_prints_what_the_page_says(
     block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(block.source, str(block.page), "exec"), {"__name__": "__main__"})
+    exec(compile(block.source, str(block.page), "exec", dont_inherit=True), {"__name__": "__main__"})
     if block.output is not None:
         assert capsys.readouterr().out == block.output
 

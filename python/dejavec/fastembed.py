@@ -1,0 +1,9 @@
+"""Cached models for FastEmbed."""
+
+from dejavec.adapters.fastembed import (
+    CachedLateInteractionTextEmbedding,
+    CachedSparseTextEmbedding,
+    CachedTextEmbedding,
+)
+
+__all__ = ["CachedLateInteractionTextEmbedding", "CachedSparseTextEmbedding", "CachedTextEmbedding"]
