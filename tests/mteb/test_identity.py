@@ -243,7 +243,6 @@ class TestSentenceTransformers:
         "change",
         [
             pytest.param(lambda model: setattr(model, "max_seq_length", 4), id="max_seq_length"),
-            pytest.param(lambda model: setattr(model, "truncate_dim", 16), id="truncate_dim"),
             pytest.param(lambda model: model.half(), id="dtype"),
         ],
     )
@@ -448,10 +447,10 @@ def test_the_stored_identity_is_readable(tmp_path: Path) -> None:
         CachedEmbeddingWrapper(minilm(), tmp_path),
         loader(TEXTS),
         prompt_type=QUERY,
-        normalize_embeddings=True,
+        convert_to_tensor=True,
     )
     identity = identity_of(tmp_path)
     assert identity["role"] == "query"
     assert identity["prompt"] == {"text": ""}
-    assert identity["arguments"] == {"normalize_embeddings": True}
+    assert identity["arguments"] == {"convert_to_tensor": True}
     assert list(identity["model"]) == ["state"]

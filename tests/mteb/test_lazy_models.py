@@ -102,6 +102,18 @@ class TestWithoutWeights:
         with pytest.raises(OSError, match="mine"):
             encode(wrapper, ["not cached"])
 
+    def test_each_dimension_is_made_from_the_same_vectors(self, directory: Path, tmp_path: Path) -> None:
+        meta = local_meta(directory)
+        misses = []
+        for dim in (16, 64, None, 16):
+            limited = meta.model_copy(update={"loader_kwargs": {**meta.loader_kwargs, "embed_dim": dim}})
+            expected = encode(limited.load_model(), TEXTS)
+            with CachedEmbeddingWrapper(limited, tmp_path / "cache") as wrapper:
+                assert bits_equal(encode(wrapper, TEXTS), expected)
+                misses.append(wrapper.totals.misses)
+        assert misses == [len(TEXTS), 0, 0, 0]
+        assert not wrapper._engine.source.is_built
+
     def test_another_process_needs_none_either(self, directory: Path, tmp_path: Path) -> None:
         wrapper = CachedEmbeddingWrapper(local_meta(directory), tmp_path / "cache")
         vectors = encode(wrapper, TEXTS, prompt_type=QUERY)

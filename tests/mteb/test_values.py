@@ -163,6 +163,55 @@ def test_a_real_model_is_equal_uncached_cold_and_warm(
     assert not bits_equal(*found)
 
 
+SWEEP = [
+    {"truncate_dim": dim, "normalize_embeddings": normalize, "precision": precision}
+    for dim in (None, 16, 64, 383, 384, 1000)
+    for normalize in (False, True)
+    for precision in ("float32", "int8", "ubinary")
+]
+
+
+@pytest.mark.parametrize("make_model", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("limited_by", ["arguments", "model"])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_a_sweep_over_dimensions_and_precisions_encodes_once(
+    make_model: Any, limited_by: str, library: str, tmp_path: Path
+) -> None:
+    model = make_model()
+    batches = count_batches(model)
+    texts = [*TEXTS, *(f"{'a word ' * length}." for length in range(40))]
+    with CachedEmbeddingWrapper(model, tmp_path, confirm=0) as wrapper:
+        for count, settings in enumerate(SWEEP):
+            arguments = {**settings, "convert_to_tensor": library == "torch"}
+            if limited_by == "model":
+                model.model.truncate_dim = arguments.pop("truncate_dim")
+            expected = encode(model, texts, **arguments)
+            batches.clear()
+            assert bits_equal(encode(wrapper, texts, **arguments), expected), settings
+            assert sum(batches) == (len(texts) if count == 0 else 0), settings
+    assert len(list(tmp_path.rglob("vectors.npy"))) == 1
+
+
+def test_another_dimension_of_the_model_is_not_asked_about(tmp_path: Path) -> None:
+    for run, dim in enumerate([64, 16, None]):
+        model = minilm()
+        model.model.truncate_dim = dim
+        batches = count_batches(model)
+        with CachedEmbeddingWrapper(model, tmp_path) as wrapper:
+            assert encode(wrapper, TEXTS).shape == (len(TEXTS), dim or 384)
+        assert sum(batches) == (len(TEXTS) if run == 0 else 0)
+
+
+def test_a_model_that_computes_in_half_precision_normalises_itself(tmp_path: Path) -> None:
+    model = minilm()
+    model.model.to(torch.bfloat16)
+    with CachedEmbeddingWrapper(model, tmp_path) as wrapper:
+        for arguments in ({}, {"truncate_dim": 16}, {"truncate_dim": 16, "normalize_embeddings": True}):
+            for library in (False, True):
+                given = {**arguments, "convert_to_tensor": library}
+                assert bits_equal(encode(wrapper, TEXTS, **given), encode(model, TEXTS, **given))
+
+
 def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "MockRetrievalTask").write_text("a file where the cache should be")
     model = FieldsModel()

@@ -8,9 +8,9 @@ from dejavec.identity.fingerprint import describe
 
 
 def encoder_settings(model: Any) -> dict[str, Any]:
-    """Describe the sequence length and the dtype of a model of sentence-transformers."""
-    weight = next(model.parameters(), None)
+    """Describe the sequence length and the dtypes of a model of sentence-transformers."""
+    dtypes = sorted({str(weight.dtype) for weight in model.parameters()})
     return {
         "max_seq_length": describe(model.max_seq_length),
-        "dtype": None if weight is None else str(weight.dtype),
+        "dtype": ", ".join(dtypes) if dtypes else None,
     }

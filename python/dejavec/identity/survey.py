@@ -100,7 +100,7 @@ def survey(model: object, *, left_out: frozenset[str] = frozenset()) -> Survey:
 
     Args:
         model: any object.
-        left_out: names of attributes to skip.
+        left_out: attributes to skip: a name, or a path from the model, such as ``".model.truncate_dim"``.
 
     Example:
         >>> scale = np.ones(3)
@@ -357,13 +357,16 @@ class _Walk:
 
     def _visit_attributes(self, path: str, attributes: Mapping[str, Any], depth: int) -> None:
         for name in sorted(attributes, key=str):
-            if name not in self._ignored and not is_secret(name):
+            if not self._ignores(path, name) and not is_secret(name):
                 self.visit(f"{path}.{name}", attributes[name], depth + 1)
+
+    def _ignores(self, path: str, name: str) -> bool:
+        return name in self._ignored or f"{path}.{name}" in self._ignored
 
     def _visit_module(self, path: str, module: Any, depth: int) -> None:
         own = dict(vars(module))
         library = is_library(type(module).__module__)
-        extra = [name for name in own if name not in self._internals and name not in self._ignored]
+        extra = [name for name in own if name not in self._internals and not self._ignores(path, name)]
         for name in sorted(extra):
             if is_secret(name) or (library and name in _LIBRARY_CACHES):
                 continue

@@ -20,24 +20,22 @@ from dejavec.keys.items import Keys
 from dejavec.mteb.engine_settings import EngineSettings
 from dejavec.mteb.foreign_backend import ForeignCache, ForeignCall, not_kept
 from dejavec.mteb.items import Items, Positions
-from dejavec.mteb.model.encoders import INTEGER_PRECISIONS, refuse_sharing
+from dejavec.mteb.model.encoders import refuse_sharing
 from dejavec.mteb.model.identity import Kind, ModelIdentity, Source
 from dejavec.mteb.model.methods import Methods, encoder_of, searcher
-from dejavec.mteb.model_call import ModelCall, divides_calls, quantised
+from dejavec.mteb.model_call import ModelCall, divides_calls
 from dejavec.mteb.places import TaskPlaces
 from dejavec.mteb.spot_check import compare, draw
 from dejavec.mteb.timed_loader import Pace
+from dejavec.mteb.view import WHOLE, divided
 from dejavec.serving.forms import NOT_VECTORS, not_vectors
 from dejavec.serving.places import Place
 from dejavec.serving.siblings import Request, Siblings, own_store
 from dejavec.serving.uncacheable import UncacheableError
 from dejavec.support.warn import warn
-from dejavec.vectors.arrays import from_rows, to_rows
+from dejavec.vectors.arrays import to_rows
 from dejavec.vectors.output import FLOAT32
 from dejavec.vectors.ragged import Rows
-
-_QUANTISED_HERE = frozenset({"int8", "uint8", "binary", "ubinary"})
-"""Precisions that sentence-transformers makes from float vectors after the last batch."""
 
 
 class Engine:
@@ -135,13 +133,14 @@ class Engine:
             self._searcher = searcher(model, self.encode)
         return self._searcher
 
-    def place(self, kind: Kind, look: Look, arguments: Mapping[str, Any]) -> Place:
+    def place(self, kind: Kind, look: Look, arguments: Mapping[str, Any], *, is_full: bool = False) -> Place:
         """Return directory and identity for the vectors of a call.
 
         Args:
             kind: see :func:`dejavec.mteb.model.identity.encoder_kind`.
             look: the look at the model.
             arguments: all arguments of ``encode`` except the loader.
+            is_full: whether the vectors have all dimensions, however many the model keeps by default.
 
         Raises:
             UncacheableError: an argument or setting has no stable form.
@@ -157,6 +156,7 @@ class Engine:
                 look.state,
                 **{name: arguments[name] for name in named},
                 arguments={name: value for name, value in arguments.items() if name not in named},
+                is_full=is_full,
             )
             if self.settings.store_dtype is not None:
                 identity["store_dtype"] = self.settings.store_dtype
@@ -194,30 +194,23 @@ class Engine:
         keys = items.keys()
         if self.settings.scope == "model":
             refuse_sharing(kind, text_only=items.text_only)
-        known = kind != "other" and items.text_only
-        precision = arguments.get("precision")
-        quantise = known and precision in _QUANTISED_HERE
-        if precision in INTEGER_PRECISIONS and not quantise:
-            raise UncacheableError(f"precision {precision!r} is taken over the whole call")
-        floats = {name: value for name, value in arguments.items() if name != "precision"}
-        makes_floats = known and (quantise or precision == "float32")
         look = self.source.look() if self._siblings.asks else UNSEEN
-        place = self.place(kind, look, floats if makes_floats else arguments)
+        known = kind if items.text_only else "other"
+        call = divided(arguments, known, self.source.profile().encoder, look.description.device)
+        place = self.place(kind, look, call.identified, is_full=call.is_full)
         if place in self._not_kept:
             raise UncacheableError(self._not_kept[place])
         try:
-            filled = self._fill(
-                place, look, items, keys, kind=kind, arguments=floats if quantise else arguments
-            )
+            filled = self._fill(place, look, items, keys, kind=kind, arguments=call.arguments)
         except UncacheableError as error:
             if error.reason.startswith(NOT_VECTORS):
                 self._not_kept[place] = error.reason
-            raise UncacheableError(error.reason, vectors=None if quantise else error.vectors) from None
+            raise UncacheableError(
+                error.reason, vectors=error.vectors if call.view == WHOLE else None
+            ) from None
         with self._counting:
             self._totals += filled.counts
-        if quantise:
-            return quantised(filled.vectors, filled.output, kind, str(precision))
-        return from_rows(filled.vectors, filled.output)
+        return call.view.of(filled.vectors, filled.output, kind)
 
     def _known_kind(self) -> Kind:
         """Return which ``encode`` the model has.

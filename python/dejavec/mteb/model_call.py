@@ -15,8 +15,6 @@ from dejavec.mteb.model.identity import Kind
 from dejavec.mteb.timed_loader import Pace, Timer, timed
 from dejavec.serving.length_order import LengthOrder, interleave_of
 from dejavec.serving.uncacheable import UncacheableError
-from dejavec.vectors.output import Output
-from dejavec.vectors.ragged import Rows
 
 _DEFAULT_BATCH = 32
 """The default batch size of sentence-transformers."""
@@ -159,18 +157,3 @@ def divides_calls(model: Any, arguments: Mapping[str, Any]) -> bool:
         or isinstance(arguments.get("device"), list)
         or getattr(inner, "_distributed_inference", None) is not None
     )
-
-
-def quantised(rows: Rows, output: Output, kind: Kind, precision: str) -> Any:
-    """Quantise float rows to ``precision``, as sentence-transformers and mteb's wrapper do."""
-    import sentence_transformers
-
-    if output.dtype != "bfloat16":
-        rows = rows.astype(output.dtype, copy=False)  # They may be stored as float16.
-    vectors = sentence_transformers.quantize_embeddings(rows, precision=precision)
-    if output.library == "numpy":
-        return vectors
-    import torch
-
-    tensor = torch.as_tensor(vectors)
-    return tensor.float() if kind == "sentence-transformers" else tensor

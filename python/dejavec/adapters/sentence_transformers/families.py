@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dejavec.serving.dense_view import dense_view
+
 
 @dataclass(frozen=True)
 class Family:
@@ -41,17 +43,6 @@ def _split_dense(arguments: Mapping[str, Any], on_cpu: bool) -> tuple[dict[str, 
     return {**stored, "truncate_dim": None, "normalize_embeddings": False}, view
 
 
-def _view_dense(vectors: Any, *, truncate_dim: int | None, normalize: bool) -> Any:
-    import torch
-    from sentence_transformers.util import truncate_embeddings
-
-    if truncate_dim is not None:
-        vectors = truncate_embeddings(vectors, truncate_dim)
-    if normalize:
-        vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
-    return vectors.contiguous()
-
-
 def _split_sparse(arguments: Mapping[str, Any], on_cpu: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     del on_cpu
     stored = {**arguments, "convert_to_sparse_tensor": True, "save_to_cpu": True}
@@ -71,7 +62,7 @@ def _view_multi_vector(vectors: Any) -> Any:
     return vectors
 
 
-DENSE = Family("SentenceTransformer", "truncate_dim", "sentence_embedding", True, _split_dense, _view_dense)
+DENSE = Family("SentenceTransformer", "truncate_dim", "sentence_embedding", True, _split_dense, dense_view)
 SPARSE = Family("SparseEncoder", "max_active_dims", None, True, _split_sparse, _view_sparse)
 MULTI_VECTOR = Family(
     "MultiVectorEncoder", None, "token_embeddings", False, _split_multi_vector, _view_multi_vector

@@ -25,8 +25,8 @@ from dejavec.support.warn import warn
 
 MODELS_FILE = "models.json"
 _COMMIT = re.compile("[0-9a-f]{40}")
-_RESOLVED = frozenset({"prompts", "default_prompt_name"})
-"""Settings that only make the prompt. The identity holds the text of the prompt."""
+_RESOLVED = frozenset({"prompts", "default_prompt_name", ".truncate_dim", ".max_active_dims"})
+"""Settings that each call resolves. Where they change what is stored, they are in its identity."""
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,9 @@ _PROMPT_SETTINGS = (
     "default_prompt_name",
 )
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-_RESOLVED = frozenset(_PROMPT_SETTINGS)
-"""Settings that only make the prompt. Where the text of the prompt is known, the identity holds that."""
+_RESOLVED = frozenset({*_PROMPT_SETTINGS, ".model.truncate_dim"})
+"""Settings of a sentence-transformer that the identity of each call holds: the text of its prompt, and its
+dimensions."""
 
 
 def layers(model: Any) -> Iterator[Any]:
@@ -245,6 +246,7 @@ class ModelIdentity:
         hf_split: str,
         hf_subset: str,
         arguments: Mapping[str, Any],
+        is_full: bool = False,
     ) -> dict[str, Any]:
         """Return the identity of the vectors that a call makes.
 
@@ -255,6 +257,7 @@ class ModelIdentity:
             hf_split: the split that is encoded.
             hf_subset: the subset that is encoded.
             arguments: all further arguments of ``encode``.
+            is_full: whether the vectors have all dimensions, however many the model keeps by default.
 
         Returns:
             A JSON object.
@@ -276,7 +279,7 @@ class ModelIdentity:
                 raise TypeError("a setting of its prompts has no stable form")
             identity["prompt"]["settings"] = profile.prompt_settings
         if profile.encoder is not None:
-            identity["encoder"] = profile.encoder
+            identity["encoder"] = {**profile.encoder, **({"truncate_dim": None} if is_full else {})}
         identity["experiment"] = describe(experiment_settings(meta))
         identity["media"] = {**profile.media, **_modalities(meta, kind)}
         identity["arguments"] = {
@@ -391,8 +394,8 @@ def _encoder_settings(inner: Any) -> dict[str, Any]:
 
 
 def loader_settings(meta: Any, kind: Kind) -> dict[str, str]:
-    """Describe how the model was loaded, without secrets, and without prompts whose text is known."""
-    left_out = {"device"} if kind == "other" else {"device", "model_prompts", "prompts_dict"}
+    """Describe how the model was loaded, without secrets, and without what a call's identity holds."""
+    left_out = {"device"} if kind == "other" else {"device", "model_prompts", "prompts_dict", "embed_dim"}
     settings = without_secrets(dict(getattr(meta, "loader_kwargs", None) or {}))
     described = {}
     for name, value in settings.items():
