@@ -802,14 +802,15 @@ class EmbeddingCache(Closing):
             1
             (array([[0.09997559]], dtype=float32), dtype('float16'))
         """
-        return copy_to(
-            self._store,
-            local_directory(path),
-            dtype=dtype,
-            container=container,
-            texts=texts,
-            shown=progress,
-        )
+        with show_progress(progress, len(self), "row") as advance:
+            return copy_to(
+                self._store,
+                local_directory(path),
+                dtype=dtype,
+                container=container,
+                texts=texts,
+                advance=advance,
+            )
 
     def plan(self, texts: object) -> Plan:
         """Return what ``encode`` would find: hits, misses, duplicates, and the bytes that it would add."""

@@ -1,4 +1,4 @@
-"""`dejavec rm`, `prune` and `compact`: what was asked to go is gone, and nothing else."""
+"""The commands that change, merge and copy caches: what was asked for happens, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from comparing import files_below
+from comparing import files_below, flip_bit
 from terminal import on_terminal
 
 from dejavec import EmbeddingCache
 from dejavec.cli.compact import Compacted
+from dejavec.cli.copying import Copied
 from dejavec.cli.documents import schema_of
 from dejavec.cli.main import main
+from dejavec.cli.merging import Merged
 from dejavec.cli.prune import Pruned
 from dejavec.cli.rm import Removed
 
@@ -133,3 +135,124 @@ def test_they_fit_a_terminal_and_an_interrupt_says_what_is_true(
     status, screen = on_terminal(monkeypatch, lambda: main([name, "cache", *more]))
     assert status == 0
     assert max(map(len, screen.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("on_conflict", ["first", "last"])
+def test_a_dry_run_of_a_merge_says_what_the_merge_does(
+    on_conflict: str, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dejavec.transfer.pieces._BYTES", 500)
+    sources = []
+    for name, container, vectors in (
+        ("second", "faiss-l2", VECTORS[20:]),
+        ("third", "npy", np.concatenate([-VECTORS[25:30], VECTORS[30:]])),
+    ):
+        texts = [*TEXTS, *(f"new {number}" for number in range(20))][50 - len(vectors) + 15 :][: len(vectors)]
+        with EmbeddingCache(
+            cache.parent / name, model="toy@1", role="query", container=container, keep_texts=True
+        ) as source:
+            source.put(texts, vectors)
+        sources.append(str(cache.parent / name))
+    flip_bit(cache / "vectors.npy", 128 + 64 * 40 + 3)
+    before = files_below(cache.parent)
+    words = ["merge", *sources, str(cache), "--on-conflict", on_conflict, "--json"]
+    assert main([*words, "--dry-run"]) == 0
+    said_before = said(capsys, Merged)
+    assert files_below(cache.parent) == before
+    assert main(words) == 0
+    merged = said(capsys, Merged)
+    assert merged == said_before
+    assert merged["added"] == 15
+    assert merged["replaced"] == (1 if on_conflict == "first" else len(merged["conflicts"]) + 1)
+    assert {conflict["text"] for conflict in merged["conflicts"]} >= set(TEXTS[45:50])
+    with EmbeddingCache(cache, mode="r") as opened:
+        assert len(opened) == 65
+        assert opened.verify()["keys"] == 65
+
+
+def test_caches_are_merged_into_a_new_one_and_conflicts_are_listed(
+    cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EmbeddingCache(cache.parent / "other", model="toy@1", role="query") as other:
+        other.put([*TEXTS[:20], "new"], np.concatenate([-VECTORS[:20], VECTORS[:1]]))
+    monkeypatch.chdir(cache.parent)
+    assert main(["merge", "cache", "other", "into", "--dry-run"]) == 0
+    assert "into: 51 vectors would be added" in capsys.readouterr().out
+    assert not Path("into").exists()
+    status, screen = on_terminal(monkeypatch, lambda: main(["merge", "cache", "other", "into"]))
+    assert status == 0
+    assert max(map(len, screen.splitlines())) <= 80
+    assert "into: 51 vectors added" in screen
+    assert "20 texts have different vectors; the first ones count:" in screen
+    assert "and 10 more: --json lists all" in screen
+    assert stored(Path("into")) == [True] * 50
+    with EmbeddingCache("into", mode="r") as opened:
+        assert opened.texts([0]).to_pylist() == TEXTS[:1]
+        assert opened.identity == EmbeddingCache(cache, mode="r").identity
+
+
+def test_caches_of_other_models_and_forms_are_not_merged(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with EmbeddingCache(cache.parent / "model", model="toy@2", role="query") as other:
+        other.put(["a"], VECTORS[:1])
+    with EmbeddingCache(cache.parent / "form", model="toy@1", role="query") as other:
+        other.put(["a"], VECTORS[:1, :8])
+    into = str(cache.parent / "into")
+    for name, message in (("model", "toy"), ("form", "dense vectors of 8 numbers, float32")):
+        assert main(["merge", str(cache), str(cache.parent / name), into]) == 1
+        assert message in capsys.readouterr().err
+        assert not Path(into).exists()
+    assert main(["merge", str(cache), str(cache)]) == 1
+    assert "expected another directory than SRC" in capsys.readouterr().err
+    assert main(["merge", str(cache.parent / "none"), into]) == 1
+    assert "no cache at" in capsys.readouterr().err
+    assert main(["merge", str(cache)]) == 2
+
+
+def test_a_cache_is_copied_whole_or_not_at_all(
+    cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["copy", str(cache), str(cache.parent / "copy"), "--json"]
+    before = files_below(cache.parent)
+    assert main([*words, "--dry-run"]) == 0
+    assert said(capsys, Copied)["rows"] == 50
+    assert files_below(cache.parent) == before
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dejavec.storage.keyed_cache.KeyedCache.append", interrupted)
+        assert main(words) == 130
+    assert "nothing was copied; run it again" in capsys.readouterr().err
+    assert files_below(cache.parent) == before
+    assert main(words) == 0
+    found = said(capsys, Copied)
+    assert (found["rows"], found["dtype"], found["container"]) == (50, "float32", "npy")
+    assert stored(cache.parent / "copy") == [True] * 50
+    assert EmbeddingCache(cache.parent / "copy", mode="r").texts().to_pylist() == TEXTS
+    assert main(words) == 1
+    assert "expected no such directory, or an empty one" in capsys.readouterr().err
+
+
+def test_a_copy_is_smaller_by_name(
+    cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(cache.parent)
+    words = ["copy", "cache", "copy", "--dtype", "float16", "--container", "npy", "--no-texts"]
+    status, screen = on_terminal(monkeypatch, lambda: main(words))
+    assert status == 0, screen
+    assert screen.splitlines()[-1].startswith("copy: 50 vectors, float16, npy, ")
+    with EmbeddingCache("copy", model="toy@1", role="query", store_dtype="float16") as copy:
+        found, vectors = copy.get(TEXTS)
+        assert found.all()
+        assert (vectors == VECTORS.astype(np.float16)).all()
+        assert set(copy.texts().to_pylist()) == {None}
+    assert main(["copy", "cache", "sparse", "--container", "sparse"]) == 1
+    assert "leave container out" in capsys.readouterr().err
+    flip_bit(cache / "vectors.npy", 128 + 5)
+    for more in ([], ["--dry-run"]):
+        assert main(["copy", "cache", "again", *more]) == 1
+        assert "repair it first" in capsys.readouterr().err
+        assert not Path("again").exists()

@@ -52,6 +52,8 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
     "verify": (["{caches}"], 1),
     "export": (["{caches}/a/rather/long/path/of/directories/tiny", "out.npz", "--dry-run"], 0),
     "import": (["{caches}/a/rather/long/path/of/directories/tiny", "into", "--dry-run"], 0),
+    "merge": (["{caches}/a/rather/long/path/of/directories/tiny", "into", "--dry-run"], 0),
+    "copy": (["{caches}/a/rather/long/path/of/directories/tiny", "into", "--dry-run"], 0),
     "plan": (["{caches}/a/rather/long/path/of/directories/tiny", "{caches}/texts.txt", "--rate", "9/s"], 0),
 }
 """Words after each command that only reads, and its exit status."""
@@ -70,6 +72,7 @@ def test_a_command_fits_a_terminal_of_80_columns(
         "verify",
         "import",
         "export",
+        "copy",
     ):  # These name whole paths; an identity is shown as it is, too.
         assert max(map(len, screen.partition("identity")[0].splitlines())) <= 80, screen
 

@@ -13,17 +13,17 @@ import numpy as np
 from dejavec.cli import import_sources
 from dejavec.cli.documents import print_json
 from dejavec.cli.import_sources import KeyEncoder, Read
+from dejavec.cli.merging import merge_into
 from dejavec.cli.progress import progress
-from dejavec.cli.selection import opened, select
+from dejavec.cli.selection import opened
 from dejavec.cli.table_file import TableFile
 from dejavec.cli.verb import COLUMN, DRY_RUN, PathType, path_argument, verb
-from dejavec.errors import ForeignDirectoryError, ItemError, StorageError
+from dejavec.errors import ItemError, StorageError
 from dejavec.keys.items import Keys, first_of_each, text_keys
 from dejavec.storage.find import META
-from dejavec.storage.identity import BARE, describe
+from dejavec.storage.identity import describe
 from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.support.mteb_files import is_old_cache
-from dejavec.transfer.merge import merge
 from dejavec.vectors.fitting import fitting_rows
 from dejavec.vectors.output import Output
 from dejavec.vectors.ragged import Rows
@@ -181,27 +181,16 @@ def _import_mteb(source: Path, target: Path, model: str, *, trust: bool) -> Impo
 
 
 def _import_cache(source: Path, target: Path, *, dry_run: bool) -> Import:
-    if source.resolve() == target.resolve():
-        raise ForeignDirectoryError(
-            target, expected="another directory than SRC", found="SRC", remedy="choose another"
-        )
+    outcome = merge_into(target, [source], on_conflict="first", dry_run=dry_run)
     report = Source(source, [target])
+    report.taken = outcome.added + outcome.replaced
+    report.held = outcome.equal + len(outcome.conflicts)
     with opened(source) as cache:
-        identity = cache.identity or dict(BARE)
-        with KeyedCache(target, identity=identity, containers=(cache.container,)) as into:
-            if dry_run:
-                selection = select(cache)
-                report.held = int((into.lookup(selection.keys) >= 0).sum())
-                report.taken, damaged = len(selection.keys) - report.held, selection.damaged
-            else:
-                with progress("import", len(cache), "rows") as advance:
-                    outcome = merge(into, [cache], on_conflict="first", keep_texts=True, advance=advance)
-                report.taken = outcome.added + outcome.replaced
-                report.held = outcome.equal + len(outcome.conflicts)
-                damaged = outcome.damaged
         dead = int((~cache.keys().any(axis=1)).sum())
     report.left = {
-        reason: count for reason, count in (("damaged", damaged), ("given up by a repair", dead)) if count
+        reason: count
+        for reason, count in (("damaged", outcome.damaged), ("given up by a repair", dead))
+        if count
     }
     return Import("cache", [report], "")
 

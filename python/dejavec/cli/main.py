@@ -26,6 +26,8 @@ _COMMANDS = {
     "rm": "dejavec.cli.rm",
     "prune": "dejavec.cli.prune",
     "compact": "dejavec.cli.compact",
+    "merge": "dejavec.cli.merging",
+    "copy": "dejavec.cli.copying",
     "import": "dejavec.cli.importing",
     "export": "dejavec.cli.exporting",
     "map": "dejavec.cli.mapping",

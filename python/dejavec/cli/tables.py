@@ -115,13 +115,17 @@ def fitted(
         if excess <= 0 or not columns[dropped].rank:
             break
         kept.remove(dropped)
-    cells = [[_shortened(row[at], widths[at], columns[at].shortened, length) for at in kept] for row in rows]
+    cells = [[shortened(row[at], widths[at], columns[at].shortened, length) for at in kept] for row in rows]
     return [columns[at] for at in kept], cells
 
 
-def _shortened(
-    text: str, width: int, keep: Literal["start", "end"] | None, length: Callable[[str], int]
+def shortened(
+    text: str,
+    width: int,
+    keep: Literal["start", "end"] | None = "start",
+    length: Callable[[str], int] = len,
 ) -> str:
+    """Return a text without one of its ends, at most ``width`` wide."""
     if keep is None or length(text) <= width:
         return text
     mark = "…" if _can_print("…") else "~"

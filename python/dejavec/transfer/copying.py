@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,6 @@ from dejavec.identity.proven import FILE
 from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.support.durable import sync_directory
 from dejavec.support.paths import with_suffix
-from dejavec.support.progress import progress
 from dejavec.transfer.pieces import pieces, stored_form
 from dejavec.vectors.output import Container, Output, family_of
 from dejavec.vectors.stored import rounded
@@ -30,9 +30,20 @@ def copy_to(
     dtype: CopyDtype | None,
     container: Container | None,
     texts: bool,
-    shown: bool | None,
+    advance: Callable[[int], object],
+    dry_run: bool = False,
 ) -> int:
-    """Do what ``EmbeddingCache.copy_to`` says."""
+    """Do what ``EmbeddingCache.copy_to`` says.
+
+    Args:
+        source: the cache.
+        path: the directory of the copy.
+        dtype: as in ``EmbeddingCache.copy_to``.
+        container: likewise.
+        texts: likewise.
+        advance: is called with the number of rows that were read.
+        dry_run: whether everything is read and checked, and nothing is written.
+    """
     if dtype is not None:
         check_choice("dtype", dtype, CopyDtype)
     if container is not None:
@@ -62,7 +73,7 @@ def copy_to(
     target = KeyedCache(temporary, identity=identity or None, containers=(container,), durability="close")
     copied = 0
     try:
-        with target, progress(shown, len(source), "row") as advance:
+        with target:
             for piece in pieces(source, texts=texts):
                 if piece.damaged:
                     raise CorruptCacheError(
@@ -74,8 +85,13 @@ def copy_to(
                 form = stored_form(piece.rows.dtype, source.container, output, source.identity)
                 rows = piece.rows.astype(form, copy=False)
                 rows, _ = rounded(rows, output, singles, halves, str(source.path))
-                copied += target.append(piece.keys, rows, kind, None, piece.texts)
                 advance(len(piece.keys))
+                if dry_run:
+                    copied += len(piece.keys)
+                else:
+                    copied += target.append(piece.keys, rows, kind, None, piece.texts)
+        if dry_run:
+            return copied
         if dtype is None and (proven := source.path / FILE).is_file():
             shutil.copy(proven, temporary / FILE)
         temporary.replace(path)

@@ -50,6 +50,7 @@ def merge(
     on_conflict: OnConflict,
     keep_texts: bool,
     advance: Callable[[int], object],
+    dry_run: bool = False,
 ) -> MergeOutcome:
     """Do what ``EmbeddingCache.merge`` says.
 
@@ -59,26 +60,34 @@ def merge(
         on_conflict: ``"first"`` keeps the vector of the target, ``"last"`` takes that of the other cache.
         keep_texts: whether the texts come along.
         advance: is called with the number of rows that were read.
+        dry_run: whether nothing is written. The counts are those that a merge would have.
     """
     check_choice("on_conflict", on_conflict, OnConflict)
     for other in others:
         _check_identity(target, other)
-    for other in others:
-        _check_form(target, other)
+    formed = [cache for cache in (target, *others) if cache.output is not None]
+    for other in formed[1:]:
+        _check_form(formed[0], other)
     counts = {"added": 0, "equal": 0, "replaced": 0, "damaged": 0}
     conflicts: list[Keys] = [np.empty((0, 32), np.uint8)]
     conflict_texts: list[str | None] = []
+    # Where the stored vectors are, the one that counts first. A dry run leaves them in their caches.
+    holders = [target]
     for other in others:
         other.refresh()
         output = other.output
         if output is None:
             continue
-        _join_proofs(target, other)
+        if not dry_run:
+            _join_proofs(target, other)
         for piece in pieces(other, texts=True):
-            there, equal, conflicting = _compared(target, other, piece)
+            there, equal, conflicting = _compared(holders, target, other, piece)
             wanted = ~equal & ~conflicting if on_conflict == "first" else ~equal
             keys, rows, texts = at(piece, wanted)
-            if len(keys):
+            if dry_run:
+                counts["replaced"] += int((wanted & (there >= 0)).sum())
+                counts["added"] += int((wanted & (there < 0)).sum())
+            elif len(keys):
                 rows = _as_stored(target, other, rows)
                 kept = texts if keep_texts else None
                 appended = target.append(keys, rows, output, there[wanted], kept)
@@ -86,13 +95,15 @@ def merge(
                 replaced = min(appended, int((there[wanted] >= 0).sum()))
                 counts["replaced"] += replaced
                 counts["added"] += appended - replaced
-            if keep_texts and piece.texts is not None and equal.any():
+            if keep_texts and piece.texts is not None and equal.any() and not dry_run:
                 target.put_texts(piece.keys[equal], at(piece, equal)[2] or [])
             counts["equal"] += int(equal.sum())
             counts["damaged"] += piece.damaged
             conflicts.append(piece.keys[conflicting])
             conflict_texts += at(piece, conflicting)[2] or [None] * int(conflicting.sum())
             advance(len(piece.keys) + piece.damaged)
+        if dry_run:
+            holders = [*holders, other] if on_conflict == "first" else [other, *holders]
     return MergeOutcome(**counts, conflicts=np.concatenate(conflicts), conflict_texts=conflict_texts)
 
 
@@ -107,38 +118,45 @@ def _check_identity(target: KeyedCache, other: KeyedCache) -> None:
         )
 
 
-def _check_form(target: KeyedCache, other: KeyedCache) -> None:
-    """Check that the vectors of another cache have the form of the target's."""
-    ours, theirs = target.output, other.output
+def _check_form(first: KeyedCache, other: KeyedCache) -> None:
+    """Check that the vectors of a cache have the form of those of the first cache that has any."""
+    ours, theirs = first.output, other.output
     if ours is None or theirs is None:
         return
-    wanted = (ours.family, target.dim, ours.dtype)
+    wanted = (ours.family, first.dim, ours.dtype)
     found = (theirs.family, other.dim, theirs.dtype)
     if wanted != found:
         text = "{} vectors of {} numbers, {}"
         raise VectorsError(
             other.path,
-            expected=f"{text.format(*wanted)}, as {target.path} has",
+            expected=f"{text.format(*wanted)}, as {first.path} has",
             found=text.format(*found),
             remedy="convert them with copy_to",
         )
 
 
 def _compared(
-    target: KeyedCache, other: KeyedCache, piece: Piece
+    holders: Sequence[KeyedCache], target: KeyedCache, other: KeyedCache, piece: Piece
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return the row of each key in the target or -1, and which vectors are equal, and which differ (n,).
+    """Return each key's row in the first holder of one or -1, and which vectors are equal, or differ (n,).
 
-    A damaged row of the target is neither.
+    A vector is compared with the first sound one. Without any it is neither equal nor different.
     """
-    there = target.lookup(piece.keys)
+    there = np.full(len(piece.keys), -1, np.int64)
     equal = np.zeros(len(there), np.bool_)
     conflicting = np.zeros(len(there), np.bool_)
-    known = np.flatnonzero(there >= 0)
-    if len(known):
-        keys = np.ascontiguousarray(piece.keys[known])
-        ours, damaged = target.gather(keys, there[known])
-        alike = same_bytes(ours, _as_stored(target, other, piece.rows[known]))
+    for holder in holders:
+        unknown = np.flatnonzero(~equal & ~conflicting)
+        found = holder.lookup(np.ascontiguousarray(piece.keys[unknown]))
+        known, rows = unknown[found >= 0], found[found >= 0]
+        if not len(known):
+            continue
+        ours, damaged = holder.gather(np.ascontiguousarray(piece.keys[known]), rows)
+        if holder is not target:
+            rows[damaged] = -1  # A merge leaves them out.
+        there[known] = np.where(there[known] < 0, rows, there[known])
+        # Both as the target has them: it, and each of the others, may have a container of float32.
+        alike = same_bytes(_as_stored(target, holder, ours), _as_stored(target, other, piece.rows[known]))
         equal[known], conflicting[known] = alike, ~alike
         equal[known[damaged]] = conflicting[known[damaged]] = False
     return there, equal, conflicting
