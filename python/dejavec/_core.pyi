@@ -7,7 +7,7 @@ GIL released. The errors are in :mod:`dejavec.errors`; each call may raise ``Sto
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, TypeVar, final
+from typing import Any, Literal, Self, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,8 +96,12 @@ def under_writers_lock(
         NetworkFileSystemError: the directory is on a network file system, and that is not allowed.
     """
 
-def verify(path: str) -> dict[str, Any]:
+def verify(path: str, progress: Progress | None = None) -> dict[str, Any]:
     """Check every row and file of the cache in the directory ``path``, even if the cache cannot be opened.
+
+    Args:
+        path: the directory.
+        progress: counts the rows while they are checked.
 
     Returns:
         The numbers of committed ``rows``, of different ``keys``, of ``dead`` and of ``replaced`` rows; the
@@ -148,6 +152,27 @@ def file_in_generation(file: str, generation: int) -> str:
 
 def is_of_a_cache(file: str) -> bool:
     """Return whether a file of this name is one of a cache, of any generation, or a temporary one."""
+
+@final
+class Numbering:
+    """What row numbers belong to: the files of one generation of one cache. Two of them are equal or not."""
+
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Progress:
+    """How far ``verify`` is, for another thread."""
+
+    def __new__(cls) -> Self: ...
+    @property
+    def rows(self) -> int:
+        """How many rows are to be checked; 0 before that is known."""
+
+    @property
+    def checked(self) -> int:
+        """How many of them were checked."""
 
 @final
 class Rows:
@@ -223,6 +248,10 @@ class Store:
     @property
     def generation(self) -> int: ...
     @property
+    def numbering(self) -> Numbering:
+        """What the row numbers of this handle belong to. It may change with each call."""
+
+    @property
     def dim(self) -> int: ...
     @property
     def dtype(self) -> str: ...
@@ -273,15 +302,17 @@ class Store:
         keys: NDArray[np.uint8],
         parts: Iterable[NDArray[Any]],
         seen: NDArray[np.int64] | None,
+        numbering: Numbering | None = None,
         *,
         indices: NDArray[np.int32] | None = None,
         indptr: NDArray[np.int64] | None = None,
         texts: Sequence[str | None] | None = None,
-    ) -> int:
+    ) -> int | None:
         """Append one group of rows and commit it.
 
         ``seen`` (n,) has the newest row of each key at the caller's look-up, -1 for none; None: no key had a
         row. A key is dropped only if another row is the newest now. Keys must differ from each other.
+        ``numbering`` is that from before the look-up.
 
         ``parts`` are C-contiguous arrays (k, dim) with the store's dtype: n rows, one part after the other.
         In a ragged store a part has whole rows, and row ``i`` has the elements from ``indptr[i]`` up to, and
@@ -291,7 +322,8 @@ class Store:
         not that of an item with more than text.
 
         Returns:
-            How many rows were appended.
+            How many rows were appended. None: nothing was, since a row was seen, and rows have other numbers
+            now.
 
         Raises:
             VectorsError: the arrays do not fit the store or each other.
@@ -347,6 +379,15 @@ class Store:
 
         Raises:
             CorruptCacheError: a row that counts is damaged. Nothing was changed.
+        """
+
+    def pruning(
+        self, *, max_bytes: int | None, max_rows: int | None, keep: NDArray[np.uint8]
+    ) -> tuple[int, int]:
+        """Return what ``prune`` would do with the rows that this handle knows. Nothing is written.
+
+        Returns:
+            How many rows that count it would drop, and how many bytes of rows, keys and texts it would free.
         """
 
     def put_texts(self, keys: NDArray[np.uint8], texts: Sequence[str | None]) -> int:

@@ -16,6 +16,7 @@ import scipy.sparse
 
 from dejavec import EmbeddingCache
 from dejavec.errors import ReadOnlyCacheError
+from dejavec.fill.vector_store import Seen
 from dejavec.keys.items import text_keys
 from dejavec.search.index_file import IndexFile
 from dejavec.storage.find import caches_below
@@ -294,3 +295,72 @@ def test_a_compacted_cache_is_listed_and_caches_below_stay(tmp_path: Path) -> No
         cache.compact()
     assert caches_below(tmp_path) == [tmp_path / "c", tmp_path / "c" / "query"]
     assert contents(tmp_path / "c" / "query") == below
+
+
+def overtake(cache: Path) -> None:
+    """Compact so that each row gets a lower number, after the last text was replaced by another process."""
+    with EmbeddingCache(cache, model="toy@1") as other:
+        other.delete(TEXTS[:2])
+        other.put(TEXTS[3:], vectors_of(TEXTS[3:], 7))
+        other.compact()
+
+
+def test_a_look_up_from_before_a_compaction_undoes_no_replacement(tmp_path: Path) -> None:
+    with EmbeddingCache(tmp_path / "c", model="toy@1") as cache:
+        cache.put(TEXTS, vectors_of(TEXTS))
+    keys = text_keys(TEXTS)
+    with KeyedCache(tmp_path / "c", identity=EmbeddingCache(tmp_path / "c", mode="r").identity) as slow:
+        output = slow.output
+        assert output is not None
+        seen = Seen(slow.lookup(keys), slow.numbering)
+        overtake(tmp_path / "c")
+        assert slow.append(keys, vectors_of(TEXTS, 1), output, seen) is None
+        assert slow.get(keys)[0].tolist() == [False, False, True, True]
+        assert (slow.get(keys[3:])[1] == vectors_of(TEXTS[3:], 7)).all()
+
+
+def test_a_refresh_that_a_compaction_overtakes_is_stored(tmp_path: Path) -> None:
+    with EmbeddingCache(tmp_path / "c", model="toy@1") as cache:
+        cache.put(TEXTS, vectors_of(TEXTS))
+
+    def embed(texts: list[str]) -> np.ndarray[Any, Any]:
+        overtake(tmp_path / "c")
+        return vectors_of(texts, 1)
+
+    with EmbeddingCache(tmp_path / "c", model="toy@1", refresh=True) as cache:
+        encoded = cache.encode(TEXTS, embed)
+        found, stored = cache.get(TEXTS)
+        assert found.all()
+        assert (encoded == vectors_of(TEXTS, 1)).all()
+        assert (stored == encoded).all()
+
+
+@pytest.mark.parametrize("on_conflict", ["first", "last"])
+def test_a_merge_that_a_compaction_overtakes_compares_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_conflict: Any
+) -> None:
+    with EmbeddingCache(tmp_path / "c", model="toy@1") as cache:
+        cache.put(TEXTS, vectors_of(TEXTS))
+    append, calls = KeyedCache.append, []
+
+    def overtaken(target: KeyedCache, *arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            overtake(tmp_path / "c")
+        return append(target, *arguments)
+
+    with (
+        EmbeddingCache(tmp_path / "other", model="toy@1") as other,
+        EmbeddingCache(tmp_path / "c", model="toy@1") as cache,
+    ):
+        other.put([*TEXTS, "five"], vectors_of([*TEXTS, "five"], 1))
+        monkeypatch.setattr(KeyedCache, "append", overtaken)
+        outcome = cache.merge(other, on_conflict=on_conflict)
+        monkeypatch.undo()
+        assert len(calls) == (1 if on_conflict == "first" else 2)
+        kept = vectors_of(["three"]), vectors_of(["four"], 7)
+        replaced = vectors_of(["three"], 1), vectors_of(["four"], 1)
+        expected = np.concatenate(kept if on_conflict == "first" else replaced)
+        assert (cache.get(["three", "four"])[1] == expected).all()
+        assert cache.get([*TEXTS, "five"])[0].tolist() == [on_conflict == "last"] * 2 + [True] * 3
+        assert (outcome.added, outcome.replaced) == ((1, 0) if on_conflict == "first" else (3, 2))

@@ -280,7 +280,7 @@ def test_an_interrupted_import_keeps_what_it_stored_and_goes_on(
     texts = write_texts(tmp_path / "t.jsonl", TEXTS)
     append, calls = KeyedCache.append, []
 
-    def interrupted(*args: Any, **named: Any) -> int:
+    def interrupted(*args: Any, **named: Any) -> Any:
         calls.append(args)
         if len(calls) == 3:
             raise KeyboardInterrupt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from comparing import files_below, flip_bit
 from terminal import on_terminal
 
-from dejavec import EmbeddingCache
+from dejavec import EmbeddingCache, _core
 from dejavec.cli.compact import Compacted
 from dejavec.cli.copying import Copied
 from dejavec.cli.documents import schema_of
@@ -21,6 +22,8 @@ from dejavec.cli.main import main
 from dejavec.cli.merging import Merged
 from dejavec.cli.prune import Pruned
 from dejavec.cli.rm import Removed
+from dejavec.errors import CacheNotFoundError
+from dejavec.keys.items import text_keys
 
 TEXTS = [f"a text of some length, number {number}" for number in range(50)]
 VECTORS = np.random.default_rng(0).standard_normal((50, 16)).astype(np.float32)
@@ -84,8 +87,14 @@ def test_the_oldest_vectors_are_pruned(cache: Path, capsys: pytest.CaptureFixtur
     assert "Missing option '--max-size' or '--newest'" in capsys.readouterr().err
     (cache.parent / "keep.txt").write_text(TEXTS[3])
     words = ["prune", str(cache), "--newest", "30", "--keep", str(cache.parent / "keep.txt"), "--json"]
+    before = files_below(cache)
+    assert main([*words, "--dry-run"]) == 0
+    dry = said(capsys, Pruned)
+    assert files_below(cache) == before
     assert main(words) == 0
     found = said(capsys, Pruned)
+    assert (dry["dropped"], dry["left"]) == (found["dropped"], found["left"])
+    assert abs(dry["bytes_on_disk"] - found["bytes_on_disk"]) < 400  # Locks, and the generation.
     assert stored(cache) == [at == 3 or at >= 20 for at in range(50)]
     assert (found["dropped"], found["left"]) == (19, 31)
     assert main(["prune", str(cache), "--max-size", "11kB", "--json"]) == 0
@@ -117,6 +126,49 @@ def test_a_whole_cache_is_deleted_and_nothing_beside_it(
     assert "no cache at" in capsys.readouterr().err
 
 
+def test_a_cache_that_another_process_writes_is_not_deleted(
+    cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dejavec.cli.rm._PATIENCE", 0.0)
+    before = files_below(cache)
+    code = f"""
+import sys
+from dejavec import _core
+_core.under_writers_lock({str(cache)!r}, lambda: (print("held", flush=True), sys.stdin.read()),
+                         lock_timeout=1.0, allow_network=False)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "held\n"
+        assert main(["rm", str(cache), "--yes"]) == 1
+        said = capsys.readouterr().err
+        assert f"was not free within 0 s (held by process {writer.pid})" in said
+        assert said.count("\n") == 1
+        writer.communicate()
+    after = files_below(cache)
+    assert {name: content for name, content in after.items() if not name.endswith("LOCK")} == {
+        name: content for name, content in before.items() if not name.endswith("LOCK")
+    }
+    assert main(["rm", str(cache), "--yes"]) == 0
+    assert not cache.exists()
+
+
+def test_a_writer_of_a_deleted_cache_learns_it_and_leaves_nothing(cache: Path) -> None:
+    store = _core.Store.open(str(cache), mode="a", durability="commit", lock_timeout=1.0, allow_network=False)
+    store.append(text_keys(["more"]), [VECTORS[:1]], None)
+    assert main(["rm", str(cache), "--yes"]) == 0
+    with pytest.raises(CacheNotFoundError):
+        store.append(text_keys(["even more"]), [VECTORS[:1]], None)
+    assert not cache.exists()
+    with EmbeddingCache(cache, model="toy@1", role="query") as writer:
+        writer.put(["again"], VECTORS[:1])
+    with EmbeddingCache(cache, mode="r") as again:
+        assert len(again) == 1
+        assert again.verify()["problems"] == []
+
+
 @pytest.mark.parametrize("name", ["compact", "prune", "rm"])
 def test_they_fit_a_terminal_and_an_interrupt_says_what_is_true(
     name: str, cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -143,10 +195,11 @@ def test_a_dry_run_of_a_merge_says_what_the_merge_does(
 ) -> None:
     monkeypatch.setattr("dejavec.transfer.pieces._BYTES", 500)
     sources = []
-    for name, container, vectors in (
+    different: tuple[tuple[str, Any, Any], ...] = (
         ("second", "faiss-l2", VECTORS[20:]),
         ("third", "npy", np.concatenate([-VECTORS[25:30], VECTORS[30:]])),
-    ):
+    )
+    for name, container, vectors in different:
         texts = [*TEXTS, *(f"new {number}" for number in range(20))][50 - len(vectors) + 15 :][: len(vectors)]
         with EmbeddingCache(
             cache.parent / name, model="toy@1", role="query", container=container, keep_texts=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 from comparing import files_below, flip_bit
 from terminal import on_terminal
 
-from dejavec import EmbeddingCache
+from dejavec import EmbeddingCache, _core
+from dejavec.cli import progress
 from dejavec.cli.documents import schema_of
 from dejavec.cli.main import main, program
 from dejavec.cli.verb import Verb
@@ -129,6 +131,33 @@ def test_repair_mends_what_it_can(caches: Path, capsys: pytest.CaptureFixture[st
     assert (found["damaged"]["repaired"], found["damaged"]["keys_left"]) == (True, 2)
     assert not found["tiny"]["repaired"]
     assert main(["verify", str(caches)]) == 0
+
+
+def test_a_dry_run_of_a_repair_changes_nothing(caches: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files_below(caches)
+    assert main(["verify", "--repair", "--dry-run", str(caches / "damaged")]) == 1
+    assert "would be repaired; 1 rows would become misses" in capsys.readouterr().out
+    assert files_below(caches) == before
+
+
+def test_a_check_says_how_far_it_is_within_a_cache(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked, go_on = _core.verify, threading.Event()
+
+    def slow(path: str, counted: _core.Progress) -> Any:
+        found = checked(path, counted)
+        assert (counted.checked, counted.rows) == (3, 3)
+        assert go_on.wait(60)
+        return found
+
+    parts: list[float] = []
+
+    def advance(part: float) -> None:
+        parts.append(part)
+        go_on.set()
+
+    monkeypatch.setattr(_core, "verify", slow)
+    assert progress.checked(caches / "a/rather/long/path/of/directories/tiny", advance)["rows"] == 3
+    assert parts == [1.0, 0.0]
 
 
 def test_progress_is_on_a_terminal_alone(

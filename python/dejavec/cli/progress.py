@@ -6,9 +6,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, TypeVar
 
+from dejavec import _core
 from dejavec.cli.amounts import duration_text
 from dejavec.storage.summary import size_text
 
@@ -61,10 +63,14 @@ def progress(
         yield lambda count: bar.advance(task, count)
 
 
-def interruptible(work: Callable[[], T]) -> T:
+def interruptible(work: Callable[[], T], watch: Callable[[], object] = lambda: None) -> T:
     """Run a long call of the core that only reads, and let Ctrl-C end the wait for it.
 
     The core does not look at signals. The abandoned thread ends with the process.
+
+    Args:
+        work: the call.
+        watch: is called a few times a second meanwhile.
     """
     results: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
 
@@ -81,3 +87,25 @@ def interruptible(work: Callable[[], T]) -> T:
             if error is not None:
                 raise error
             return result  # type: ignore[return-value]
+        watch()
+
+
+def checked(path: Path, advance: Callable[[float], object]) -> dict[str, Any]:
+    """Check a cache, and return the findings of ``_core.verify``.
+
+    Args:
+        path: the directory.
+        advance: is called with the part of the rows that was checked since the last call; all parts are 1.
+    """
+    counted, done = _core.Progress(), 0.0
+
+    def watch() -> None:
+        nonlocal done
+        part = counted.checked / max(counted.rows, 1)
+        advance(part - done)
+        done = part
+
+    try:
+        return interruptible(lambda: _core.verify(str(path), counted), watch)
+    finally:
+        advance(1 - done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,12 @@ from dejavec.identity.proven import FILE as PROVEN
 from dejavec.keys.items import text_keys
 from dejavec.storage.find import META
 from dejavec.storage.summary import size_text
+
+_LOCK = "LOCK"
+"""The file with the writers' lock."""
+
+_PATIENCE = 5.0
+"""Seconds to wait for a process that is writing."""
 
 _RECORD_LOCK = f".{PROVEN}.lock"
 """The lock beside the record of proven models. The core does not know it."""
@@ -53,7 +60,8 @@ def command(*, cache: Path, texts: Path | None, column: str, yes: bool, dry_run:
 
     Deletes the vectors of the texts in FILE, and the texts that are kept beside them: for every process, and
     after a power loss too. Their bytes stay in the files until `dejavec compact`. Without --texts, it deletes
-    the files of CACHE; caches below it and other files stay.
+    the files of CACHE; caches below it and other files stay. A process that is writing into CACHE is waited
+    for, for some seconds.
     """
     if texts is None:
         removed = _remove_cache(cache, asked=yes or dry_run, dry_run=dry_run)
@@ -96,25 +104,37 @@ def _remove_texts(cache: Path, table: TableFile, *, dry_run: bool) -> Removed:
 def _remove_cache(cache: Path, *, asked: bool, dry_run: bool) -> Removed:
     with opened(cache) as found:
         rows = len(found)
-    files = [file for file in sorted(cache.iterdir()) if _is_of_a_cache(file) and not file.is_dir()]
-    # The first one makes the directory no cache any more.
-    files.sort(key=lambda file: file.name != META)
+    files = [file for file in cache.iterdir() if _is_of_a_cache(file) and not file.is_dir()]
     size = sum(file.lstat().st_size for file in files)
     if not asked:
         click.confirm(f"Delete {rows:,} vectors, {size_text(size)}, in {cache}?", abort=True, err=True)
     if not dry_run:
-        try:
-            for file in files:
-                file.unlink(missing_ok=True)
-            if not any(cache.iterdir()):
-                cache.rmdir()
-        except OSError as error:
-            raise StorageError(
-                f"{cache}: could not be deleted: {error.strerror}",
-                remedy="correct its permissions",
-                path=cache,
-            ) from error
+        # Writers wait meanwhile, and find no cache then. Deleting needs no lock that holds on other machines.
+        _core.under_writers_lock(
+            str(cache.absolute()), lambda: _delete(cache), lock_timeout=_PATIENCE, allow_network=True
+        )
+        # The caches below stay, and a cache that was made meanwhile.
+        with suppress(OSError):
+            cache.rmdir()
     return Removed(cache, None, rows, size)
+
+
+def _delete(cache: Path) -> None:
+    """Delete the files of a cache, under its lock."""
+    try:
+        # Listed again: a writer may have added some. The first one makes the directory no cache any more, and
+        # whoever waits for the lock does so until the last one is gone.
+        files = {file.name: file for file in cache.iterdir() if _is_of_a_cache(file) and not file.is_dir()}
+        first, last = files.pop(META, None), files.pop(_LOCK, None)
+        for file in (first, *files.values(), last):
+            if file is not None:
+                file.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{cache}: could not be deleted: {error.strerror}",
+            remedy="correct its permissions",
+            path=cache,
+        ) from error
 
 
 def _is_of_a_cache(file: Path) -> bool:

@@ -11,8 +11,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec import _core
-from dejavec.cli.progress import interruptible, progress
+from dejavec._core import Numbering
+from dejavec.cli.progress import checked, progress
 from dejavec.cli.table_file import TableFile
 from dejavec.errors import CorruptCacheError, VectorsError
 from dejavec.keys.items import Keys, text_keys
@@ -65,7 +65,7 @@ class Selection:
     dead: int
     damaged: int
     given: dict[int, str]
-    numbering: tuple[str | None, int]
+    numbering: Numbering | None
 
     @cached_property
     def has_texts(self) -> bool:
@@ -136,8 +136,11 @@ def select(cache: KeyedCache, texts: TableFile | None = None) -> Selection:
 def _chosen(cache: KeyedCache) -> Selection:
     newest = cache.is_newest()
     keys = cache.keys()[: len(newest)]
-    path = str(cache.path)
-    damaged = np.array(interruptible(lambda: _core.verify(path))["damaged"] if len(keys) else [], np.int64)
+    damaged = np.empty(0, np.int64)
+    if len(keys):
+        with progress("check", len(keys), "rows") as advance:
+            findings = checked(cache.path, lambda part: advance(part * len(keys)))
+        damaged = np.array(findings["damaged"], np.int64)
     live = keys.any(axis=1)
     sound = newest.copy()
     sound[damaged[damaged < len(keys)]] = False  # Others were appended meanwhile.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import click
 
 from dejavec import EmbeddingCache, _core
 from dejavec.cli.documents import print_json
-from dejavec.cli.progress import interruptible, progress
-from dejavec.cli.verb import PathType, verb
+from dejavec.cli.progress import checked, progress
+from dejavec.cli.verb import DRY_RUN, PathType, verb
 from dejavec.errors import CacheNotFoundError, DejavecError
 from dejavec.storage.find import damaged_or_sound_caches_below
 from dejavec.support.core_errors import repair_command
@@ -82,7 +82,16 @@ _NOTHING: dict[str, Any] = {
 @click.option(
     "--allow-network", is_flag=True, help="Repair on a network file system, whose locks may not hold."
 )
-def command(*, paths: Sequence[Path], repair: bool, force: bool, allow_network: bool, as_json: bool) -> int:
+@DRY_RUN
+def command(
+    *,
+    paths: Sequence[Path],
+    repair: bool,
+    force: bool,
+    allow_network: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
     """Check every row and file of caches.
 
     Checks the caches at and below each PATH, and lists what is damaged. With --repair, damaged rows become
@@ -95,11 +104,16 @@ def command(*, paths: Sequence[Path], repair: bool, force: bool, allow_network: 
     sizes = [_size(cache) for cache in caches]
     with progress("verify", sum(sizes), "bytes") as advance:
         for cache, size in zip(caches, sizes, strict=True):
-            verified = _verify(cache, repair=repair, force=force, allow_network=allow_network)
+            if repair and not dry_run:
+                verified = _repaired(cache, force=force, allow_network=allow_network)
+                advance(size)
+            else:
+                verified = _verified(cache, lambda part, size=size: advance(part * size))  # type: ignore[misc]
             found.append(verified)
-            advance(size)
             if not as_json:
                 _print(verified)
+                if repair and dry_run and not verified.sound and verified.error is None:
+                    print(f"  would be repaired; {len(verified.damaged):,} rows would become misses")
     sound = not unreadable and all(cache.sound for cache in found)
     if as_json:
         print_json(Verification(found, unreadable, sound))
@@ -127,17 +141,31 @@ def _size(cache: Path) -> int:
         return 0
 
 
-def _verify(cache: Path, *, repair: bool, force: bool, allow_network: bool) -> Verified:
-    path, findings, left, error = str(cache), _NOTHING, None, None
+def _verified(cache: Path, advance: Callable[[float], object]) -> Verified:
+    """Check a cache. ``advance`` is called with the parts of it that were checked."""
     try:
-        if repair:
-            findings = EmbeddingCache.repair(cache.absolute(), force=force, allow_network=allow_network)
-        else:
-            findings = interruptible(lambda: _core.verify(path))
-        if repair and not _is_sound(findings):
-            left = _core.verify(path)
+        findings = checked(cache, advance)
+    except DejavecError as refused:
+        return _findings(cache, _NOTHING, error=str(refused))
+    return _findings(cache, findings)
+
+
+def _repaired(cache: Path, *, force: bool, allow_network: bool) -> Verified:
+    """Check a cache, and repair it if it is damaged."""
+    findings, left, error = _NOTHING, None, None
+    try:
+        findings = EmbeddingCache.repair(cache.absolute(), force=force, allow_network=allow_network)
+        if not _is_sound(findings):
+            left = _core.verify(str(cache))
     except DejavecError as refused:
         error = str(refused)
+    return _findings(cache, findings, left, error)
+
+
+def _findings(
+    cache: Path, findings: dict[str, Any], left: dict[str, Any] | None = None, error: str | None = None
+) -> Verified:
+    """Return the findings from before a repair, with what is left after it."""
     return Verified(
         cache,
         **{name: findings[name] for name in _NOTHING},

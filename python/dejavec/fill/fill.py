@@ -15,12 +15,11 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dejavec.errors import CorruptCacheError
 from dejavec.fill.run import Run
 from dejavec.fill.settings import FillSettings
-from dejavec.fill.vector_store import Positions, VectorStore
+from dejavec.fill.vector_store import Positions, Seen, VectorStore
 from dejavec.keys.items import Keys, first_of_each
 from dejavec.support.core_errors import repair_command
 from dejavec.vectors.output import Output
@@ -132,7 +131,7 @@ def fill(
         Exception: the exception of ``encode``, unchanged; earlier chunks stay committed.
     """
     ended = store.in_flight.ended
-    rows, source, found = _survey(store, keys, settings)
+    seen, source, found = _survey(store, keys, settings)
     misses = np.flatnonzero(source == np.arange(len(keys)))
     run = Run(
         store,
@@ -145,13 +144,13 @@ def fill(
         texts=texts,
         clock=clock,
     )
-    run.encode(order(misses) if order else misses, seen=rows, ended=None if settings.refresh else ended)
+    run.encode(order(misses) if order else misses, seen=seen, ended=None if settings.refresh else ended)
     if len(misses):
-        rows = run.lookup(keys)
-    vectors, lost = run.collect(keys, rows, source)
+        seen = run.lookup(keys)
+    vectors, lost = run.collect(keys, seen.rows, source)
     if len(lost):
         again = lost[first_of_each(keys[lost])]
-        run.encode(np.unique(again), seen=rows)
+        run.encode(np.unique(again), seen=seen)
         vectors, still = run.collect_again(vectors, lost, again)
         if len(still):
             raise CorruptCacheError(
@@ -169,18 +168,17 @@ def fill(
     return Filled(vectors, run.output_of(vectors), counts, run.encoded)
 
 
-def _survey(
-    store: VectorStore, keys: Keys, settings: FillSettings
-) -> tuple[NDArray[np.int64], Positions, Plan]:
+def _survey(store: VectorStore, keys: Keys, settings: FillSettings) -> tuple[Seen, Positions, Plan]:
     """Look up all items.
 
     Returns:
-        Each item's row number or -1; the position of the item to encode for it, or -1; the plan.
+        Each item's row; the position of the item to encode for it, or -1; the plan.
     """
     store.refresh()
+    numbering = store.numbering
     rows, first = store.partition(keys)
     source = first_of_each(keys) if settings.refresh else np.where(rows < 0, first, -1)
     misses = int((source == np.arange(len(keys))).sum())
     hits = int((source < 0).sum())
     duplicates = len(keys) - hits - misses
-    return rows, source, Plan(len(keys), hits, misses, duplicates, misses * store.row_bytes)
+    return Seen(rows, numbering), source, Plan(len(keys), hits, misses, duplicates, misses * store.row_bytes)

@@ -28,7 +28,7 @@ from dejavec.fill.form_check import FormCheck
 from dejavec.fill.in_flight import Claim, as_bytes
 from dejavec.fill.settings import FillSettings
 from dejavec.fill.unstored import Unstored, listed
-from dejavec.fill.vector_store import Positions, VectorStore
+from dejavec.fill.vector_store import Positions, Seen, VectorStore
 from dejavec.keys.items import Keys
 from dejavec.support.progress import progress
 from dejavec.vectors.output import Output
@@ -98,12 +98,12 @@ class Run:
         self._form = FormCheck(store.dim, store.output, settings, maker, name)
         self._unstored = Unstored(len(keys), name)
 
-    def encode(self, positions: Positions, seen: NDArray[np.int64], ended: int | None = None) -> None:
+    def encode(self, positions: Positions, seen: Seen, ended: int | None = None) -> None:
         """Have the model encode items. Each chunk is stored before the next one is encoded.
 
         Args:
             positions: positions of different items.
-            seen: each item's row number from the look-up, -1 for none (n,). The new row replaces it.
+            seen: each item's row from the look-up (n,). The new row replaces it.
             ended: the count of ended claims from before the look-up. With it, items that other callers are
                 encoding are waited for. None: this call encodes all items itself.
         """
@@ -127,16 +127,17 @@ class Run:
                 positions = self._take_over(waiting)
         self._blank_failed()
 
-    def lookup(self, keys: Keys) -> NDArray[np.int64]:
-        """Return each key's newest row number or -1; -1 for all if another cache replaced this one."""
+    def lookup(self, keys: Keys) -> Seen:
+        """Return each key's newest row; -1 for all if another cache replaced this one."""
         try:
             if not self._is_replaced():
+                numbering = self._store.numbering
                 rows = self._store.lookup(keys)
                 self._form.follow(self._store.dim, self._store.output)
-                return rows
+                return Seen(rows, numbering)
         except WRITE_ERRORS as error:
             self._go_on_in_memory(error)
-        return np.full(len(keys), -1, np.int64)
+        return Seen(np.full(len(keys), -1, np.int64), None)
 
     def collect(self, keys: Keys, rows: NDArray[np.int64], source: Positions) -> tuple[Rows, Positions]:
         """Read the vectors of items back, after all of them were encoded.
@@ -172,7 +173,7 @@ class Run:
             The n vectors, and which of the ``lost`` still have no vector.
         """
         keys = self._keys[lost]
-        found, still = self.collect(keys, self.lookup(keys), source)
+        found, still = self.collect(keys, self.lookup(keys).rows, source)
         at = np.zeros(len(vectors), np.bool_)
         at[lost] = True
         return merged(vectors, at, found), still
@@ -188,7 +189,7 @@ class Run:
         self._unstored.warn(self._store.path, self._form.output)
 
     def _encode_chunk(
-        self, chunk: Positions, seen: NDArray[np.int64], ended: int | None
+        self, chunk: Positions, seen: Seen, ended: int | None
     ) -> tuple[Positions, dict[int, Claim]]:
         """Encode and store the items of a chunk that no other caller is encoding.
 
@@ -215,12 +216,12 @@ class Run:
     def _without_stored(self, chunk: Positions, claim: Claim) -> Positions:
         """Return the items that no other caller has stored since the look-up."""
         self._store.refresh()
-        stored = self.lookup(self._keys[chunk]) >= 0
+        stored = self.lookup(self._keys[chunk]).rows >= 0
         self._release(claim, chunk[stored])
         self._advance(int(stored.sum()))
         return chunk[~stored]
 
-    def _make(self, chunk: Positions, seen: NDArray[np.int64], claim: Claim | None) -> Positions:
+    def _make(self, chunk: Positions, seen: Seen, claim: Claim | None) -> Positions:
         """Have the model encode items, and store them; return the items that need another call."""
         made = self._encode(chunk)
         undone = chunk[:0]
@@ -237,9 +238,7 @@ class Run:
         self._sizes.end(len(chunk))
         return undone
 
-    def _store_blocks(
-        self, made: Blocks, chunk: Positions, seen: NDArray[np.int64], claim: Claim | None
-    ) -> None:
+    def _store_blocks(self, made: Blocks, chunk: Positions, seen: Seen, claim: Claim | None) -> None:
         """Store the vectors that a model yields. If it fails, the vectors before that are stored too."""
         ready: list[tuple[Positions, Rows]] = []
         end = 0
@@ -317,7 +316,7 @@ class Run:
             self._remember(chunk[~exact], rows[~exact], claim)
         return chunk[exact], converted[exact]
 
-    def _keep(self, chunk: Positions, rows: Rows, seen: NDArray[np.int64], claim: Claim | None) -> None:
+    def _keep(self, chunk: Positions, rows: Rows, seen: Seen, claim: Claim | None) -> None:
         """Append the vectors of some items. Keep them in memory if they are not finite or not writable."""
         self.encoded += len(chunk)
         whole = chunk
@@ -335,9 +334,7 @@ class Run:
             self._remember(chunk, rows, claim)
         elif len(chunk):
             try:
-                texts = None if self._texts is None else self._texts(chunk)
-                output = self._form.output
-                count = self._store.append(self._keys[chunk], rows, output, seen[chunk], texts)
+                count = self._append(chunk, rows, seen)
                 self.appended += count * stored_bytes(rows, self._store.dtype or rows.dtype) // len(rows)
                 self._form.output = self._store.output or self._form.output
             except (*WRITE_ERRORS, VectorsError) as error:
@@ -348,6 +345,17 @@ class Run:
         if claim is not None:
             self._release(claim, whole)
         self._advance(len(whole))
+
+    def _append(self, chunk: Positions, rows: Rows, seen: Seen) -> int:
+        """Append the vectors of some items, and return how many."""
+        keys, output = self._keys[chunk], self._form.output
+        texts = None if self._texts is None else self._texts(chunk)
+        count = self._store.append(keys, rows, output, seen.at(chunk), texts)
+        while count is None:
+            # A compaction gave other numbers to the rows. All are sound, and only a refresh replaces them.
+            now = self.lookup(keys) if self._settings.refresh else None
+            count = self._store.append(keys, rows, output, now, texts)
+        return count
 
     def _go_on_in_memory(self, error: DejavecError) -> None:
         """Stop storing, and warn once.
@@ -393,7 +401,7 @@ class Run:
         for key, claim in zip(keys, waiting.values(), strict=True):
             self._store.in_flight.wait(key, claim)
         self._store.refresh()
-        stored = self.lookup(self._keys[positions]) >= 0
+        stored = self.lookup(self._keys[positions]).rows >= 0
         undone = []
         for at in np.flatnonzero(~stored).tolist():
             claim, position = waiting[int(positions[at])], positions[at : at + 1]

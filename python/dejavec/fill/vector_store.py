@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dejavec._core import Numbering
 from dejavec.fill.in_flight import InFlight
 from dejavec.keys.items import Keys
 from dejavec.vectors.output import Output
 from dejavec.vectors.ragged import Rows
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The rows that a look-up saw.
+
+    Attributes:
+        rows: the row number of each of n items, -1 for none (n,).
+        numbering: what the numbers belong to: the store's ``numbering`` from before the look-up.
+    """
+
+    rows: NDArray[np.int64]
+    numbering: Numbering | None
+
+    def at(self, positions: NDArray[Any]) -> Seen:
+        """Return those of some items, at their positions (k,)."""
+        return Seen(self.rows[positions], self.numbering)
+
 
 Positions = NDArray[np.intp]
 """Positions among the items of one call, shape (k,)."""
@@ -40,6 +60,10 @@ class VectorStore(Protocol):
     def row_bytes(self) -> int:
         """How many bytes a row adds on disk, with its key; the mean of ragged rows; 0 before the first."""
 
+    @property
+    def numbering(self) -> Numbering | None:
+        """What row numbers belong to; None before the first vector, and where they never change."""
+
     def refresh(self) -> int:
         """Read the commits of other processes; return the number of rows."""
 
@@ -62,12 +86,12 @@ class VectorStore(Protocol):
         keys: Keys,
         rows: Rows,
         output: Output,
-        seen: NDArray[np.int64] | None,
+        seen: Seen | None,
         texts: list[str] | None = None,
-    ) -> int:
-        """Store rows for different keys, and return how many.
+    ) -> int | None:
+        """Store rows for different keys, and return how many; None if rows have other numbers than ``seen``.
 
-        ``seen`` are the keys' row numbers before, ``texts`` the texts that are kept beside the rows.
+        ``seen`` are the keys' rows before, ``texts`` the texts that are kept beside the rows.
         """
 
     @property

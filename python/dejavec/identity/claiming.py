@@ -59,7 +59,7 @@ class StoreOfModel:
             self._take()
         return found
 
-    def append(self, *arguments: Any, **keywords: Any) -> int:
+    def append(self, *arguments: Any, **keywords: Any) -> int | None:
         """Do what the store's ``append`` does."""
         self._take()
         return self._store.append(*arguments, **keywords)

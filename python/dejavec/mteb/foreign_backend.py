@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dejavec import _core
 from dejavec.errors import IdentityMismatchError, StorageError
 from dejavec.fill.in_flight import InFlight
+from dejavec.fill.vector_store import Seen
 from dejavec.identity.proven import Change, Proofs
 from dejavec.keys.items import Keys, first_of_each, text_keys
 from dejavec.serving.forms import NOT_VECTORS, is_dense
@@ -265,6 +266,11 @@ class ForeignCall:
         """How many bytes a float32 row takes; the backend may need more."""
         return (self.dim or 0) * np.dtype(np.float32).itemsize
 
+    @property
+    def numbering(self) -> None:
+        """None: the backend has no row numbers."""
+        return None
+
     def refresh(self) -> int:
         """Do nothing, since the backend does not see other processes; return 0."""
         return 0
@@ -299,7 +305,7 @@ class ForeignCall:
         keys: Keys,
         rows: Rows,
         output: Output,
-        seen: NDArray[np.int64] | None,
+        seen: Seen | None,
         texts: list[str] | None = None,
     ) -> int:
         """Add rows for different keys that the backend lacks."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dejavec._core import Numbering
 from dejavec.errors import VectorsError
 from dejavec.fill.settings import whole_number
 from dejavec.search.dense import inverse_lengths
@@ -75,7 +76,7 @@ class BuiltIndex:
     index: Any
     metric: Metric
     cache: KeyedCache
-    numbering: tuple[str | None, int]
+    numbering: Numbering | None
 
     def __len__(self) -> int:
         """Return how many rows the index has."""

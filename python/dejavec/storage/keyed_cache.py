@@ -6,15 +6,17 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dejavec import _core
+from dejavec._core import Numbering
 from dejavec.errors import IdentityMismatchError, NonFiniteVectorsError, VectorsError
 from dejavec.fill.in_flight import InFlight
 from dejavec.fill.settings import OnProblem, check_choice, check_flag
+from dejavec.fill.vector_store import Seen
 from dejavec.identity.proven import Proofs
 from dejavec.keys.items import Keys, first_of_each
 from dejavec.storage.handle import Durability, Handle, Mode, OnMismatch
@@ -195,10 +197,10 @@ class KeyedCache(Closing):
         return 0 if store is None else store.generation
 
     @property
-    def numbering(self) -> tuple[str | None, int]:
-        """The ``uuid`` and the ``generation``: row numbers mean nothing in another one."""
+    def numbering(self) -> Numbering | None:
+        """What row numbers belong to: the generation of this cache; None before the first vector."""
         store = self._handle.store()
-        return (None, 0) if store is None else (store.uuid, store.generation)
+        return None if store is None else store.numbering
 
     def unmoved(self, read: Callable[[], T]) -> T:
         """Return what ``read`` returns about row numbers, and read again if they changed meanwhile."""
@@ -394,26 +396,47 @@ class KeyedCache(Closing):
         vectors = np.empty(shape, dtype)
         return vectors, store.gather(keys, rows, vectors, verify=self._verify)
 
+    @overload
     def append(
         self,
         keys: Keys,
         rows: Rows,
         output: Output,
-        seen: NDArray[np.int64] | None = None,
+        seen: None = None,
         texts: Sequence[str | None] | None = None,
-    ) -> int:
+    ) -> int: ...
+
+    @overload
+    def append(
+        self,
+        keys: Keys,
+        rows: Rows,
+        output: Output,
+        seen: Seen,
+        texts: Sequence[str | None] | None = None,
+    ) -> int | None: ...
+
+    def append(
+        self,
+        keys: Keys,
+        rows: Rows,
+        output: Output,
+        seen: Seen | None = None,
+        texts: Sequence[str | None] | None = None,
+    ) -> int | None:
         """Append rows for different keys, and commit them; create the cache if there is none.
 
         Args:
             keys: the keys (n, 32).
             rows: n rows, from :func:`dejavec.vectors.arrays.to_rows`.
             output: the array kind of the vectors.
-            seen: each key's row number from the look-up (n,); None if no key had one. A key is left out if it
-                has another row by now.
+            seen: each key's row from the look-up (n,); None if no key had one. A key is left out if it has
+                another row by now.
             texts: the texts that are kept beside the rows (n,), None for none: see :meth:`put_texts`.
 
         Returns:
-            How many rows were appended.
+            How many rows were appended. None: nothing was, since a row was seen, and rows have other numbers
+            now; look up again.
 
         Raises:
             VectorsError: dimension or dtype do not fit the cache.
@@ -422,7 +445,8 @@ class KeyedCache(Closing):
         store, rows = self._writable(rows, output)
         try:
             parts, offsets = _columns_of(rows)
-            return store.append(keys, parts, seen, **offsets, texts=texts)
+            numbers, numbering = (None, None) if seen is None else (seen.rows, seen.numbering)
+            return store.append(keys, parts, numbers, numbering, **offsets, texts=texts)
         except VectorsError as error:
             # These rows fit the opened cache, so another one is there now.
             raise IdentityMismatchError(
@@ -577,6 +601,12 @@ class KeyedCache(Closing):
         self.refresh()
         store = self._handle.store()
         return 0 if store is None else store.prune(max_bytes=max_bytes, max_rows=max_rows, keep=keep)
+
+    def pruning(self, *, max_bytes: int | None, max_rows: int | None, keep: Keys) -> tuple[int, int]:
+        """Return how many keys :meth:`prune` would drop, and how many bytes it would free."""
+        self.refresh()
+        store = self._handle.store()
+        return (0, 0) if store is None else store.pruning(max_bytes=max_bytes, max_rows=max_rows, keep=keep)
 
     def put_texts(self, keys: Keys, texts: Sequence[str | None]) -> int:
         """Keep the texts of keys that are stored and whose newest row has none, and return how many.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dejavec.errors import IdentityMismatchError, VectorsError
 from dejavec.fill.settings import check_choice
+from dejavec.fill.vector_store import Seen
 from dejavec.keys.items import Keys
 from dejavec.storage.identity import difference, same
 from dejavec.storage.keyed_cache import KeyedCache
@@ -81,20 +82,21 @@ def merge(
         if not dry_run:
             _join_proofs(target, other)
         for piece in pieces(other, texts=True):
-            there, equal, conflicting = _compared(holders, target, other, piece)
-            wanted = ~equal & ~conflicting if on_conflict == "first" else ~equal
-            keys, rows, texts = at(piece, wanted)
-            if dry_run:
-                counts["replaced"] += int((wanted & (there >= 0)).sum())
-                counts["added"] += int((wanted & (there < 0)).sum())
-            elif len(keys):
-                rows = _as_stored(target, other, rows)
-                kept = texts if keep_texts else None
-                appended = target.append(keys, rows, output, there[wanted], kept)
-                # A key that another process stored meanwhile is left out.
-                replaced = min(appended, int((there[wanted] >= 0).sum()))
-                counts["replaced"] += replaced
-                counts["added"] += appended - replaced
+            appended: int | None = None
+            while appended is None:
+                numbering = target.numbering
+                there, equal, conflicting = _compared(holders, target, other, piece)
+                wanted = ~equal & ~conflicting if on_conflict == "first" else ~equal
+                keys, rows, texts = at(piece, wanted)
+                appended = len(keys)
+                if appended and not dry_run:
+                    rows, kept = _as_stored(target, other, rows), texts if keep_texts else None
+                    # None if a compaction gave other numbers to the rows.
+                    appended = target.append(keys, rows, output, Seen(there[wanted], numbering), kept)
+            # A key that another process stored meanwhile is left out.
+            replaced = min(appended, int((there[wanted] >= 0).sum()))
+            counts["replaced"] += replaced
+            counts["added"] += appended - replaced
             if keep_texts and piece.texts is not None and equal.any() and not dry_run:
                 target.put_texts(piece.keys[equal], at(piece, equal)[2] or [])
             counts["equal"] += int(equal.sum())

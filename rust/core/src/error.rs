@@ -156,6 +156,11 @@ pub enum Error {
         /// The cache's directory.
         path: PathBuf,
     },
+    /// The row numbers of a look-up belong to files that were compacted or replaced since then.
+    Renumbered {
+        /// The cache's directory.
+        path: PathBuf,
+    },
     /// The handle was closed.
     Closed {
         /// The cache's directory.
@@ -226,6 +231,7 @@ impl Error {
             Error::ReadOnly { .. } => "read_only",
             Error::Poisoned { .. } => "poisoned",
             Error::Replaced { .. } => "replaced",
+            Error::Renumbered { .. } => "renumbered",
             Error::Closed { .. } => "closed",
             Error::Interrupted => "interrupted",
         }
@@ -252,6 +258,7 @@ impl Error {
             | Error::ReadOnly { path }
             | Error::Poisoned { path }
             | Error::Replaced { path }
+            | Error::Renumbered { path }
             | Error::Closed { path } => Some(path),
             Error::Argument { .. } | Error::Interrupted => None,
         }
@@ -356,6 +363,9 @@ impl fmt::Display for Error {
                  synced are not in it",
                 path.display()
             ),
+            Error::Renumbered { path } => {
+                write!(f, "the cache at {} was compacted or replaced, so its rows have other numbers", path.display())
+            }
             Error::Closed { path } => write!(f, "the cache at {} was closed", path.display()),
             Error::Interrupted => write!(f, "interrupted while waiting for the writers' lock"),
         }

@@ -14,7 +14,7 @@ use crate::key::{DEAD, Key};
 use crate::lock::{HeldLock, Patience};
 use crate::recovery::{self, Recovered};
 use crate::storage::Storage;
-use crate::verify::{self, Report};
+use crate::verify::{self, Progress, Report};
 
 /// What a repair is allowed to do, and how long it waits.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +60,7 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
         acquired => Some(acquired?),
     };
     let files = CacheFiles::open_unchecked(storage, directory, true)?;
-    let (report, recovered, extent) = verify::inspect(storage, directory, &files)?;
+    let (report, recovered, extent) = verify::inspect(storage, directory, &files, &Progress::default())?;
     let (older, damaged) = rows_to_zero(&files, &report, recovered)?;
     let never_durable = never_durable(recovered);
     let lost = damaged.iter().filter(|row| !never_durable.contains(row)).count() as u64;

@@ -14,11 +14,12 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use self::append::Writer;
-pub use self::compact::Limits;
+pub use self::compact::{Limits, Pruning};
 use self::opened::Open;
 use crate::bits::Bits;
 use crate::directory::{self, Spec};
 use crate::error::{Error, Result};
+use crate::format::Uuid;
 use crate::format::commit::Slot;
 use crate::format::meta::Meta;
 use crate::index::DeltaLimit;
@@ -94,6 +95,28 @@ pub struct Newest {
     pub replaced: u64,
     /// The newest ones.
     pub bits: Bits,
+}
+
+/// What row numbers belong to: the files of one generation of one cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Numbering {
+    uuid: Uuid,
+    generation: u64,
+}
+
+impl Numbering {
+    fn of(meta: &Meta) -> Numbering {
+        Numbering { uuid: meta.uuid, generation: meta.generation }
+    }
+}
+
+/// The rows that a look-up saw.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// The row of each key, negative for none.
+    pub rows: &'a [i64],
+    /// What the numbers belong to: [`Store::numbering`] from before the look-up. None if there was no store.
+    pub numbering: Option<Numbering>,
 }
 
 /// All committed rows, mapped and shared.
@@ -178,6 +201,11 @@ impl Store {
     /// The content of `meta.json`.
     pub fn meta(&self) -> Result<Meta> {
         Ok(self.current()?.files.meta.clone())
+    }
+
+    /// What the row numbers of this handle belong to. It may change with each call.
+    pub fn numbering(&self) -> Result<Numbering> {
+        Ok(Numbering::of(&self.current()?.files.meta))
     }
 
     /// Committed rows that this handle knows.

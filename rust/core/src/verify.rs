@@ -1,6 +1,7 @@
 //! Checking a whole cache: every row and every file.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
@@ -44,10 +45,34 @@ pub struct Report {
     pub problems: Vec<String>,
 }
 
+/// How far a check is. Other threads may read it meanwhile.
+#[derive(Debug, Default)]
+pub struct Progress {
+    rows: AtomicU64,
+    checked: AtomicU64,
+}
+
+impl Progress {
+    /// How many rows are to be checked; 0 before that is known.
+    pub fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
+    }
+
+    /// How many of them were checked.
+    pub fn checked(&self) -> u64 {
+        self.checked.load(Ordering::Relaxed)
+    }
+}
+
 /// Checks every row and every file. Takes no lock and writes nothing.
 pub fn verify(storage: &dyn Storage, directory: &Path) -> Result<Report> {
+    verify_with(storage, directory, &Progress::default())
+}
+
+/// Does what [`verify`] does, and counts the rows that were checked.
+pub fn verify_with(storage: &dyn Storage, directory: &Path, progress: &Progress) -> Result<Report> {
     let files = CacheFiles::open_unchecked(storage, directory, false)?;
-    inspect(storage, directory, &files).map(|(report, ..)| report)
+    inspect(storage, directory, &files, progress).map(|(report, ..)| report)
 }
 
 /// Checks all rows that the commit record covers. Without a commit record it checks all rows that the files hold.
@@ -57,6 +82,7 @@ pub(crate) fn inspect(
     storage: &dyn Storage,
     directory: &Path,
     files: &CacheFiles,
+    progress: &Progress,
 ) -> Result<(Report, Option<Recovered>, Extent)> {
     let mut report = Report { problems: header_problems(files), ..Report::default() };
     let recovered = match files.recover_at_rest() {
@@ -77,7 +103,7 @@ pub(crate) fn inspect(
     // Counted after the commit was read: a writer makes the files longer before it commits.
     let whole = files.whole()?;
     let source = Source::of(&files.rows, &records, files.rows.extent(whole.rows.min(checked), whole.elements))?;
-    report.damaged = damaged_rows(&source, checked)?;
+    report.damaged = damaged_rows(&source, checked, progress)?;
     if !report.damaged.is_empty() {
         // Meanwhile a writer may have zeroed the record of a row that a power loss took.
         let now = files.key_records(checked)?;
@@ -132,14 +158,17 @@ fn problem(path: &Path, defect: &Defect) -> String {
 }
 
 /// The rows with a checksum mismatch among the first `checked`, ascending.
-fn damaged_rows(source: &Source<'_>, checked: u64) -> Result<Vec<u64>> {
+fn damaged_rows(source: &Source<'_>, checked: u64, progress: &Progress) -> Result<Vec<u64>> {
+    progress.rows.store(checked, Ordering::Relaxed);
     let damaged = Found::default();
     let unreadable = Mutex::new(None);
     let pieces = (0..checked.div_ceil(PIECE)).collect();
     let items = usize::try_from(checked).unwrap_or(usize::MAX);
     parallel::for_each(pieces, items, ROWS_PER_THREAD, |piece: u64| {
         let mut scratch = Scratch::default();
-        for row in piece * PIECE..((piece + 1) * PIECE).min(checked) {
+        let rows = piece * PIECE..((piece + 1) * PIECE).min(checked);
+        let count = rows.end - rows.start;
+        for row in rows {
             match source.is_sound(row, &mut scratch) {
                 Ok(true) => {}
                 Ok(false) => damaged.note(row),
@@ -149,6 +178,7 @@ fn damaged_rows(source: &Source<'_>, checked: u64) -> Result<Vec<u64>> {
                 }
             }
         }
+        progress.checked.fetch_add(count, Ordering::Relaxed);
     });
     match unreadable.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),

@@ -12,7 +12,7 @@ use dejavec_core::format::container::Container;
 use dejavec_core::format::name::{LOCK, in_generation};
 use dejavec_core::lock::HeldLock;
 use dejavec_core::store::Durability::{self, Close, Commit};
-use dejavec_core::store::{Limits, Store};
+use dejavec_core::store::{Limits, Seen, Store};
 use dejavec_core::verify;
 use std::collections::BTreeMap;
 
@@ -431,4 +431,58 @@ fn threads_read_every_key_while_another_handle_compacts() {
         done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     assert_eq!(sound(&place).rows, 50);
+}
+
+#[test]
+fn row_numbers_from_before_a_compaction_are_not_believed() {
+    for place in places() {
+        let (slow, other) = (place.create(Commit), place.create(Commit));
+        put(&place, &slow, 0..10, 1);
+        let numbering = slow.numbering().ok();
+        let mut seen = vec![0; 10];
+        slow.lookup(&keys(0..10), &mut seen).unwrap();
+        other.delete(&keys(0..5)).unwrap();
+        put(&place, &other, 9..10, 2);
+        other.compact().unwrap();
+        // Item 9 was replaced, and its newest row has a lower number than the one that was seen.
+        let content = rows(place.container, 0..10, 3);
+        let append = |seen: &[i64]| slow.append(&keys(0..10), content.batch(), Some(Seen { rows: seen, numbering }));
+        assert!(matches!(append(&seen), Err(Error::Renumbered { .. })));
+        let expected = |version| -> Vec<_> {
+            (0..10).map(|item| if item < 5 { version } else { Some(1 + u8::from(item == 9)) }).collect()
+        };
+        assert_eq!(versions(&slow, 0..10), expected(None));
+        // "It had no row" needs no number.
+        assert_eq!(append(&[-1; 10]).unwrap(), 5);
+        assert_eq!(versions(&slow, 0..10), expected(Some(3)));
+        assert_ne!(slow.numbering().ok(), numbering);
+    }
+}
+
+#[test]
+fn a_pruning_says_before_what_it_drops_and_frees() {
+    for place in places() {
+        let store = place.create(Commit);
+        put(&place, &store, 0..40, 1);
+        put(&place, &store, 3..6, 2);
+        let size = store.bytes_on_disk().unwrap();
+        let bytes = files(&place);
+        for limits in [
+            Limits { max_rows: Some(30), keep: &keys([7]), ..Limits::default() },
+            Limits { max_bytes: Some(size - 300), ..Limits::default() },
+        ] {
+            let said = store.pruning(limits).unwrap();
+            assert!(files(&place) == bytes);
+            assert!(said.dropped > 0);
+            let again = in_memory().holding(place.container);
+            let store = again.create(Commit);
+            put(&again, &store, 0..40, 1);
+            put(&again, &store, 3..6, 2);
+            let before = store.statistics().unwrap().bytes_on_disk;
+            assert_eq!(store.prune(limits).unwrap(), said.dropped);
+            // `meta.json` names the generation now.
+            let freed = before - store.bytes_on_disk().unwrap();
+            assert!(said.bytes.abs_diff(freed) < 64, "{} of {freed}", said.bytes);
+        }
+    }
 }

@@ -8,7 +8,7 @@ use dejavec_core::files::CacheFiles;
 use dejavec_core::format::container::Container;
 use dejavec_core::format::name;
 use dejavec_core::index;
-use dejavec_core::store::{Durability, Store};
+use dejavec_core::store::{Durability, Seen, Store};
 use dejavec_core::verify;
 
 const ITEMS: u64 = 6;
@@ -112,8 +112,9 @@ fn check_damaged(
         // Encoding again heals all losses.
         let mut seen = vec![0; ITEMS as usize];
         let items = rows(container, 0..ITEMS, 0);
+        let numbering = store.numbering().ok();
         if store.lookup(&keys(0..ITEMS), &mut seen).is_ok()
-            && store.append(&keys(0..ITEMS), items.batch(), Some(&seen)).is_ok()
+            && store.append(&keys(0..ITEMS), items.batch(), Some(Seen { rows: &seen, numbering })).is_ok()
         {
             assert_eq!(right(&store), ITEMS as usize, "{what}");
         }

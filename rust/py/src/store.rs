@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dejavec_core::Result;
 use dejavec_core::atomic;
 use dejavec_core::directory::{self, Spec};
 use dejavec_core::files;
@@ -15,8 +14,9 @@ use dejavec_core::key;
 use dejavec_core::lock::{self, HeldLock, Patience};
 use dejavec_core::repair::{self, Consent};
 use dejavec_core::storage::{DiskStorage, Storage};
-use dejavec_core::store::{self, Durability, Limits, Options};
+use dejavec_core::store::{self, Durability, Limits, Options, Seen};
 use dejavec_core::verify::{self as checking, Report};
+use dejavec_core::{Error, Result};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
@@ -30,6 +30,8 @@ use crate::strings::{all_utf8, borrowed, utf8};
 /// Registers the content of this file in the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Store>()?;
+    module.add_class::<Numbering>()?;
+    module.add_class::<Progress>()?;
     module.add_function(wrap_pyfunction!(before_fork, module)?)?;
     module.add_function(wrap_pyfunction!(after_fork_in_parent, module)?)?;
     module.add_function(wrap_pyfunction!(after_fork_in_child, module)?)?;
@@ -112,9 +114,47 @@ fn is_of_a_cache(file: &str) -> bool {
 }
 
 #[pyfunction]
-fn verify(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
-    let report = detached(py, || checking::verify(&DiskStorage, &path))?;
+#[pyo3(signature = (path, progress=None))]
+fn verify<'py>(
+    py: Python<'py>,
+    path: PathBuf,
+    progress: Option<&Bound<'py, Progress>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let counted = progress.map_or_else(Arc::default, |progress| Arc::clone(&progress.get().inner));
+    let report = detached(py, || checking::verify_with(&DiskStorage, &path, &counted))?;
     report_dict(py, report)
+}
+
+/// How far a check is.
+#[pyclass(module = "dejavec._core", frozen)]
+#[derive(Default)]
+pub struct Progress {
+    inner: Arc<checking::Progress>,
+}
+
+#[pymethods]
+impl Progress {
+    #[new]
+    fn new() -> Progress {
+        Progress::default()
+    }
+
+    #[getter]
+    fn rows(&self) -> u64 {
+        self.inner.rows()
+    }
+
+    #[getter]
+    fn checked(&self) -> u64 {
+        self.inner.checked()
+    }
+}
+
+/// What row numbers belong to.
+#[pyclass(module = "dejavec._core", frozen, eq, hash)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct Numbering {
+    inner: store::Numbering,
 }
 
 /// Numbers, indices, offsets as bytes of `<i8`, and the positions that failed.
@@ -246,6 +286,11 @@ impl Store {
     }
 
     #[getter]
+    fn numbering(&self, py: Python<'_>) -> PyResult<Numbering> {
+        Ok(Numbering { inner: self.inner.numbering().map_err(|error| to_python(py, error))? })
+    }
+
+    #[getter]
     fn dim(&self, py: Python<'_>) -> PyResult<u32> {
         Ok(self.inner.meta().map_err(|error| to_python(py, error))?.dim)
     }
@@ -327,7 +372,7 @@ impl Store {
         detached(py, || self.inner.partition(keys, rows, first))
     }
 
-    #[pyo3(signature = (keys, parts, seen, *, indices=None, indptr=None, texts=None))]
+    #[pyo3(signature = (keys, parts, seen, numbering=None, *, indices=None, indptr=None, texts=None))]
     #[expect(clippy::too_many_arguments, reason = "the Python signature")]
     fn append(
         &self,
@@ -335,18 +380,23 @@ impl Store {
         keys: &Bound<'_, PyAny>,
         parts: &Bound<'_, PyAny>,
         seen: Option<&Bound<'_, PyAny>>,
+        numbering: Option<&Bound<'_, Numbering>>,
         indices: Option<&Bound<'_, PyAny>>,
         indptr: Option<&Bound<'_, PyAny>>,
         texts: Option<Vec<Option<Bound<'_, PyString>>>>,
-    ) -> PyResult<usize> {
+    ) -> PyResult<Option<usize>> {
         let (keys, rows) = (Array::<u8>::input(keys)?, Given::of(parts, indices, indptr)?);
         let texts = texts.as_deref().map(all_utf8).transpose()?;
         let texts = texts.as_deref().map(borrowed);
         let parts = rows.parts();
         let (keys, batch) = (as_keys(keys.items())?, rows.batch(&parts, texts.as_deref()));
         let seen = seen.map(Array::<i64>::input).transpose()?;
-        let seen = seen.as_ref().map(Array::items);
-        detached(py, || self.inner.append(keys, batch, seen))
+        let numbering = numbering.map(|numbering| numbering.get().inner);
+        let seen = seen.as_ref().map(|rows| Seen { rows: rows.items(), numbering });
+        detached(py, || match self.inner.append(keys, batch, seen) {
+            Err(Error::Renumbered { .. }) => Ok(None),
+            appended => appended.map(Some),
+        })
     }
 
     #[pyo3(signature = (keys, parts, *, indices=None, indptr=None, texts=None))]
@@ -388,6 +438,20 @@ impl Store {
         let keep = Array::<u8>::input(keep)?;
         let limits = Limits { max_bytes, max_rows, keep: as_keys(keep.items())? };
         detached(py, || self.inner.prune(limits))
+    }
+
+    #[pyo3(signature = (*, max_bytes, max_rows, keep))]
+    fn pruning(
+        &self,
+        py: Python<'_>,
+        max_bytes: Option<u64>,
+        max_rows: Option<u64>,
+        keep: &Bound<'_, PyAny>,
+    ) -> PyResult<(u64, u64)> {
+        let keep = Array::<u8>::input(keep)?;
+        let limits = Limits { max_bytes, max_rows, keep: as_keys(keep.items())? };
+        let pruning = detached(py, || self.inner.pruning(limits))?;
+        Ok((pruning.dropped, pruning.bytes))
     }
 
     fn put_texts(

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{MutexGuard, PoisonError};
 
 use super::opened::Open;
-use super::{Durability, Store, same_length};
+use super::{Durability, Numbering, Seen, Store, same_length};
 use crate::batch::{Batch, Block};
 use crate::error::{Error, Result};
 use crate::files::{CacheFiles, FileId};
@@ -70,20 +70,25 @@ impl Writer {
 impl Store {
     /// Appends one group and commits it. Returns how many rows were appended.
     ///
-    /// `seen` is the row that the caller's look-up saw for each key, negative for none. A key is dropped only if its
-    /// newest row is another one now. Keys must differ from each other.
-    pub fn append<'a>(&self, keys: &[Key], rows: impl Into<Batch<'a>>, seen: Option<&[i64]>) -> Result<usize> {
+    /// A key is dropped only if its newest row is another one than the `seen` one. Keys must differ from each other.
+    /// [`Error::Renumbered`] if any row was seen, and rows have other numbers now.
+    pub fn append<'a>(&self, keys: &[Key], rows: impl Into<Batch<'a>>, seen: Option<Seen<'_>>) -> Result<usize> {
         let block = self.check_rows(keys, rows.into())?;
         if let Some(seen) = seen {
-            same_length("rows seen", keys.len(), seen.len())?;
+            same_length("rows seen", keys.len(), seen.rows.len())?;
         }
         let appended = self.write_group(|open| {
+            let is_of_others = |seen: Seen<'_>| seen.numbering != Some(Numbering::of(&open.files.meta));
+            if seen.is_some_and(|seen| is_of_others(seen) && seen.rows.iter().any(|row| *row >= 0)) {
+                return Err(Error::Renumbered { path: self.directory.clone() });
+            }
             let state = open.indexed()?;
             let mut newest = vec![partition::NO_ROW; keys.len()];
             state.lookup(&open.key_records(state.rows())?, keys, &mut newest);
             let is_wanted = |position: &usize| {
                 // An older row than the seen one is not newer data: the seen row did not survive.
-                newest[*position] == partition::NO_ROW || seen.is_some_and(|seen| seen[*position] >= newest[*position])
+                newest[*position] == partition::NO_ROW
+                    || seen.is_some_and(|seen| seen.rows[*position] >= newest[*position])
             };
             let positions: Vec<usize> = (0..keys.len()).filter(is_wanted).collect();
             Ok(Group::of(keys, block, &positions))

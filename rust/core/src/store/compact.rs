@@ -39,6 +39,15 @@ pub struct Limits<'a> {
     pub keep: &'a [Key],
 }
 
+/// What a pruning would do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pruning {
+    /// How many rows that count it would drop.
+    pub dropped: u64,
+    /// Bytes of rows, keys and texts that it would free.
+    pub bytes: u64,
+}
+
 /// The amount of the rows that count, and of their texts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Amount {
@@ -59,6 +68,16 @@ impl Store {
     /// Drops the oldest rows beyond some limits, and compacts. Returns how many rows that counted were dropped.
     pub fn prune(&self, limits: Limits<'_>) -> Result<u64> {
         self.compact_within(limits)
+    }
+
+    /// What [`Store::prune`] would do with the rows that this handle knows. Takes no lock and writes nothing.
+    pub fn pruning(&self, limits: Limits<'_>) -> Result<Pruning> {
+        let open = self.current()?;
+        let mut kept = self.newest_of(&open)?.bits;
+        let counted = kept.count();
+        self.apply(&limits, &open, &mut kept)?;
+        let bytes = self.reclaimable(&open, &self.amount(&open, |row| kept.has(row))?)?;
+        Ok(Pruning { dropped: counted - kept.count(), bytes })
     }
 
     fn compact_within(&self, limits: Limits<'_>) -> Result<u64> {

@@ -13,6 +13,7 @@ use crate::key::Key;
 use crate::key_records::KeyRecords;
 use crate::recovery;
 use crate::storage::Storage;
+use crate::store::Numbering;
 use crate::{hollow, parallel, partition};
 
 /// Keys a piece of a parallel look-up holds, and the fewest that are worth a second thread.
@@ -95,7 +96,7 @@ impl Open {
     /// The copy replaces the file, so the old files are not used any more.
     pub fn for_writing(&self, storage: &dyn Storage, directory: &Path) -> Result<Open> {
         let files = CacheFiles::open(storage, directory, true)?;
-        if (files.meta.uuid, files.meta.generation) != (self.files.meta.uuid, self.files.meta.generation) {
+        if Numbering::of(&files.meta) != Numbering::of(&self.files.meta) {
             return Open::over(files, storage, directory, true);
         }
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner).clone();
