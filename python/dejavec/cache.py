@@ -892,9 +892,9 @@ class EmbeddingCache(Closing):
             progress: whether to show a progress bar; None: on a terminal.
 
         Returns:
-            An object whose ``search(queries, k, texts=…)`` returns what :meth:`search` does, with the index
-            of FAISS as ``index``. ``faiss.extract_index_ivf(built.index).nprobe`` sets how many lists a
-            search visits.
+            An object whose ``search(queries, k, among=…, texts=…)`` returns what :meth:`search` does, with
+            the index of FAISS as ``index``. ``faiss.extract_index_ivf(built.index).nprobe`` sets how many
+            lists a search visits.
 
         Raises:
             VectorsError: there are no vectors, or none that are dense.

@@ -740,3 +740,66 @@ def test_an_index_of_a_cache_that_was_compacted_says_so(tmp_path: Path) -> None:
         with pytest.raises(dejavec.errors.VectorsError, match="a compacted one"):
             index.search(np.eye(3, dtype=np.float32), 1)
         assert cache.search(np.eye(3, dtype=np.float32)[2:], 1).rows.tolist() == [[1]]
+
+
+FULLY = ["Flat", "IVF4,Flat", "HNSW16", "RR8,IVF4,Flat", "IVF4,SQ8,RFlat", "IVF4,PQ4x4,RFlat"]
+"""Indexes that find the same as a comparison with all rows, when they visit everything."""
+
+
+def visiting_everything(index: Any) -> Any:
+    inner = faiss.downcast_index(index.index)
+    if isinstance(inner, faiss.IndexRefine):
+        inner.k_factor = 300
+        inner = faiss.downcast_index(inner.base_index)
+    if isinstance(inner, faiss.IndexHNSW):
+        inner.hnsw.efSearch = 400
+    inverted = faiss.try_extract_index_ivf(inner)
+    if inverted is not None:
+        inverted.nprobe = 4
+    return index
+
+
+@pytest.mark.parametrize("factory", FULLY)
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_built_index_finds_among_some_what_a_search_of_the_cache_finds(
+    factory: str, metric: Any, tmp_path: Path
+) -> None:
+    with EmbeddingCache(tmp_path, keep_texts=True) as cache:
+        cache.put(names(0, 300), random(300))
+        cache.put(names(40, 60), random(20, seed=1))  # Their older rows are in no index.
+        with threadpool_limits(1):
+            built = cache.build_index(factory, metric=metric)
+        visiting_everything(built.index)
+        cache.put(names(300, 310), random(10, seed=2))  # Not in the index.
+        flags = np.zeros(330, np.bool_)
+        flags[100:140] = True
+        for among in (names(30, 70), range(20, 320, 3), flags, np.array([], np.int64)):
+            right = cache.search(QUERIES, 7, metric=metric, among=among, texts=True)
+            found = built.search(QUERIES, 7, among=among, texts=True)
+            assert np.array_equal(found.rows, right.rows)
+            assert found.texts == right.texts
+            np.testing.assert_allclose(found.distances, right.distances, rtol=1e-4, atol=1e-4)
+        with pytest.raises(dejavec.errors.VectorsError, match="row numbers below 330"):
+            built.search(QUERIES, 1, among=[330])
+
+
+def test_a_binary_index_finds_among_some(tmp_path: Path) -> None:
+    packed = np.random.default_rng(0).integers(0, 256, (400, 8), np.uint8)
+    with EmbeddingCache(tmp_path) as cache:
+        cache.put(names(0, 400), packed)
+        built = cache.build_index("BFlat", metric="hamming")
+        for among in ([5], list(range(50, 90)), []):
+            right = cache.search(packed[:9], 4, metric="hamming", among=among)
+            found = built.search(packed[:9], 4, among=among)
+            assert np.array_equal(found.distances, right.distances)
+            assert set(found.rows.ravel()) <= {*among, -1}
+
+
+@pytest.mark.parametrize(("factory", "metric"), [("LSH", None), ("BIVF4", "hamming")])
+def test_an_index_in_which_faiss_does_not_select_says_so(factory: str, metric: Any, tmp_path: Path) -> None:
+    packed = np.random.default_rng(0).integers(0, 256, (400, 8), np.uint8)
+    with EmbeddingCache(tmp_path) as cache:
+        cache.put(names(0, 400), packed if metric else random(400))
+        built = cache.build_index(factory, metric=metric)
+        with pytest.raises(dejavec.errors.VectorsError, match="an index in which FAISS selects"):
+            built.search(packed[:3] if metric else QUERIES, 1, among=[5])

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from dejavec._core import Numbering
 from dejavec.errors import VectorsError
 from dejavec.fill.settings import whole_number
+from dejavec.search.candidates import candidates
 from dejavec.search.dense import inverse_lengths
 from dejavec.search.exact import query_rows
 from dejavec.search.index_file import IndexFile, drop_table, saved_indexes
 from dejavec.search.labels import Labels
 from dejavec.search.metric import SIMILARITIES, Metric, import_faiss, metric_number, metric_of
 from dejavec.search.result import SearchResult
+from dejavec.search.selectors import search_among
 from dejavec.storage.identity import digest
 from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.support.progress import progress
@@ -82,25 +84,34 @@ class BuiltIndex:
         """Return how many rows the index has."""
         return int(self.index.ntotal)
 
-    def search(self, queries: object, k: int, *, texts: object = None) -> SearchResult:
+    def search(self, queries: object, k: int, *, among: object = None, texts: object = None) -> SearchResult:
         """Find the nearest vectors of each query, as the index approximates them.
 
         Args:
             queries: (n, dim). For ``"cosine"`` they may have any length.
             k: how many vectors to find for each query.
+            among: as in :meth:`dejavec.EmbeddingCache.search`. FAISS selects while it searches. The flat,
+                scalar-quantised, inverted-file and HNSW indexes can, refined or with a transform before them;
+                of the binary ones the flat and the HNSW index.
             texts: as in :meth:`dejavec.EmbeddingCache.search`.
 
         Returns:
             What :meth:`dejavec.EmbeddingCache.search` returns.
 
         Raises:
-            VectorsError: the queries do not fit, or the cache was compacted or replaced since then.
+            VectorsError: the queries or row numbers do not fit; FAISS does not select in such an index; or
+                the cache was compacted or replaced since then.
             ItemError: a text is not a string.
         """
         k = whole_number("k", k)
         wanted = np.asarray(query_rows(self.cache, queries, self.metric))
+        if self.metric == "hamming":
+            wanted = wanted.view(np.uint8)
         labels = Labels(self.cache, texts)
-        distances, rows = self.index.search(wanted.view(np.uint8) if self.metric == "hamming" else wanted, k)
+        if among is None:
+            distances, rows = self.index.search(wanted, k)
+        else:
+            distances, rows = self._among(wanted, k, candidates(self.cache, among))
         farthest = np.float32(-np.inf if self.metric in SIMILARITIES else np.inf)
         result = labels.result(np.where(rows < 0, farthest, distances).astype(np.float32), rows)
         if self.cache.numbering != self.numbering:
@@ -111,6 +122,19 @@ class BuiltIndex:
                 remedy="build the index again",
             )
         return result
+
+    def _among(
+        self, queries: NDArray[Any], k: int, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        try:
+            return search_among(self.index, queries, k, rows)
+        except RuntimeError as error:
+            raise VectorsError(
+                "among=",
+                expected="an index in which FAISS selects",
+                found=f"another one ({str(error).splitlines()[0]})",
+                remedy="use search of the cache, which compares these rows alone",
+            ) from error
 
 
 def build_index(
