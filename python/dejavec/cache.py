@@ -6,7 +6,7 @@ import html
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -31,6 +31,8 @@ from dejavec.fill.vector_store import Positions, VectorStore
 from dejavec.identity.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
 from dejavec.identity.function_check import FunctionCheck
 from dejavec.keys.items import Keys, frozen, take, text_keys
+from dejavec.remote.pull import PullOutcome, Vectors, pull
+from dejavec.remote.push import Pushed, push
 from dejavec.search.approximate import BuiltIndex, build_index
 from dejavec.search.exact import search
 from dejavec.search.metric import Metric
@@ -778,6 +780,86 @@ class EmbeddingCache(Closing):
             texts=texts,
             shown=progress,
         )
+
+    def push(self, url: str, *, texts: bool = False, progress: bool | None = None) -> Pushed:
+        """Share the vectors of this cache in an object store, for others to :meth:`pull`.
+
+        What the store has already is not written again. An interrupted push leaves whole segments, and the
+        next one goes on. Many processes may push to one address at a time. Vectors that were deleted here
+        since the last push or pull are deleted there, too.
+
+        Vectors can be inverted to text, and keys be probed: whoever can read the store can do both.
+        Credentials come from the environment of each service; an address with some is refused.
+
+        Args:
+            url: ``s3://bucket/prefix``, ``gs://bucket/prefix``, ``az://account/container/prefix``,
+                ``hf://buckets/namespace/bucket/prefix``, or ``file:///directory``.
+            texts: whether the texts that are kept beside these vectors are shared, too.
+            progress: whether to show a progress bar; None: on a terminal.
+
+        Returns:
+            How many rows were written, and what was skipped.
+
+        Raises:
+            VectorsError: there are no vectors, or no model is named.
+            StorageError: the store could not be read or written.
+            MissingPackageError: obstore is not installed.
+
+        Example:
+            >>> import tempfile, numpy as np
+            >>> from dejavec import EmbeddingCache
+            >>> with tempfile.TemporaryDirectory() as path:
+            ...     with EmbeddingCache(f"{path}/mine", model="toy@1") as mine:
+            ...         _ = mine.put(["east", "north"], np.eye(2, dtype=np.float32))
+            ...         mine.push(f"file://{path}/team").rows
+            ...     with EmbeddingCache(f"{path}/yours", model="toy@1") as yours:
+            ...         yours.pull(f"file://{path}/team").rows, "north" in yours
+            2
+            (2, True)
+        """
+        check_flag("texts", texts)
+        with ExitStack() as stack:
+
+            def total(rows: int) -> Callable[[int], object]:
+                return stack.enter_context(show_progress(progress, rows, "row"))
+
+            return push(self._store, url, texts=texts, total=total)
+
+    def pull(
+        self,
+        url: str,
+        *,
+        vectors: Vectors = "all",
+        texts: bool = False,
+        progress: bool | None = None,
+    ) -> PullOutcome:
+        """Take the vectors that others have shared for this identity: see :meth:`push`.
+
+        Vectors that are here already stay. Damaged, foreign and half-uploaded objects are skipped and named.
+        Vectors that others deleted are deleted here, too.
+
+        Args:
+            url: the address: see :meth:`push`.
+            vectors: ``"on-demand"`` takes the keys alone, which say what the store has.
+            texts: whether shared texts are kept beside the vectors.
+            progress: whether to show a progress bar; None: on a terminal.
+
+        Returns:
+            How many rows were appended, and what was skipped.
+
+        Raises:
+            CacheNotFoundError: nothing is shared for this identity.
+            IdentityMismatchError: this cache is empty, and vectors of several forms are shared.
+            StorageError: the store could not be read, or the cache not be written.
+            MissingPackageError: obstore is not installed.
+        """
+        check_flag("texts", texts)
+        with ExitStack() as stack:
+
+            def total(rows: int) -> Callable[[int], object]:
+                return stack.enter_context(show_progress(progress, rows, "row"))
+
+            return pull(url, self._store, vectors=vectors, texts=texts, total=total)
 
     def plan(self, texts: object) -> Plan:
         """Return what ``encode`` would find: hits, misses, duplicates, and the bytes that it would add."""

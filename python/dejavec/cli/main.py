@@ -26,6 +26,8 @@ _COMMANDS = {
     "rm": "dejavec.cli.rm",
     "prune": "dejavec.cli.prune",
     "compact": "dejavec.cli.compact",
+    "push": "dejavec.cli.pushing",
+    "pull": "dejavec.cli.pulling",
     "import": "dejavec.cli.importing",
     "export": "dejavec.cli.exporting",
     "map": "dejavec.cli.mapping",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dejavec.cli.writable import open_to_change
 from dejavec.errors import StorageError
 from dejavec.identity.proven import FILE as PROVEN
 from dejavec.keys.items import text_keys
+from dejavec.storage.deletions import DIRECTORY as SHARED
 from dejavec.storage.find import META
 from dejavec.storage.summary import size_text
 
@@ -99,13 +101,18 @@ def _remove_cache(cache: Path, *, asked: bool, dry_run: bool) -> Removed:
     files = [file for file in sorted(cache.iterdir()) if _is_of_a_cache(file) and not file.is_dir()]
     # The first one makes the directory no cache any more.
     files.sort(key=lambda file: file.name != META)
-    size = sum(file.lstat().st_size for file in files)
+    # What is known of the stores to which the cache was pushed.
+    shared = cache / SHARED
+    known = [file for file in sorted(shared.rglob("*")) if file.is_file()] if shared.is_dir() else []
+    size = sum(file.lstat().st_size for file in (*files, *known))
     if not asked:
         click.confirm(f"Delete {rows:,} vectors, {size_text(size)}, in {cache}?", abort=True, err=True)
     if not dry_run:
         try:
             for file in files:
                 file.unlink(missing_ok=True)
+            if known:
+                shutil.rmtree(shared)
             if not any(cache.iterdir()):
                 cache.rmdir()
         except OSError as error:
