@@ -33,6 +33,7 @@ from dejavec.identity.function_check import FunctionCheck
 from dejavec.keys.items import Keys, frozen, take, text_keys
 from dejavec.remote.pull import PullOutcome, Vectors, pull
 from dejavec.remote.push import Pushed, push
+from dejavec.remote.shared_cache import SharedCache, opened_with
 from dejavec.search.approximate import BuiltIndex, build_index
 from dejavec.search.exact import search
 from dejavec.search.metric import Metric
@@ -40,7 +41,6 @@ from dejavec.search.result import SearchResult
 from dejavec.storage.handle import Durability, Mode, OnMismatch
 from dejavec.storage.identity import BARE, describe
 from dejavec.storage.kept_texts import column_of
-from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.storage.summary import line_of, table_of
 from dejavec.support.canonical import canonical_json
 from dejavec.support.closing import Closing
@@ -89,6 +89,7 @@ class CacheSettings(TypedDict, total=False):
     allow_network: bool
     progress: bool | None
     keep_texts: bool
+    remote: str | None
 
 
 class EmbeddingCache(Closing):
@@ -139,6 +140,9 @@ class EmbeddingCache(Closing):
         progress: whether ``encode`` shows a bar of the texts to encode; None: on a terminal.
         keep_texts: whether ``encode`` and ``put`` keep the texts of the rows that they append: see
             :meth:`texts`.
+        remote: the address of a store (see :meth:`push`): vectors that are missing here are looked for there,
+            before any is encoded. New ones are pushed in the background, after 128 MB or five minutes, and on
+            close. It needs a named model. None: the cache is local.
 
     Raises:
         IdentityMismatchError: the directory holds another model's vectors, or has another container.
@@ -186,6 +190,7 @@ class EmbeddingCache(Closing):
         allow_network: bool = False,
         progress: bool | None = False,
         keep_texts: bool = False,
+        remote: str | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in _PLACE}
         described = describe(model, identity, prompt=prompt, role=role, store_dtype=store_dtype)
@@ -212,8 +217,9 @@ class EmbeddingCache(Closing):
         items = KNOWN_ITEMS if confirm is None and "model" not in described else confirm or 0
         self._confirming = Confirming(items, confirm_tolerance, on_unconfirmed)
         self._check: FunctionCheck | None = None
-        self._store = KeyedCache(
-            path,
+        self._store = opened_with(
+            local_directory(path),
+            remote,
             identity=None if described == BARE else described,
             containers=() if container is None else (container,),
             mode=mode,
@@ -447,6 +453,9 @@ class EmbeddingCache(Closing):
         """Return the vectors of texts: those that are cached, and the others as ``encoded`` returns them."""
         texts = frozen(texts)
         keys = text_keys(texts)
+        if isinstance(self._store, SharedCache) and not settings.refresh:
+            # Before the function is asked whether the vectors are its own.
+            self._store.take(keys)
 
         def encode(positions: Positions) -> Any:
             return encoded(take(texts, positions))

@@ -76,6 +76,15 @@ class Link(Closing):
         """Note that all deletions before a position are known there."""
         self._record("deletions", position)
 
+    def pushed(self, numbering: tuple[str | None, int]) -> int:
+        """Return before which row number all rows are there; 0 if the rows have other numbers now."""
+        found = (read_record(self._file) or {}).get("pushed")
+        return int(found[2]) if found and tuple(found[:2]) == numbering else 0
+
+    def note_pushed(self, numbering: tuple[str | None, int], count: int) -> None:
+        """Note that all rows before a row number are there."""
+        self._record("pushed", [*numbering, count])
+
     def without_deleted(self, keys: Keys) -> Keys:
         """Return keys without those that were deleted here, and not yet there."""
         deleted, _ = self.deleted()
@@ -118,7 +127,7 @@ class Link(Closing):
             return len(np.unique(chosen.view("V32").ravel()))
         return self.cache.delete(chosen, tell=False) if len(chosen) else 0
 
-    def _record(self, entry: str, value: int | Sequence[str]) -> None:
+    def _record(self, entry: str, value: int | Sequence[object]) -> None:
         update_record(self._file, entry, value)  # type: ignore[arg-type]
 
 
