@@ -33,7 +33,7 @@ from dejavec.identity.function_check import FunctionCheck
 from dejavec.keys.items import Keys, frozen, take, text_keys
 from dejavec.remote.pull import PullOutcome, Vectors, pull
 from dejavec.remote.push import Pushed, push
-from dejavec.remote.shared_cache import SharedCache, opened_with
+from dejavec.remote.shared_cache import opened_with, take_missing
 from dejavec.search.approximate import BuiltIndex, build_index
 from dejavec.search.exact import search
 from dejavec.search.metric import Metric
@@ -219,7 +219,7 @@ class EmbeddingCache(Closing):
         self._check: FunctionCheck | None = None
         self._store = opened_with(
             local_directory(path),
-            remote,
+            remote=remote,
             identity=None if described == BARE else described,
             containers=() if container is None else (container,),
             mode=mode,
@@ -453,9 +453,8 @@ class EmbeddingCache(Closing):
         """Return the vectors of texts: those that are cached, and the others as ``encoded`` returns them."""
         texts = frozen(texts)
         keys = text_keys(texts)
-        if isinstance(self._store, SharedCache) and not settings.refresh:
-            # Before the function is asked whether the vectors are its own.
-            self._store.take(keys)
+        if not settings.refresh:
+            take_missing(self._store, keys)
 
         def encode(positions: Positions) -> Any:
             return encoded(take(texts, positions))

@@ -230,6 +230,15 @@ class SharedCache(KeyedCache):
                 link.note_pushed(numbering, count)
 
 
-def opened_with(path: Path, remote: str | None, **settings: Any) -> KeyedCache:
+def take_missing(cache: KeyedCache, keys: Keys) -> None:
+    """Take the rows of keys that a cache lacks from the store behind it, if there is one.
+
+    This comes before the cache's vectors are compared with those of a model.
+    """
+    if isinstance(cache, SharedCache):
+        cache.take(keys)
+
+
+def opened_with(path: Path, *, remote: str | None, **settings: Any) -> KeyedCache:
     """Return a cache with a store behind it; without an address, a local one."""
     return KeyedCache(path, **settings) if remote is None else SharedCache(path, remote=remote, **settings)
