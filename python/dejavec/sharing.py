@@ -1,11 +1,13 @@
-"""Share a cache through an object store: ``push`` and ``pull``, of an open cache or of a directory."""
+"""Share a cache through an object store: ``push``, ``pull`` and ``tidy``."""
 
 from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from datetime import timedelta
 
 from dejavec.cache import EmbeddingCache
+from dejavec.remote.compaction import GRACE, Compacted, compact_all
 from dejavec.remote.pull import PullOutcome, Vectors, open_for
 from dejavec.remote.pull import pull as pull_into
 from dejavec.remote.push import Pushed
@@ -59,3 +61,20 @@ def pull(
             texts=texts,
             total=lambda rows: stack.enter_context(show_progress(progress, rows, "row")),
         )
+
+
+def tidy(url: str, *, grace: timedelta = GRACE) -> Compacted:
+    """Merge small segments at an address into large ones, and remove what is not needed any more.
+
+    Small segments are those of many small pushes. They are removed by a later call, when the large ones have
+    been there for the grace period, and so are half-uploaded files of that age. Readers and writers go on
+    meanwhile. Memory grows with the keys.
+
+    Args:
+        url: the address: see :meth:`dejavec.EmbeddingCache.push`.
+        grace: how long a reader may take to read what it has listed.
+
+    Raises:
+        StorageError: the store could not be read or written; what was done is whole.
+    """
+    return compact_all(url, grace=grace)

@@ -28,6 +28,7 @@ _COMMANDS = {
     "compact": "dejavec.cli.compact",
     "push": "dejavec.cli.pushing",
     "pull": "dejavec.cli.pulling",
+    "tidy": "dejavec.cli.tidying",
     "import": "dejavec.cli.importing",
     "export": "dejavec.cli.exporting",
     "map": "dejavec.cli.mapping",

@@ -1,15 +1,17 @@
 """Many small segments become few large ones; what is not needed any more is removed after a grace period.
 
-New segments are added first, so a reader finds every row at any time. A segment is removed only if each of its
-rows that count lies in a larger segment, where segments of equal size are ordered by their digests. So the
-largest one with a row stays, whatever several compactions do at a time.
+New segments are added first, so a reader finds every row at any time. A segment is removed only if each of
+its rows that count lies in a larger segment, where segments of equal size are ordered by their digests. So
+the largest one with a row stays, whatever several compactions do at a time. Memory grows with the keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +21,12 @@ from dejavec.remote.commit import MOST_CHAIN, MOST_SOURCES, Chain, Commit
 from dejavec.remote.defects import DefectError, Skipped
 from dejavec.remote.fetch import Wanted, read_whole
 from dejavec.remote.index import RemoteIndex
-from dejavec.remote.listing import Listing, Part
+from dejavec.remote.listing import Listing, namespaces_of
 from dejavec.remote.names import SegmentName
+from dejavec.remote.objects import Objects
 from dejavec.remote.push import SEGMENT_BYTES, unnamed, write
 from dejavec.remote.segment import segment_of
+from dejavec.remote.urls import place
 from dejavec.vectors.ragged import Rows, joined
 
 GRACE = timedelta(days=7)
@@ -80,12 +84,54 @@ def compact(
     done = Compacted()
     before = (now or datetime.now(UTC)) - grace
     most = segment_bytes or SEGMENT_BYTES
-    for group in _groups(index, most):
+    replaced = _replaced(index, before)
+    for group in _groups(index, replaced, most):
         _merge(index, group, done, dry_run=dry_run, advance=advance)
-    _remove(index, before, done, dry_run=dry_run)
-    _sweep(index, before, done, dry_run=dry_run)
+    for name, is_long_ago in replaced.items():
+        if is_long_ago:
+            done.removed += 1
+            done.bytes += _remove(index, name, index.listing.segments[name], dry_run=dry_run)
+    for name, parts in index.listing.uncommitted.items():
+        # Nobody is uploading it any more.
+        if max(part.modified for part in parts.values()) <= before:
+            done.swept += len(parts)
+            done.bytes += _remove(index, name, parts, dry_run=dry_run)
     done.skipped = index.skipped
     return done
+
+
+def compact_all(
+    url: str,
+    *,
+    grace: timedelta = GRACE,
+    segment_bytes: int | None = None,
+    now: datetime | None = None,
+    dry_run: bool = False,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Compacted:
+    """Do what :func:`compact` does, for all namespaces at an address."""
+    objects = Objects(place(url))
+    found, skipped = namespaces_of(objects)
+    whole = Compacted(skipped=skipped)
+    for namespace in found:
+        with tempfile.TemporaryDirectory(prefix="dejavec-") as directory:
+            index = RemoteIndex(objects, namespace, Path(directory) / "index")
+            try:
+                index.sync()
+                done = compact(
+                    index,
+                    grace=grace,
+                    segment_bytes=segment_bytes,
+                    now=now,
+                    dry_run=dry_run,
+                    advance=advance,
+                )
+            finally:
+                index.close()
+        for entry in ("merged", "written", "rows", "removed", "swept", "bytes"):
+            setattr(whole, entry, getattr(whole, entry) + getattr(done, entry))
+        whole.skipped += done.skipped
+    return whole
 
 
 def _size(listing: Listing, name: SegmentName) -> int:
@@ -93,13 +139,39 @@ def _size(listing: Listing, name: SegmentName) -> int:
     return sum(part.size for file, part in listing.segments[name].items() if file != "keys")
 
 
-def _groups(index: RemoteIndex, most: int) -> Iterator[list[SegmentName]]:
+def _replaced(index: RemoteIndex, before: datetime) -> dict[SegmentName, bool]:
+    """Return the segments whose rows that count lie in larger ones, each with whether that is so long ago."""
+    listing, pairs = index.listing, index.pairs()
+    found: dict[SegmentName, bool] = {}
+    # By key: the checksum of its row in the larger segments, None if they differ; and whether one is old.
+    larger: dict[bytes, tuple[int | None, bool]] = {}
+    for name in sorted(listing.segments, key=lambda name: (_size(listing, name), name.digest), reverse=True):
+        commit = index.commit(name)
+        if commit is None:
+            continue
+        alive = np.flatnonzero(~pairs.dead(name.digest, commit.keys, commit.chains, commit.sources))
+        words = np.ascontiguousarray(commit.keys[alive]).view("V32").ravel().tolist()
+        rows = list(zip(words, commit.checksums[alive].tolist(), strict=True))
+        is_old = max(part.modified for part in listing.segments[name].values()) <= before
+        there = [larger.get(key, (None, False)) for key, _ in rows]
+        if all(other[0] == checksum for other, (_, checksum) in zip(there, rows, strict=True)):
+            found[name] = all(other[1] for other in there) if rows else is_old
+        for (key, checksum), (other, was_old) in zip(rows, there, strict=True):
+            # Two who did not know of each other pushed different vectors: both stay.
+            same = checksum if other == checksum or key not in larger else None
+            larger[key] = (same, was_old or is_old)
+    return found
+
+
+def _groups(
+    index: RemoteIndex, replaced: Mapping[SegmentName, bool], most: int
+) -> Iterator[list[SegmentName]]:
     """Yield groups of small segments, each for one large one."""
     # Texts stay where they are: only some segments have them, and they are not copied into others.
     small = sorted(
         name
         for name, parts in index.listing.segments.items()
-        if _size(index.listing, name) * _SMALL < most and "texts.npy" not in parts
+        if name not in replaced and _size(index.listing, name) * _SMALL < most and "texts.npy" not in parts
     )
     group: list[SegmentName] = []
     size = 0
@@ -138,7 +210,9 @@ def _merge(
             continue
         chosen = np.ascontiguousarray(commit.keys[counting])
         try:
-            part, _ = read_whole(index, Wanted(name, chosen, counting, commit.checksums[counting]), texts=False)
+            part, _ = read_whole(
+                index, Wanted(name, chosen, counting, commit.checksums[counting]), texts=False
+            )
         except DefectError as defect:
             index.refuse(name, str(defect))
             continue
@@ -183,49 +257,11 @@ def _chains_of(commit: Commit, name: SegmentName) -> tuple[list[Chain], NDArray[
     return [(*chain, name.digest) for chain in commit.chains], commit.sources.astype(np.int64)
 
 
-def _order(listing: Listing, name: SegmentName) -> tuple[int, str]:
-    return _size(listing, name), name.digest
-
-
-def _remove(index: RemoteIndex, before: datetime, done: Compacted, *, dry_run: bool) -> None:
-    """Remove segments whose rows all lie in larger ones that are old enough."""
-    listing = index.listing
-    pairs = index.pairs()
-    # The larger ones are looked at first, and their rows are noted.
-    covered: dict[bytes, int] = {}
-    for name in sorted(listing.segments, key=lambda name: _order(listing, name), reverse=True):
-        commit = index.commit(name)
-        if commit is None:
-            continue
-        alive = np.flatnonzero(~pairs.dead(name.digest, commit.keys, commit.chains, commit.sources))
-        words = np.ascontiguousarray(commit.keys[alive]).view("V32").ravel().tolist()
-        sums = commit.checksums[alive].tolist()
-        if all(covered.get(key) == checksum for key, checksum in zip(words, sums, strict=True)):
-            if max(part.modified for part in listing.segments[name].values()) <= before or not len(alive):
-                done.removed += 1
-                done.bytes += _removed(index, name, listing.segments[name], dry_run=dry_run)
-            continue
-        if max(part.modified for part in listing.segments[name].values()) <= before:
-            covered.update(
-                (key, checksum) for key, checksum in zip(words, sums, strict=True) if key not in covered
-            )
-
-
-def _removed(index: RemoteIndex, name: SegmentName, parts: dict[str, Part] | object, *, dry_run: bool) -> int:
-    found = index.listing.segments[name]
+def _remove(index: RemoteIndex, name: SegmentName, parts: Iterable[str], *, dry_run: bool) -> int:
+    """Remove files of a segment, and return their bytes."""
+    found = index.listing.segments.get(name) or index.listing.uncommitted[name]
     if not dry_run:
-        # Without its commit, nobody begins to read it.
-        order = ["keys", *(part for part in found if part != "keys")]
-        index.objects.remove([f"{index.namespace.name}/{name.file(part)}" for part in order])
+        # The commit first: without it, nobody begins to read the others.
+        files = sorted(parts, key=lambda part: part != "keys")
+        index.objects.remove([f"{index.namespace.name}/{name.file(part)}" for part in files])
     return sum(part.size for part in found.values())
-
-
-def _sweep(index: RemoteIndex, before: datetime, done: Compacted, *, dry_run: bool) -> None:
-    """Remove files of segments without a commit that nobody is uploading any more."""
-    for name, parts in index.listing.uncommitted.items():
-        if max(part.modified for part in parts.values()) > before:
-            continue
-        done.swept += len(parts)
-        done.bytes += sum(part.size for part in parts.values())
-        if not dry_run:
-            index.objects.remove([f"{index.namespace.name}/{name.file(part)}" for part in parts])
