@@ -21,7 +21,7 @@ PIECE_BYTES = 16 << 20
 _AT_ONCE = 4
 """How many requests of one object are under way at a time."""
 
-_TRIES = 3
+_TRIES = 5
 """How often a request is tried that obstore gave up. Names are digests, so writing twice changes nothing."""
 
 _FINAL = ("PermissionDeniedError", "UnauthenticatedError", "InvalidPathError", "NotSupportedError")
@@ -135,21 +135,24 @@ class Objects:
         Raises:
             StorageError: it could not be read.
         """
+        whole = [end - start for start, end in zip(starts, ends, strict=True)]
 
         def read() -> list[memoryview]:
             found = obstore().get_ranges(
                 self._store, self._prefix + name, starts=starts, ends=ends, coalesce=0
             )
-            return [memoryview(part) for part in found]
+            parts = [memoryview(part) for part in found]
+            if [part.nbytes for part in parts] != whole:
+                raise _ShortError
+            return parts
 
         try:
             found = self._try(name, "read", read)
-        except _GoneError:
+        except (_GoneError, _ShortError):
             return None
         self.requests += len(starts)
         self.read_bytes += sum(part.nbytes for part in found)
-        whole = [end - start for start, end in zip(starts, ends, strict=True)]
-        return found if [part.nbytes for part in found] == whole else None
+        return found
 
     def below(self, directory: str) -> Iterator[Found]:
         """Yield the objects whose names begin with a directory.
@@ -213,6 +216,9 @@ class Objects:
                 return work()
             except FileNotFoundError:
                 raise _GoneError(name) from None
+            except _ShortError:
+                if not left:
+                    raise
             except (obstore().exceptions.BaseError, OSError, ValueError) as error:
                 kind = type(error).__name__
                 if isinstance(error, StorageError):
@@ -228,6 +234,10 @@ class Objects:
 
 class _GoneError(Exception):
     """There is no such object."""
+
+
+class _ShortError(Exception):
+    """A range came shorter than it was asked for."""
 
 
 def _cut(buffers: Sequence[memoryview]) -> Iterator[memoryview]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -23,6 +24,13 @@ _HUB = "https://s3.hf.co"
 
 _REQUEST = {"timeout": "120s", "connect_timeout": "15s"}
 """Limits of one request, of at most 16 MiB. The library's 30 s end an upload over a slow line."""
+
+_RETRIES = {
+    "max_retries": 5,
+    "retry_timeout": timedelta(seconds=60),
+    "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=5), "base": 2},
+}
+"""How a request that failed is repeated. The library's own setting waits for minutes at a wrong address."""
 
 _memory: dict[str, Any] = {}
 """The stores of ``memory://``, by name: they live as long as the process."""
@@ -107,10 +115,10 @@ def place(url: str, *, missing: Literal["raise", "make", "empty"] = "raise") -> 
         return Place(url, "/".join(parts), _memory[first])
     if scheme == "az":
         container, *rest = parts
-        made = stores.AzureStore(container, account_name=first, client_options=_options("AZURE"))
+        made = stores.AzureStore(container, account_name=first, **_options("AZURE"))
         return Place(url, "/".join(rest), made)
     if scheme == "gs":
-        return Place(url, "/".join(parts), stores.GCSStore(first, client_options=_options("GOOGLE")))
+        return Place(url, "/".join(parts), stores.GCSStore(first, **_options("GOOGLE")))
     if scheme == "hf":
         namespace, bucket, *rest = parts
         made = stores.S3Store(
@@ -119,9 +127,10 @@ def place(url: str, *, missing: Literal["raise", "make", "empty"] = "raise") -> 
             region="us-east-1",
             virtual_hosted_style_request=False,
             client_options={**_REQUEST, "allow_http": _HUB.startswith("http://")},
+            retry_config=_RETRIES,
         )
         return Place(url, "/".join(rest), made)
-    return Place(url, "/".join(parts), stores.S3Store(first, client_options=_options("AWS")))
+    return Place(url, "/".join(parts), stores.S3Store(first, **_options("AWS")))
 
 
 def split(url: str) -> tuple[str, str, list[str]]:
@@ -182,6 +191,7 @@ def _plain(url: str) -> str:
 
 
 def _options(variable: str) -> dict[str, Any]:
-    """Return the options of requests. Plain HTTP is allowed to an endpoint that the environment names."""
+    """Return the options of a store. Plain HTTP is allowed to an endpoint that the environment names."""
     endpoints = (os.environ.get(f"{variable}_{name}", "") for name in ("ENDPOINT_URL", "ENDPOINT"))
-    return {**_REQUEST, "allow_http": any(endpoint.startswith("http://") for endpoint in endpoints)}
+    plain = any(endpoint.startswith("http://") for endpoint in endpoints)
+    return {"client_options": {**_REQUEST, "allow_http": plain}, "retry_config": _RETRIES}
