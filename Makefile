@@ -27,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONHOME PYTHONPATH CONDA_PREFIX
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-versions test-pylate test-adapters test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements docs readers build fuzz sanitize clean \
+.PHONY: help demo test test-fast test-versions test-pylate test-adapters test-scale test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements docs readers build fuzz sanitize clean \
         wheel wheel-build third-party release-check lint-project publish programs
 
 help: ## print this list
@@ -104,6 +104,10 @@ test-adapters: build $(STAMPS)/adapters ## the classes of other frameworks with 
 	$(OFFLINE) $(TEST_THREADS) PYTHONPATH=$(CURDIR)/python $(VENV)/adapters/bin/python -m pytest -q \
 	  --config-file tests/adapters/frameworks/pytest.ini tests/adapters/frameworks $(ARGS)
 
+test-scale: build $(STAMPS)/scale ## sharing over S3: a server on this machine that fails where services do, in an environment of its own
+	$(OFFLINE) $(TEST_THREADS) PYTHONPATH=$(CURDIR)/python $(VENV)/scale/bin/python -m pytest -q \
+	  --config-file tests/remote/scale/pytest.ini tests/remote/scale $(ARGS)
+
 requirements: $(STAMPS)/venv ## write requirements.txt anew from requirements.in
 	$(UV) pip compile --universal --python-version 3.11 requirements.in -o requirements.txt
 	$(UV) pip compile --universal --python-version 3.11 benches/requirements.in -o benches/requirements.txt
@@ -111,6 +115,7 @@ requirements: $(STAMPS)/venv ## write requirements.txt anew from requirements.in
 	$(UV) pip compile --universal --python-version 3.11 tests/commands/readers/requirements.in -o tests/commands/readers/requirements.txt
 	$(UV) pip compile --universal --python-version 3.11 tests/mteb/pylate/requirements.in -o tests/mteb/pylate/requirements.txt
 	$(UV) pip compile --universal --python-version 3.11 tests/adapters/frameworks/requirements.in -o tests/adapters/frameworks/requirements.txt
+	$(UV) pip compile --universal --python-version 3.11 tests/remote/scale/requirements.in -o tests/remote/scale/requirements.txt
 	$(UV) pip compile --universal --python-version 3.11 release/requirements.in -o release/requirements.txt
 
 docs: build $(STAMPS)/docs ## the site, into target/site
@@ -189,6 +194,11 @@ $(STAMPS)/adapters: tests/adapters/frameworks/requirements.txt | $(STAMPS)/venv
 $(STAMPS)/docs: docs/requirements.txt | $(STAMPS)/venv
 	$(UV) venv --allow-existing --python $(BIN)/python $(VENV)/docs
 	$(UV) pip install --python $(VENV)/docs/bin/python --requirements docs/requirements.txt
+	@touch $@
+
+$(STAMPS)/scale: tests/remote/scale/requirements.txt | $(STAMPS)/venv
+	$(UV) venv --allow-existing --python $(BIN)/python $(VENV)/scale
+	$(UV) pip install --python $(VENV)/scale/bin/python --requirements tests/remote/scale/requirements.txt
 	@touch $@
 
 $(STAMPS)/release: release/requirements.txt | $(STAMPS)/venv

@@ -6,7 +6,7 @@ import html
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -32,6 +32,9 @@ from dejavec.fill.vector_store import Positions, VectorStore
 from dejavec.identity.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
 from dejavec.identity.function_check import FunctionCheck
 from dejavec.keys.items import Keys, frozen, take, text_keys
+from dejavec.remote.pull import PullOutcome, Vectors, pull
+from dejavec.remote.push import Pushed, push
+from dejavec.remote.shared_cache import opened_with, take_missing
 from dejavec.search.approximate import BuiltIndex, build_index
 from dejavec.search.exact import search
 from dejavec.search.metric import Metric
@@ -39,7 +42,6 @@ from dejavec.search.result import SearchResult
 from dejavec.storage.handle import Durability, Mode, OnMismatch
 from dejavec.storage.identity import BARE, describe
 from dejavec.storage.kept_texts import column_of
-from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.storage.summary import line_of, table_of
 from dejavec.support.canonical import canonical_json
 from dejavec.support.closing import Closing
@@ -88,6 +90,7 @@ class CacheSettings(TypedDict, total=False):
     allow_network: bool
     progress: bool | None
     keep_texts: bool
+    remote: str | None
 
 
 class EmbeddingCache(Closing):
@@ -138,6 +141,9 @@ class EmbeddingCache(Closing):
         progress: whether ``encode`` shows a bar of the texts to encode; None: on a terminal.
         keep_texts: whether ``encode`` and ``put`` keep the texts of the rows that they append: see
             :meth:`texts`.
+        remote: the address of a store (see :meth:`push`): vectors that are missing here are looked for there,
+            before any is encoded. New ones are pushed in the background, after 128 MB or five minutes, and on
+            close. It needs a named model. None: the cache is local.
 
     Raises:
         IdentityMismatchError: the directory holds another model's vectors, or has another container.
@@ -185,6 +191,7 @@ class EmbeddingCache(Closing):
         allow_network: bool = False,
         progress: bool | None = False,
         keep_texts: bool = False,
+        remote: str | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in _PLACE}
         described = describe(model, identity, prompt=prompt, role=role, store_dtype=store_dtype)
@@ -211,8 +218,9 @@ class EmbeddingCache(Closing):
         items = KNOWN_ITEMS if confirm is None and "model" not in described else confirm or 0
         self._confirming = Confirming(items, confirm_tolerance, on_unconfirmed)
         self._check: FunctionCheck | None = None
-        self._store = KeyedCache(
-            path,
+        self._store = opened_with(
+            local_directory(path),
+            remote=remote,
             identity=None if described == BARE else described,
             containers=() if container is None else (container,),
             mode=mode,
@@ -446,6 +454,8 @@ class EmbeddingCache(Closing):
         """Return the vectors of texts: those that are cached, and the others as ``encoded`` returns them."""
         texts = frozen(texts)
         keys = text_keys(texts)
+        if not settings.refresh:
+            take_missing(self._store, keys)
 
         def encode(positions: Positions) -> Any:
             return encoded(take(texts, positions))
@@ -811,6 +821,86 @@ class EmbeddingCache(Closing):
                 texts=texts,
                 advance=advance,
             )
+
+    def push(self, url: str, *, texts: bool = False, progress: bool | None = None) -> Pushed:
+        """Share the vectors of this cache in an object store, for others to :meth:`pull`.
+
+        What the store has already is not written again. An interrupted push leaves whole segments, and the
+        next one goes on. Many processes may push to one address at a time. Vectors that were deleted here
+        since the last push or pull are deleted there, too.
+
+        Vectors can be inverted to text, and keys be probed: whoever can read the store can do both.
+        Credentials come from the environment of each service; an address with some is refused.
+
+        Args:
+            url: ``s3://bucket/prefix``, ``gs://bucket/prefix``, ``az://account/container/prefix``,
+                ``hf://buckets/namespace/bucket/prefix``, or ``file:///directory``.
+            texts: whether the texts that are kept beside these vectors are shared, too.
+            progress: whether to show a progress bar; None: on a terminal.
+
+        Returns:
+            How many rows were written, and what was skipped.
+
+        Raises:
+            VectorsError: there are no vectors, or no model is named.
+            StorageError: the store could not be read or written.
+            MissingPackageError: obstore is not installed.
+
+        Example:
+            >>> import tempfile, numpy as np
+            >>> from dejavec import EmbeddingCache
+            >>> with tempfile.TemporaryDirectory() as path:
+            ...     with EmbeddingCache(f"{path}/mine", model="toy@1") as mine:
+            ...         _ = mine.put(["east", "north"], np.eye(2, dtype=np.float32))
+            ...         mine.push(f"file://{path}/team").rows
+            ...     with EmbeddingCache(f"{path}/yours", model="toy@1") as yours:
+            ...         yours.pull(f"file://{path}/team").rows, "north" in yours
+            2
+            (2, True)
+        """
+        check_flag("texts", texts)
+        with ExitStack() as stack:
+
+            def total(rows: int) -> Callable[[int], object]:
+                return stack.enter_context(show_progress(progress, rows, "row"))
+
+            return push(self._store, url, texts=texts, total=total)
+
+    def pull(
+        self,
+        url: str,
+        *,
+        vectors: Vectors = "all",
+        texts: bool = False,
+        progress: bool | None = None,
+    ) -> PullOutcome:
+        """Take the vectors that others have shared for this identity: see :meth:`push`.
+
+        Vectors that are here already stay. Damaged, foreign and half-uploaded objects are skipped and named.
+        Vectors that others deleted are deleted here, too.
+
+        Args:
+            url: the address: see :meth:`push`.
+            vectors: ``"on-demand"`` takes the keys alone, which say what the store has.
+            texts: whether shared texts are kept beside the vectors.
+            progress: whether to show a progress bar; None: on a terminal.
+
+        Returns:
+            How many rows were appended, and what was skipped.
+
+        Raises:
+            CacheNotFoundError: nothing is shared for this identity.
+            IdentityMismatchError: this cache is empty, and vectors of several forms are shared.
+            StorageError: the store could not be read, or the cache not be written.
+            MissingPackageError: obstore is not installed.
+        """
+        check_flag("texts", texts)
+        with ExitStack() as stack:
+
+            def total(rows: int) -> Callable[[int], object]:
+                return stack.enter_context(show_progress(progress, rows, "row"))
+
+            return pull(url, self._store, vectors=vectors, texts=texts, total=total)
 
     def plan(self, texts: object) -> Plan:
         """Return what ``encode`` would find: hits, misses, duplicates, and the bytes that it would add."""

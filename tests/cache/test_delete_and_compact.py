@@ -316,7 +316,7 @@ def test_a_look_up_from_before_a_compaction_undoes_no_replacement(tmp_path: Path
         overtake(tmp_path / "c")
         assert slow.append(keys, vectors_of(TEXTS, 1), output, seen) is None
         assert slow.get(keys)[0].tolist() == [False, False, True, True]
-        assert (slow.get(keys[3:])[1] == vectors_of(TEXTS[3:], 7)).all()
+        np.testing.assert_array_equal(slow.get(keys[3:])[1], vectors_of(TEXTS[3:], 7))
 
 
 def test_a_refresh_that_a_compaction_overtakes_is_stored(tmp_path: Path) -> None:

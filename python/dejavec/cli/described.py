@@ -63,12 +63,11 @@ def described(path: Path, store: _core.Store) -> Described:
     """Return the description of a cache."""
     identity, output = json.loads(store.identity), json.loads(store.output)
     written = datetime.fromtimestamp(max(file.stat().st_mtime for file in path.glob(_COMMITS)), UTC)
-    role = identity.get("role")
     return Described(
         path,
         model_of(identity),
-        None if role is None else str(role),
-        _prompt_of(identity),
+        role_of(identity),
+        prompt_of(identity),
         store.rows,
         store.dim,
         str(output["dtype"]),
@@ -79,7 +78,14 @@ def described(path: Path, store: _core.Store) -> Described:
     )
 
 
-def _prompt_of(identity: Mapping[str, Any]) -> str | None:
+def role_of(identity: Mapping[str, Any]) -> str | None:
+    """Return the role of the texts, or None."""
+    role = identity.get("role")
+    return None if role is None else str(role)
+
+
+def prompt_of(identity: Mapping[str, Any]) -> str | None:
+    """Return the text that the model reads before each text, or None."""
     prompt = identity.get("prompt")
     text = prompt.get("text") if isinstance(prompt, Mapping) else prompt
     return text if isinstance(text, str) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from dejavec.cli.writable import open_to_change
 from dejavec.errors import StorageError
 from dejavec.identity.proven import FILE as PROVEN
 from dejavec.keys.items import text_keys
+from dejavec.storage.deletions import DIRECTORY as SHARED
 from dejavec.storage.find import META
 from dejavec.storage.summary import size_text
 
@@ -105,7 +107,7 @@ def _remove_cache(cache: Path, *, asked: bool, dry_run: bool) -> Removed:
     with opened(cache) as found:
         rows = len(found)
     files = [file for file in cache.iterdir() if _is_of_a_cache(file) and not file.is_dir()]
-    size = sum(file.lstat().st_size for file in files)
+    size = sum(file.lstat().st_size for file in (*files, *_files_of_stores(cache)))
     if not asked:
         click.confirm(f"Delete {rows:,} vectors, {size_text(size)}, in {cache}?", abort=True, err=True)
     if not dry_run:
@@ -126,15 +128,22 @@ def _delete(cache: Path) -> None:
         # whoever waits for the lock does so until the last one is gone.
         files = {file.name: file for file in cache.iterdir() if _is_of_a_cache(file) and not file.is_dir()}
         first, last = files.pop(META, None), files.pop(_LOCK, None)
-        for file in (first, *files.values(), last):
+        for file in (first, *files.values(), *_files_of_stores(cache), last):
             if file is not None:
                 file.unlink(missing_ok=True)
+        if (cache / SHARED).is_dir():
+            shutil.rmtree(cache / SHARED)
     except OSError as error:
         raise StorageError(
             f"{cache}: could not be deleted: {error.strerror}",
             remedy="correct its permissions",
             path=cache,
         ) from error
+
+
+def _files_of_stores(cache: Path) -> list[Path]:
+    """Return what is known of the stores to which a cache was pushed."""
+    return [file for file in (cache / SHARED).rglob("*") if file.is_file()]
 
 
 def _is_of_a_cache(file: Path) -> bool:

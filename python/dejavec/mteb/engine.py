@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from dejavec.mteb.places import TaskPlaces
 from dejavec.mteb.spot_check import compare, draw
 from dejavec.mteb.timed_loader import Pace
 from dejavec.mteb.view import WHOLE, divided
+from dejavec.remote.shared_cache import opened_with, take_missing
 from dejavec.serving.forms import NOT_VECTORS, not_vectors
 from dejavec.serving.places import Place
 from dejavec.serving.siblings import Request, Siblings, own_store
@@ -63,6 +65,7 @@ class Engine:
             settings.scope,
             {"shared": settings.shared, "allow_network": settings.allow_network},
             raises=settings.on_mismatch == "raise",
+            opened=partial(opened_with, remote=settings.remote),
         )
         self._siblings = Siblings(self._places, confirming=settings.confirming)
         self._pace = Pace()
@@ -262,6 +265,7 @@ class Engine:
         def store_of(cache: Any) -> tuple[VectorStore, bool]:
             if isinstance(cache, ForeignCache):
                 return ForeignCall(cache, keys, items), cache.is_empty
+            take_missing(cache, keys)
             return own_store(cache)
 
         request = Request(

@@ -7,11 +7,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from dejavec.backends import CacheBackendProtocol, NumpyCache
+from dejavec.backends import CacheBackendProtocol, FaissCache, NumpyCache
 from dejavec.fill.settings import FillSettings, OnProblem, check_choice, check_flag
 from dejavec.identity.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
 from dejavec.mteb.foreign_backend import is_backend
 from dejavec.mteb.places import Scope
+from dejavec.remote.urls import split
 from dejavec.storage.handle import OnMismatch
 from dejavec.support.paths import local_directory
 
@@ -45,6 +46,7 @@ class EngineSettings:
     allow_network: bool = False
     keep_texts: bool = False
     store_dtype: Literal["float16"] | None = None
+    remote: str | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -64,6 +66,12 @@ class EngineSettings:
                 f"expected NumpyCache with store_dtype={self.store_dtype!r}, found "
                 f"{self.cache_backend.__name__}, which stores float32"
             )
+        if self.remote is not None:
+            split(self.remote)
+            if not issubclass(self.cache_backend, NumpyCache | FaissCache):
+                raise ValueError(
+                    f"expected NumpyCache or FaissCache with remote=, found {self.cache_backend.__name__}"
+                )
         check_flag("keep_texts", self.keep_texts)
         for name, allowed in (
             ("on_mismatch", OnMismatch),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from dejavec.mteb.directories import experiment_name
 from dejavec.mteb.foreign_backend import ForeignCache, foreign_identities, foreign_record
 from dejavec.serving.places import Elsewhere, Place, Places, read_identity
 from dejavec.storage.identity import BARE, same, sibling
+from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.support.canonical import canonical_json
 from dejavec.support.safe_name import safe_name
 from dejavec.support.secret_names import without_secrets
@@ -42,6 +43,7 @@ class TaskPlaces(Places):
         scope: whether tasks share the vectors of one model.
         options: further arguments of each cache.
         raises: whether a directory with another model's vectors raises. Otherwise a sibling is used.
+        opened: opens a cache, with the arguments of ``KeyedCache``.
     """
 
     def __init__(
@@ -52,10 +54,11 @@ class TaskPlaces(Places):
         options: Mapping[str, Any],
         *,
         raises: bool,
+        opened: Callable[..., KeyedCache],
     ) -> None:
         self._is_foreign = backend not in (NumpyCache, FaissCache)
         chosen = () if self._is_foreign or backend is NumpyCache else (backend.container,)
-        super().__init__(chosen, options, raises=raises)
+        super().__init__(chosen, options, raises=raises, opened=opened)
         self._cache_path = cache_path
         self._backend = backend
         self._scope = scope

@@ -94,6 +94,8 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
             is kept of items with more than text, nor by a backend that is not dejavec's.
         store_dtype: ``"float16"`` stores half of the bytes, as in ``EmbeddingCache``: numbers are rounded, on
             the first run too. Only for ``NumpyCache``. Vectors of another ``store_dtype`` are not served.
+        remote: the address of a store for a team, as in ``EmbeddingCache``: vectors that are missing here are
+            looked for there, and new ones are pushed. The model is asked about vectors of others, too.
 
     Raises:
         ValueError: mteb cannot evaluate the model, or it quantises over the whole call; or see ``scope``.
@@ -149,6 +151,7 @@ class CachedEmbeddingWrapper(Closing, ModelWrapper):
         allow_network: bool = False,
         keep_texts: bool = False,
         store_dtype: Literal["float16"] | None = None,
+        remote: str | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in _NOT_SETTINGS}
         settings = EngineSettings(**given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -67,9 +67,18 @@ class Places:
         containers: the containers that a cache may have; empty for any.
         options: further arguments of each cache.
         raises: whether a directory with another model's vectors raises. Otherwise a sibling is used.
+        opened: opens a cache, with the arguments of :class:`KeyedCache`.
     """
 
-    def __init__(self, containers: Sequence[Container], options: Mapping[str, Any], *, raises: bool) -> None:
+    def __init__(
+        self,
+        containers: Sequence[Container],
+        options: Mapping[str, Any],
+        *,
+        raises: bool,
+        opened: Callable[..., KeyedCache] = KeyedCache,
+    ) -> None:
+        self._open_cache = opened
         self._containers = containers
         self._options = options
         self._raises = raises
@@ -167,7 +176,7 @@ class Places:
                     remedy=f"these vectors go to {directory} instead",
                 )
             )
-        return KeyedCache(
+        return self._open_cache(
             directory,
             identity=identity,
             containers=self._containers,

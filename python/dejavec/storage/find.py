@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dejavec.errors import CacheNotFoundError, StorageError
+from dejavec.storage.deletions import DIRECTORY as SHARED
 
 META = "meta.json"
 _OTHERS = re.compile(r"commit(\.\d+)?|keys(\.\d+)?\.bin")
@@ -58,7 +59,13 @@ def directories_below(
             raise refused from error
         unreadable.append(str(refused))
 
-    found = sorted(Path(path) for path, _, _ in os.walk(directory, onerror=refuse) if holds(Path(path)))
+    found = []
+    for path, below, _ in os.walk(directory, onerror=refuse):
+        # The index of a shared cache belongs to it.
+        below[:] = [name for name in below if name != SHARED]
+        if holds(Path(path)):
+            found.append(Path(path))
+    found.sort()
     if not found and not unreadable:
         raise CacheNotFoundError(directory, expected=what, found="none", remedy="check the path")
     return found

@@ -7,7 +7,7 @@ import os
 import shlex
 import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakSet
@@ -132,6 +132,11 @@ class Handle:
         return None if self._identity is None else dict(self._identity)
 
     @property
+    def writes(self) -> bool:
+        """Whether the cache may be written."""
+        return self._mode == "a"
+
+    @property
     def in_flight(self) -> InFlight:
         """The items that callers of this process are encoding for this cache."""
         cache = (self.path, None if self._identity is None else canonical_json(self._identity))
@@ -144,6 +149,10 @@ class Handle:
         """The container of the rows. Before there are any, the one that was asked for first."""
         store = self.store()
         return (*self._containers, DEFAULT_CONTAINER)[0] if store is None else store.container
+
+    def accepts(self, containers: Sequence[Container]) -> bool:
+        """Return whether a new cache may have one of these containers."""
+        return not self._containers or any(container in containers for container in self._containers)
 
     def container_for(self, output: Output, where: str) -> Container:
         """Return the container of the cache, or of a new one for vectors of an array kind.

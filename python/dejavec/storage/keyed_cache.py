@@ -19,6 +19,7 @@ from dejavec.fill.settings import OnProblem, check_choice, check_flag
 from dejavec.fill.vector_store import Seen
 from dejavec.identity.proven import Proofs
 from dejavec.keys.items import Keys, first_of_each
+from dejavec.storage import deletions
 from dejavec.storage.handle import Durability, Handle, Mode, OnMismatch
 from dejavec.storage.identity import BARE, model_text
 from dejavec.support.closing import Closing
@@ -172,6 +173,10 @@ class KeyedCache(Closing):
     def container(self) -> Container:
         """The container of the rows. Before there are any, the one of dense rows."""
         return self._handle.container
+
+    def accepts(self, containers: Sequence[Container]) -> bool:
+        """Return whether a cache that is not there yet may have one of these containers."""
+        return self._handle.accepts(containers)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -567,11 +572,12 @@ class KeyedCache(Closing):
         parts, offsets = _columns_of(rows)
         return store.put(keys, parts, **offsets, texts=texts)
 
-    def delete(self, keys: Keys) -> int:
+    def delete(self, keys: Keys, *, tell: bool = True) -> int:
         """Delete keys: see :meth:`dejavec.EmbeddingCache.delete`.
 
         Args:
             keys: the keys (n, 32).
+            tell: whether the next push of a shared cache deletes them for others, too.
 
         Returns:
             How many different keys were stored.
@@ -582,6 +588,8 @@ class KeyedCache(Closing):
         """
         self.refresh()  # The directory may be gone or replaced by now.
         store = self._handle.store()
+        if tell and self._handle.writes:
+            deletions.note(self.path, keys)
         return 0 if store is None else store.delete(keys)
 
     def compact(self) -> int:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dejavec.errors import IdentityMismatchError, VectorsError
 from dejavec.fill.settings import check_choice
 from dejavec.fill.vector_store import Seen
+from dejavec.identity.observed import Description
 from dejavec.keys.items import Keys
 from dejavec.storage.identity import difference, same
 from dejavec.storage.keyed_cache import KeyedCache
@@ -80,7 +81,7 @@ def merge(
         if output is None:
             continue
         if not dry_run:
-            _join_proofs(target, other)
+            join_proofs(target, other.proofs.read(), mixed=other.proofs.is_mixed())
         for piece in pieces(other, texts=True):
             appended: int | None = None
             while appended is None:
@@ -175,13 +176,18 @@ def _as_stored(target: KeyedCache, other: KeyedCache, rows: Rows) -> Rows:
     return rows.astype(dtype, copy=False)
 
 
-def _join_proofs(target: KeyedCache, other: KeyedCache) -> None:
-    """Record who made the vectors, before they come.
+def join_proofs(target: KeyedCache, theirs: Sequence[Description], *, mixed: bool) -> None:
+    """Record who made the vectors of another cache, before they come.
 
     If nothing proves that one function made both, functions are asked again in each call.
+
+    Args:
+        target: the cache that gets them.
+        theirs: the proven descriptions of the other cache.
+        mixed: whether other functions may have made some of its vectors.
     """
-    ours, theirs = target.proofs.read(), other.proofs.read()
-    if other.proofs.is_mixed():
+    ours = target.proofs.read()
+    if mixed:
         target.proofs.mix()
     elif len(target) == 0:
         for description in theirs:

@@ -37,20 +37,32 @@ class Piece:
     damaged: int
 
 
-def pieces(cache: KeyedCache, *, texts: bool) -> Iterator[Piece]:
+def pieces(
+    cache: KeyedCache, *, texts: bool, keys: Keys | None = None, most: int | None = None
+) -> Iterator[Piece]:
     """Yield the newest row of each key, in the order of the rows, without damaged ones.
 
     Args:
         cache: the cache. Keys that are stored meanwhile are left out, and those that are deleted.
         texts: whether the texts are read, too, if any are kept.
+        keys: the keys of the rows that are wanted, in the order in which they come; None: all.
+        most: about how many bytes a piece has.
     """
     texts = texts and cache.has_texts()
-    # Keys, not row numbers: a compaction meanwhile gives other numbers to the rows.
-    keys = cache.unmoved(lambda: cache.keys_of(np.flatnonzero(cache.is_newest())))
-    size = max(1, _BYTES // max(cache.row_bytes, 1))
+    if keys is None:
+        keys = newest_keys(cache)
+    size = max(1, (most or _BYTES) // max(cache.row_bytes, 1))
     for start in range(0, len(keys), size):
         part = keys[start : start + size]
         yield cache.unmoved(partial(_piece, cache, part, texts=texts))
+
+
+def newest_keys(cache: KeyedCache) -> Keys:
+    """Return the key of each row that counts, in the order of the rows (n, 32).
+
+    They stay right when a compaction gives other numbers to the rows.
+    """
+    return cache.unmoved(lambda: cache.keys_of(np.flatnonzero(cache.is_newest())))
 
 
 def _piece(cache: KeyedCache, keys: Keys, *, texts: bool) -> Piece:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from dejavec.errors import ItemError
 from dejavec.fill.chunks import is_size, whole_batches
 from dejavec.fill.fill import Counts, Filled, fill
 from dejavec.fill.settings import FillSettings
-from dejavec.fill.vector_store import Positions
+from dejavec.fill.vector_store import Positions, VectorStore
 from dejavec.identity.claiming import ClaimLostError
 from dejavec.identity.confirm import Confirming
 from dejavec.identity.fingerprint import describe
@@ -25,6 +26,7 @@ from dejavec.identity.observed import Look
 from dejavec.identity.wrapped import ModelChangedError
 from dejavec.keys.items import Keys, item_keys, text_keys
 from dejavec.keys.media import MEDIA
+from dejavec.remote.shared_cache import opened_with, take_missing
 from dejavec.serving.forms import not_vectors
 from dejavec.serving.length_order import LengthOrder, interleave_of
 from dejavec.serving.places import Place, Places
@@ -98,6 +100,7 @@ class Calls:
         keep_texts: bool,
         shared: bool,
         allow_network: bool,
+        remote: str | None,
     ) -> None:
         self.source = source
         self.path = path
@@ -105,7 +108,7 @@ class Calls:
         self._settings = settings
         self._keep_texts = keep_texts
         options = {"shared": shared, "allow_network": allow_network}
-        self._places = Places((), options, raises=False)
+        self._places = Places((), options, raises=False, opened=partial(opened_with, remote=remote))
         self._siblings = Siblings(self._places, confirming=confirming)
         self._counting = threading.Lock()
         self._warned: set[str] = set()
@@ -222,6 +225,10 @@ class Calls:
         def texts(positions: Positions) -> list[str]:
             return [inputs[position] for position in positions]
 
+        def store_of(cache: Any) -> tuple[VectorStore, bool]:
+            take_missing(cache, keys)
+            return own_store(cache)
+
         size = arguments.get("batch_size")
         sorts = facts.sorts and not call.divides and is_size(size)
         chunks = _Chunks(encode, inputs, source, size if sorts and is_size(size) else None)
@@ -242,7 +249,7 @@ class Calls:
             source.ready,
             confirming,
             texts if texts_only else None,
-            own_store,
+            store_of,
         )
         while True:
             with suppress(ClaimLostError), self._siblings.serving(request) as (cache, store, asked):

@@ -55,6 +55,7 @@ class _CachedEncoder(Closing, ModelWrapper):
         keep_texts: bool = False,
         shared: bool = False,
         allow_network: bool = False,
+        remote: str | None = None,
         **arguments: Any,
     ) -> None:
         directory = local_directory(path)
@@ -71,7 +72,7 @@ class _CachedEncoder(Closing, ModelWrapper):
         confirming = Confirming(confirm, confirm_tolerance, on_unconfirmed)
         source = Source(self._family, model, arguments, directory)
         # `__setattr__` would assign other attributes to the model.
-        self.__dict__["_calls"] = Calls(source, directory, settings, confirming, **flags)
+        self.__dict__["_calls"] = Calls(source, directory, settings, confirming, **flags, remote=remote)
         self.__dict__["_settings"] = {
             "chunk_rows": chunk_rows,
             "chunk_seconds": chunk_seconds,
@@ -81,6 +82,7 @@ class _CachedEncoder(Closing, ModelWrapper):
             "on_nonfinite": on_nonfinite,
             "on_write_error": on_write_error,
             **flags,
+            "remote": remote,
         }
 
     @property  # type: ignore[misc]  # Nobody assigns the class.
@@ -263,6 +265,7 @@ class CachedSentenceTransformer(_CachedEncoder):
         keep_texts: whether to keep the texts of the rows that are appended, as in ``EmbeddingCache``.
         shared: whether new directories and files are group-shared, as in ``EmbeddingCache``.
         allow_network: whether to write on a network file system, as in ``EmbeddingCache``.
+        remote: the address of a store for a team, as in ``EmbeddingCache``.
         **arguments: further arguments of ``SentenceTransformer``, if a name is given.
 
     Raises:

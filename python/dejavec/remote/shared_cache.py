@@ -1,0 +1,244 @@
+"""A cache with a store behind it: what is missing here may be there, and what is new here goes there."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dejavec.errors import DejavecError, IdentityMismatchError, VectorsError
+from dejavec.keys.items import Keys
+from dejavec.remote.fetch import take
+from dejavec.remote.link import Link
+from dejavec.remote.namespace import namespace_of
+from dejavec.remote.objects import Objects
+from dejavec.remote.pull import create, namespace_for
+from dejavec.remote.push import SEGMENT_BYTES, push_over
+from dejavec.remote.urls import obstore, place, split
+from dejavec.storage.identity import BARE
+from dejavec.storage.keyed_cache import KeyedCache
+from dejavec.support.fork import make_locks_of
+from dejavec.vectors.output import Output
+from dejavec.vectors.ragged import Rows, stored_bytes
+
+PUSH_BYTES = SEGMENT_BYTES
+PUSH_SECONDS = 300.0
+"""New rows are pushed when they have so many bytes, or are so old."""
+
+LOOK_SECONDS = 60.0
+"""How long the index of the store is believed before it is looked at again."""
+
+
+class SharedCache(KeyedCache):
+    """A :class:`KeyedCache` with a store behind it.
+
+    Keys that are missing here are looked for in the store by :meth:`take`, before a model is asked. New rows
+    are pushed in the background, and on close. If the store cannot be read, the cache works without it, and
+    warns once. A forked child does not use the store.
+
+    Args:
+        path: the directory.
+        remote: the address of the store.
+        **settings: those of :class:`KeyedCache`. The identity names a model.
+
+    Raises:
+        ValueError: it is no address; or ``mode="r"``, which cannot take rows.
+        VectorsError: no model is named.
+        MissingPackageError: obstore is not installed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, remote: str, **settings: Any) -> None:
+        split(remote)
+        obstore()
+        if settings.get("mode", "a") == "r":
+            raise ValueError('expected mode="a" with remote=, since rows are taken from there, found "r"')
+        if settings.get("identity") in (None, BARE):
+            raise VectorsError(
+                remote,
+                expected="vectors of a named model",
+                found="none named",
+                remedy='pass model="name@revision"',
+            )
+        self._url = remote
+        self._process = os.getpid()
+        self._link: Link | None = None
+        self._looked = -LOOK_SECONDS
+        self._taking = threading.local()
+        self._new_bytes = 0
+        self._new_since: float | None = None
+        self._ends = False
+        self._pusher: threading.Thread | None = None
+        self._push_error: DejavecError | None = None
+        make_locks_of(self)
+        super().__init__(path, **settings)
+
+    def make_locks(self) -> None:
+        """Make the locks, now and in a forked child."""
+        self._linking = threading.RLock()
+        self._pushing = threading.Lock()
+        self._changed = threading.Condition()
+
+    def take(self, keys: Keys) -> int:
+        """Take the rows of keys that are missing here and are in the store; return how many.
+
+        A call whose keys are all here asks the store nothing.
+        """
+        if os.getpid() != self._process:
+            return 0
+        self.refresh()
+        missing = np.flatnonzero(self.lookup(keys) < 0)
+        if not len(missing):
+            return 0
+        words = np.unique(np.ascontiguousarray(keys[missing]).view("V32").ravel())
+        different = words.view(np.uint8).reshape(-1, 32)
+        try:
+            with self._linking:
+                link = self._looked_at()
+                if link is None:
+                    return 0
+                self._taking.on = True
+                try:
+                    return take(link.index, self, link.without_deleted(different)).rows
+                finally:
+                    self._taking.on = False
+        except DejavecError as error:
+            self.warn_once(f"goes on without {self._url}: {error}")
+            return 0
+
+    def append(
+        self,
+        keys: Keys,
+        rows: Rows,
+        output: Output,
+        seen: Any = None,
+        texts: Sequence[str | None] | None = None,
+    ) -> Any:
+        """Do what :meth:`KeyedCache.append` does. The rows are pushed later."""
+        appended = super().append(keys, rows, output, seen, texts)
+        if appended and not getattr(self._taking, "on", False):
+            self._note(stored_bytes(rows, self.dtype or rows.dtype) * appended // len(keys))
+        return appended
+
+    def put(self, keys: Keys, vectors: object, **settings: Any) -> int:
+        """Do what :meth:`KeyedCache.put` does. The rows are pushed later."""
+        appended = super().put(keys, vectors, **settings)
+        if appended:
+            self._note(appended * self.row_bytes)
+        return appended
+
+    def get(self, keys: Keys, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Rows]:
+        """Do what :meth:`KeyedCache.get` does, for what is in the store, too."""
+        self.take(keys)
+        return super().get(keys, out)
+
+    def close(self) -> None:
+        """Push what is new, sync, and close all files.
+
+        Raises:
+            StorageError: the store could not be written. The rows are here, and go there with the next push.
+        """
+        if self.closed:
+            return
+        try:
+            if os.getpid() == self._process:
+                with self._changed:
+                    self._ends = True
+                    self._changed.notify_all()
+                if self._pusher is not None:
+                    self._pusher.join()
+                self._push_new()
+        finally:
+            if self._link is not None:
+                self._link.close()
+            super().close()
+
+    def _looked_at(self) -> Link | None:
+        """Return the link, whose index is not too old; None while there is nothing in the store."""
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return self._link
+        self._looked = time.monotonic()
+        if self._link is None:
+            objects = Objects(place(self._url, missing="make"))
+            try:
+                namespace = namespace_for(self, objects)
+            except IdentityMismatchError:
+                return None  # The first vector here will choose the form.
+            if namespace is None:
+                return None
+            create(self, namespace)
+            self._link = Link(self, objects, namespace, kept=True)
+        self._link.index.sync()
+        return self._link
+
+    def _note(self, count: int) -> None:
+        if os.getpid() != self._process:
+            return
+        with self._changed:
+            self._new_bytes += count
+            if self._new_since is None:
+                self._new_since = time.monotonic()
+            if self._pusher is None and not self._ends:
+                self._pusher = threading.Thread(target=self._push_in_time, name="dejavec-push", daemon=True)
+                self._pusher.start()
+            self._changed.notify_all()
+
+    def _push_in_time(self) -> None:
+        while True:
+            with self._changed:
+                while not self._ends and not self._is_due():
+                    since = self._new_since
+                    left = None if since is None else max(since + PUSH_SECONDS - time.monotonic(), 0)
+                    self._changed.wait(left)
+                if self._ends:
+                    return
+                self._new_bytes, self._new_since = 0, None
+            try:
+                self._push_new()
+            except DejavecError as error:
+                # Tried again later, and on close, which raises.
+                self._push_error = error
+                with self._changed:
+                    self._new_since = self._new_since or time.monotonic()
+
+    def _is_due(self) -> bool:
+        if self._new_since is None:
+            return False
+        return self._new_bytes >= PUSH_BYTES or time.monotonic() - self._new_since >= PUSH_SECONDS
+
+    def _push_new(self) -> None:
+        """Push the rows that were stored since the last push, and the deletions."""
+        with self._pushing:
+            if self.refresh() == 0:
+                return
+            namespace = namespace_of(self)
+            objects = Objects(place(self._url, missing="make"))
+            # A link of its own: reads need not wait while a segment is written.
+            with Link(self, objects, namespace, kept=True) as link:
+                files, count = (self.uuid, self.generation), self.refresh()
+                start = link.pushed(files)
+                if start == count and not len(link.deleted()[0]):
+                    return
+                link.index.sync()
+                newest = np.flatnonzero(self.is_newest()[start:count]) + start
+                push_over(link, keys=self.keys_of(newest))
+                link.note_pushed(files, count)
+
+
+def take_missing(cache: KeyedCache, keys: Keys) -> None:
+    """Take the rows of keys that a cache lacks from the store behind it, if there is one.
+
+    This comes before the cache's vectors are compared with those of a model.
+    """
+    if isinstance(cache, SharedCache):
+        cache.take(keys)
+
+
+def opened_with(path: Path, *, remote: str | None, **settings: Any) -> KeyedCache:
+    """Return a cache with a store behind it; without an address, a local one."""
+    return KeyedCache(path, **settings) if remote is None else SharedCache(path, remote=remote, **settings)

@@ -1,0 +1,205 @@
+"""Merging, deleting and sharing again, in any order: what was shared and not deleted is there, once."""
+
+from __future__ import annotations
+
+import os
+import random
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shared_rows import CONTAINERS, TEXTS, cache, filled, objects_of, stored, values, vectors
+
+from dejavec.cli.main import main
+from dejavec.remote import push
+from dejavec.remote.compaction import compact_all
+from dejavec.sharing import tidy
+
+NOW = timedelta(0)
+STEPS = int(os.environ.get("DEJAVEC_SHARING_STEPS", "60"))
+
+
+@pytest.fixture(params=CONTAINERS)
+def container(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def team(tmp_path: Path) -> str:
+    return f"file://{tmp_path}/team"
+
+
+def push_in_parts(tmp_path: Path, team: str, container: Any) -> None:
+    with cache(tmp_path / "mine", container) as mine:
+        for start in range(0, 120, 20):
+            mine.put(TEXTS[start : start + 20], vectors(container, TEXTS[start : start + 20]))
+            mine.push(team)
+
+
+def commits(tmp_path: Path) -> int:
+    return len(objects_of(tmp_path / "team", ".keys"))
+
+
+def test_small_segments_become_one_and_go_after_the_grace_period(
+    tmp_path: Path, team: str, container: Any
+) -> None:
+    push_in_parts(tmp_path, team, container)
+    assert commits(tmp_path) == 6
+    with cache(tmp_path / "early", container) as early:
+        early.pull(team, vectors="on-demand")
+        done = tidy(team)
+        assert (done.merged, done.written, done.rows, done.removed) == (6, 1, 120, 0)
+        again = tidy(team)
+        assert (again.merged, again.written, again.removed) == (0, 0, 0)
+        assert commits(tmp_path) == 7
+        assert tidy(team, grace=NOW).removed == 6
+        assert commits(tmp_path) == 1
+        assert early.pull(team).rows == 120
+        with cache(tmp_path / "late", container) as late:
+            assert late.pull(team).rows == 120
+            assert stored(late) == stored(early) == values(vectors(container, TEXTS))
+    with cache(tmp_path / "mine", container) as mine:
+        assert mine.push(team).rows == 0
+
+
+def test_a_reader_whose_segments_are_removed_goes_on_with_the_large_one(
+    tmp_path: Path, team: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dejavec.remote import fetch
+
+    push_in_parts(tmp_path, team, "npy")
+    tidy(team)
+    read, left = fetch.read_whole, [2]
+
+    def interrupted(*arguments: Any, **settings: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            tidy(team, grace=NOW)
+        return read(*arguments, **settings)
+
+    monkeypatch.setattr(fetch, "read_whole", interrupted)
+    with cache(tmp_path / "yours") as yours:
+        assert yours.pull(team).rows == 120
+        assert stored(yours) == values(vectors("npy", TEXTS))
+
+
+def test_a_deletion_of_a_row_that_was_merged_meanwhile_counts(
+    tmp_path: Path, team: str, container: Any
+) -> None:
+    """The tombstone names the small segment; the large one says that its row came from there."""
+    push_in_parts(tmp_path, team, container)
+    aside = tmp_path / "aside"
+    with cache(tmp_path / "mine", container) as mine:
+        mine.delete(TEXTS[:3])
+        mine.push(team)
+    (tombstone,) = objects_of(tmp_path / "team", ".pairs")
+    tombstone.rename(aside)
+    tidy(team)
+    aside.rename(tombstone)
+    tidy(team, grace=NOW)
+    with cache(tmp_path / "yours", container) as yours:
+        yours.pull(team)
+        assert stored(yours) == [None] * 3 + values(vectors(container, TEXTS[3:]))
+
+
+def test_what_was_deleted_is_not_copied_and_goes(tmp_path: Path, team: str) -> None:
+    push_in_parts(tmp_path, team, "npy")
+    with cache(tmp_path / "mine") as mine:
+        mine.delete(TEXTS[:25])
+        mine.push(team)
+    assert tidy(team).rows == 95
+    assert tidy(team, grace=NOW).removed == 6
+    assert commits(tmp_path) == 1
+
+
+def test_half_uploaded_files_go_after_the_grace_period(tmp_path: Path, team: str) -> None:
+    push_in_parts(tmp_path, team, "npy")
+    objects_of(tmp_path / "team", ".keys")[0].unlink()
+    assert tidy(team).swept == 0
+    assert tidy(team, grace=NOW).swept == 1
+    with cache(tmp_path / "mine") as mine:
+        assert mine.push(team).rows == 20
+
+
+def test_different_vectors_of_one_text_both_stay_so_that_nobodys_changes(tmp_path: Path, team: str) -> None:
+    import shutil
+
+    for name, shift in (("one", 0), ("other", 1000)):
+        with filled(tmp_path / name, shift=shift, texts=TEXTS[:30]) as made:
+            made.push(f"file://{tmp_path}/{name}-store")
+        shutil.copytree(tmp_path / f"{name}-store", tmp_path / "team", dirs_exist_ok=True)
+    found = []
+    for number in range(3):
+        with cache(tmp_path / f"yours-{number}") as yours:
+            yours.pull(team)
+            found.append(stored(yours, TEXTS[:30]))
+        tidy(team, grace=NOW)
+    assert found[0] == found[1] == found[2]
+
+
+def test_the_command_says_what_it_did(tmp_path: Path, team: str, capsys: pytest.CaptureFixture[str]) -> None:
+    push_in_parts(tmp_path, team, "npy")
+    before = objects_of(tmp_path / "team")
+    assert main(["tidy", team, "--dry-run"]) == 0
+    assert "6 small segments would be merged into 1, 120 vectors" in capsys.readouterr().out
+    assert objects_of(tmp_path / "team") == before
+    assert main(["tidy", team]) == 0
+    assert main(["tidy", team, "--grace", "0"]) == 0
+    assert "6 replaced segments and 0 half-uploaded files removed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("DEJAVEC_SHARING_SEEDS", "3"))))
+def test_any_sequence_of_sharing_keeps_what_was_shared_and_not_deleted(
+    tmp_path: Path, team: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three caches put, delete, push, pull and tidy. A model of sets says what a fresh reader must find."""
+    monkeypatch.setattr(push, "SEGMENT_BYTES", 400)
+    draw = random.Random(seed)
+    container = draw.choice(CONTAINERS)
+    texts = TEXTS[:25]
+    shared: set[str] = set()
+    opened = [cache(tmp_path / f"cache-{number}", container, durability="close") for number in range(3)]
+    here: list[set[str]] = [set() for _ in opened]
+    deleted: list[set[str]] = [set() for _ in opened]
+    known = [False for _ in opened]
+    right = dict(zip(texts, values(vectors(container, texts)), strict=True))
+    for _ in range(STEPS):
+        at = draw.randrange(3)
+        some = draw.sample(texts, draw.randrange(1, 6))
+        action = draw.choice(["put", "put", "delete", "push", "push", "pull", "tidy"])
+        mine = opened[at]
+        if action == "put":
+            mine.put(some, vectors(container, some))
+            here[at] |= set(some)
+        elif action == "delete" and here[at]:
+            mine.delete(some)
+            here[at] -= set(some)
+            if known[at]:
+                deleted[at] |= set(some)
+        elif action == "push" and mine.dim is not None:
+            mine.push(team)
+            shared -= deleted[at]
+            shared |= here[at]
+            deleted[at], known[at] = set(), True
+        elif action == "pull" and objects_of(tmp_path / "team") and mine.dim is not None:
+            mine.pull(team)
+            known[at] = True
+            got = {text for text, row in zip(texts, stored(mine, texts), strict=True) if row is not None}
+            assert got >= (shared - deleted[at])
+            assert not got & deleted[at] - here[at]
+            here[at] = got
+        elif action == "tidy" and objects_of(tmp_path / "team"):
+            compact_all(
+                team, grace=draw.choice([NOW, timedelta(days=1)]), segment_bytes=draw.choice([400, 4000])
+            )
+        for text, row in zip(texts, stored(mine, texts), strict=True):
+            assert row in (None, right[text])
+    for made in opened:
+        made.close()
+    if shared:
+        with cache(tmp_path / "fresh", container) as fresh:
+            fresh.pull(team)
+            got = {text for text, row in zip(texts, stored(fresh, texts), strict=True) if row is not None}
+            assert got == shared
+            assert fresh.stats()["rows"] == len(fresh) == len(shared)
