@@ -302,6 +302,13 @@ TARGETS: tuple[Target, ...] = (
         )
         for contestant in (transfer.MERGE, transfer.COPY)
     ),
+    _at_most(
+        f"{transfer.COMPACT}, half of the rows deleted",
+        "a copy of the rest",
+        1.5,
+        _LARGE,
+        lambda f: f.ratio("compact", transfer.COMPACT, floors.COPY),
+    ),
     Target(
         "get_vector of one text", "", 2, False, _SOME, lambda f: f.seconds("single", _BACKEND) * 1e6, "µs"
     ),

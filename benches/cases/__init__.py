@@ -14,7 +14,7 @@ from benches.cases.listing import Listing
 from benches.cases.multi_vector import ColdTokens, WarmTokens
 from benches.cases.scripts import Scripts
 from benches.cases.search import Search, SearchOne
-from benches.cases.transfer import Transfer
+from benches.cases.transfer import Compact, Transfer
 from benches.cases.warm import WarmEncode, WarmShuffled, WarmTitled
 
 __all__ = ["BY_NAME", "Case", "Measured", "Place"]
@@ -41,6 +41,7 @@ BY_NAME: dict[str, Case] = {
         Search(),
         SearchOne(),
         Transfer(),
+        Compact(),
         Hashing(),
         Scripts(),
         Readers(),

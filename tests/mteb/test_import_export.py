@@ -17,7 +17,7 @@ from typing import Any
 import mteb
 import numpy as np
 import pytest
-from comparing import bits_equal, flip_bit
+from comparing import bits_equal, files_below, flip_bit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mteb.mocks.mock_tasks import MockRetrievalTask, MockSTSTask
@@ -623,7 +623,11 @@ def test_the_command_that_the_error_names_works(old: Path, tmp_path: Path) -> No
         words = shlex.split(command)
         assert words[:2] == ["dejavec", "import"]
         assert words[3] == f"{old / KNOWN}-imported"
-        assert main(["import", words[2], str(tmp_path / "new"), "--model", MODEL]) == 0
+        command = ["import", words[2], str(tmp_path / "new"), "--model", MODEL]
+        before = files_below(tmp_path)
+        assert main([*command, "--dry-run"]) == 0
+        assert files_below(tmp_path) == before
+        assert main(command) == 0
     with EmbeddingCache(tmp_path / "new", model=MODEL) as cache:
         assert cache.get(TEXTS)[0].all()
 
@@ -635,6 +639,9 @@ def test_the_command_imports_a_tree_for_the_model_as_mteb_loads_it(
     evaluate(MtebWrapper(random_encoder(), old), named(MockSTSTask(), KNOWN))
     evaluate(MtebWrapper(random_encoder(), old), named(MockRetrievalTask(), "NFCorpus"))
     command = ["import", str(old), str(tmp_path / "new"), "--model", "mteb/baseline-random-encoder@2"]
+    assert main([*command, "--dry-run"]) == 0
+    assert f"{old / KNOWN}: 4 vectors would be imported to" in capsys.readouterr().out
+    assert not files_below(tmp_path / "new")
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert f"{old / KNOWN}: 4 vectors imported to {tmp_path / 'new' / KNOWN}" in printed
@@ -770,6 +777,10 @@ def test_a_tree_is_exported_without_what_mteb_has_no_place_for(
             encode(wrapper, TEXTS, prompt_type=role)
     with pytest.warns(DejavecWarning), CachedEmbeddingWrapper(FieldsModel(revision="b" * 40), new) as wrapper:
         encode(wrapper, TEXTS)
+    before = files_below(tmp_path)
+    assert main(["export", str(new), str(out), "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("5 vectors would go to") == 3
+    assert files_below(tmp_path) == before
     assert main(["export", str(new), str(out)]) == 0
     printed = capsys.readouterr().out
     assert printed.count("5 vectors") == 3

@@ -97,9 +97,9 @@ def command(
     """
     chosen = form or SUFFIXES.get(target.suffix.lower(), _MTEB)
     if chosen == _MTEB:
-        if dry_run or texts is not None:
-            raise click.UsageError(f"{'--dry-run' if dry_run else '--texts'} is not for the format mteb.")
-        export = Export(chosen, [], _export_mteb(source, target))
+        if texts is not None:
+            raise click.UsageError("--texts is not for the format mteb.")
+        export = Export(chosen, [], _export_mteb(source, target, dry_run=dry_run))
     else:
         table = None if texts is None else TableFile(texts, column)
         export = _export_file(source, target, chosen, table, metric, dry_run=dry_run)  # type: ignore[arg-type]
@@ -113,10 +113,10 @@ def command(
     return 0
 
 
-def _export_mteb(source: Path, target: Path) -> list[Written]:
+def _export_mteb(source: Path, target: Path, *, dry_run: bool) -> list[Written]:
     from dejavec.mteb.migrate.exporter import export
 
-    return [Written(**vars(report), texts=0) for report in export(source, target)]
+    return [Written(**vars(report), texts=0) for report in export(source, target, dry_run=dry_run)]
 
 
 def _export_file(

@@ -148,9 +148,7 @@ def command(
             else "Missing option '--model': which model made the vectors, as NAME@REVISION."
         )
     if chosen == "mteb":
-        if dry_run:
-            raise click.UsageError("--dry-run is not for mteb's caches.")
-        result = _import_mteb(source, target, str(model), trust=trust)
+        result = _import_mteb(source, target, str(model), trust=trust, dry_run=dry_run)
     elif chosen == "cache":
         result = _import_cache(source, target, dry_run=dry_run)
     else:
@@ -172,10 +170,10 @@ def _form_of(source: Path, texts: Path | None) -> Form:
     return "langchain" if texts is not None and not is_old_cache(source) else "mteb"
 
 
-def _import_mteb(source: Path, target: Path, model: str, *, trust: bool) -> Import:
+def _import_mteb(source: Path, target: Path, model: str, *, trust: bool, dry_run: bool) -> Import:
     from dejavec.mteb.migrate.importer import import_old
 
-    reports, claim = import_old(source, target, model, trust=trust)
+    reports, claim = import_old(source, target, model, trust=trust, dry_run=dry_run)
     claim += ", and no two processes at a time wrote one cache"
     return Import("mteb", [Source(**vars(report)) for report in reports], claim)
 

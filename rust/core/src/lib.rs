@@ -3,7 +3,7 @@
 //! Data takes one way: items become [`key`]s; a [`store::Store`] looks them up in its [`index`], the batch falls into
 //! hits and misses in [`partition`], new rows are appended in groups and committed, and [`vectors`] gathers rows back.
 //! Every structure on disk is built and parsed in [`mod@format`]; every file is reached through [`storage`]; only
-//! [`mmap`], `storage::unwritten`, [`sha256`], [`text`], [`half`] and [`prefetch`] have `unsafe`. `docs/format.md`
+//! [`mmap`], `storage::unwritten`, `storage::writeback`, [`sha256`], [`text`], [`half`] and [`prefetch`] have `unsafe`. `docs/format.md`
 //! draws the files,
 //! `docs/design.md` gives the reasons.
 

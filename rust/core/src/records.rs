@@ -244,6 +244,12 @@ impl RecordsFile {
         Ok(found)
     }
 
+    /// Begins to write records to the disk, and does not wait for it.
+    pub fn begin_writing(&self, rows: Range<u64>) -> Result<()> {
+        self.file.begin_writing(self.offset(rows.start)?, self.offset(rows.end)?);
+        Ok(())
+    }
+
     /// Makes all that was written durable.
     pub fn sync(&self) -> Result<()> {
         self.file.sync().map_err(Error::io("sync", &self.path))

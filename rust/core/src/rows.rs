@@ -10,6 +10,9 @@ use crate::format::meta::Meta;
 use crate::records::{Records, RecordsFile};
 use crate::row::{Row, Span};
 
+/// So many bytes are worth writing to the disk before a sync asks for it.
+const MANY_BYTES: u64 = 8 << 20;
+
 /// The open files.
 #[derive(Debug)]
 pub struct RowFiles {
@@ -108,6 +111,19 @@ impl RowFiles {
             }
         }
         Ok(())
+    }
+
+    /// Begins to write the elements between two extents to the disk, if they are many. Returns whether it did.
+    ///
+    /// A few would be written again and again, since pages are written whole.
+    pub(crate) fn begin_writing(&self, before: Extent, after: Extent) -> Result<bool> {
+        let elements = before.elements..after.elements;
+        let span = Span { start: elements.start, end: elements.end };
+        let are_many = self.bytes_of(Some(span)) >= MANY_BYTES;
+        if are_many {
+            self.of_elements().try_for_each(|file| file.begin_writing(elements.clone()))?;
+        }
+        Ok(are_many)
     }
 
     /// Makes the rows durable.

@@ -4,6 +4,8 @@ mod disk;
 mod memory;
 #[cfg(target_os = "linux")]
 mod unwritten;
+#[cfg(target_os = "linux")]
+mod writeback;
 
 use std::fmt::Debug;
 use std::io;
@@ -111,6 +113,9 @@ pub trait StorageFile: Send + Sync + Debug {
     fn map_private(&self, offset: u64, len: usize) -> io::Result<PrivateMapping>;
     /// Makes the file's data and length durable.
     fn sync(&self) -> io::Result<()>;
+    /// Asks the system to begin to write a range to the disk, and does not wait for it. So a sync that comes later has less
+    /// to do. It promises nothing, and says nothing of errors: the sync does.
+    fn begin_writing(&self, _start: u64, _end: u64) {}
     /// Asks the system to drop the cached pages of a range, and the folios that overlap it. The end None is the end of
     /// the file. Pages that are mapped or not yet written stay. Does nothing where there is no page cache.
     fn forget_pages(&self, _start: u64, _end: Option<u64>) {}

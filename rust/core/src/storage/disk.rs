@@ -137,6 +137,11 @@ impl StorageFile for File {
         self.sync_data()
     }
 
+    #[cfg(target_os = "linux")]
+    fn begin_writing(&self, start: u64, end: u64) {
+        super::writeback::begin(self, start, end);
+    }
+
     fn forget_pages(&self, start: u64, end: Option<u64>) {
         forget_pages(self, start, end);
     }

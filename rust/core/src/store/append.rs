@@ -198,6 +198,8 @@ impl Store {
         open.files.keys.write(before.rows, &group.records(before))?;
         if durable {
             poisoning(&mut writer.poisoned, || open.files.sync_rows())?;
+        } else {
+            open.files.rows.begin_writing(before, after)?;
         }
         let synced = if durable { after } else { synced };
         let slot = Slot { epoch: recovered.next_epoch, committed: after, synced, ..known };

@@ -153,7 +153,7 @@ impl Store {
             }
         };
         let committed = open.slot().committed.rows;
-        let mut end = Extent::default();
+        let (mut end, mut begun) = (Extent::default(), Extent::default());
         let mut next = kept.next(0);
         while let Some(first) = next {
             let count = old.rows.first_within(first..committed, RECORD_BYTES as u64, COPIED_BYTES)?;
@@ -171,6 +171,9 @@ impl Store {
             }
             new.keys.write(end.rows, &group.records(end))?;
             end = group.block.after(end);
+            if new.rows.begin_writing(begun, end)? {
+                begun = end;
+            }
             next = kept.next(piece.rows.end());
         }
         new.sync_rows()?;
