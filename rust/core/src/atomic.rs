@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::format::{hex, name};
-use crate::storage::{Access, Storage};
+use crate::storage::{Access, Storage, StorageFile};
 
 /// An unused name beside `path`.
 fn temporary(path: &Path) -> Result<PathBuf> {
@@ -24,24 +24,42 @@ fn temporary(path: &Path) -> Result<PathBuf> {
 ///
 /// The pieces are written one after the other. On failure `path` does not change.
 pub fn write(storage: &dyn Storage, path: &Path, pieces: &[&[u8]]) -> Result<()> {
-    let temporary = temporary(path)?;
-    let written = (|| {
-        let file = storage.open(&temporary, Access::Create)?;
+    write_by(storage, path, |file| {
         let mut offset = 0;
         for piece in pieces {
-            file.write_at(piece, offset)?;
+            file.write_at(piece, offset).map_err(Error::io("write", path))?;
             offset += piece.len() as u64;
         }
-        file.sync()?;
-        storage.rename(&temporary, path)
+        Ok(())
+    })
+}
+
+/// [`write`] with the content that `fill` writes, in any order. Returns what `fill` does.
+pub fn write_by<T>(storage: &dyn Storage, path: &Path, fill: impl FnOnce(&dyn StorageFile) -> Result<T>) -> Result<T> {
+    let temporary = temporary(path)?;
+    let written = (|| {
+        let file = storage.open(&temporary, Access::Create).map_err(Error::io("write", path))?;
+        let filled = fill(&*file)?;
+        file.sync().map_err(Error::io("write", path))?;
+        storage.rename(&temporary, path).map_err(Error::io("write", path))?;
+        Ok(filled)
     })();
     if written.is_err() {
         // Report the first error, not this one.
         let _ = storage.remove(&temporary);
     }
-    written.map_err(Error::io("write", path))?;
+    let filled = written?;
     let directory = path.parent().unwrap_or(path);
-    storage.sync_dir(directory).map_err(Error::io("sync the directory", directory))
+    storage.sync_dir(directory).map_err(Error::io("sync the directory", directory))?;
+    Ok(filled)
+}
+
+/// An empty file without a name, in the directory of `path`. It is gone when it is closed.
+pub fn scratch(storage: &dyn Storage, path: &Path) -> Result<Box<dyn StorageFile>> {
+    let temporary = temporary(path)?;
+    let file = storage.open(&temporary, Access::Create).map_err(Error::io("make a scratch file for", path))?;
+    storage.remove(&temporary).map_err(Error::io("make a scratch file for", path))?;
+    Ok(file)
 }
 
 /// The parent directory of a path, if it has a name.

@@ -5,12 +5,15 @@
 //! the lower 24. 0 is an empty slot. A look-up compares the full key of the row, so a wrong slot causes a miss, never a
 //! wrong row.
 
+mod build;
+mod scatter;
 mod snapshot;
 mod table;
 
 use std::path::Path;
 use std::sync::Arc;
 
+pub use self::build::{Covered, PARTITION_BYTES};
 use self::snapshot::{Snapshot, newest_snapshot};
 pub use self::snapshot::{remove_all, verify_snapshots, write_snapshot};
 use self::table::Table;

@@ -53,6 +53,13 @@ impl KeyRecords {
         self.bytes(row).and_then(|record| record.first_chunk()) == Some(key)
     }
 
+    /// Whether two rows have one key.
+    #[inline]
+    pub fn have_same_key(&self, row: u64, other: u64) -> bool {
+        let key = |row: u64| self.bytes(row)?.first_chunk::<{ size_of::<Key>() }>();
+        key(row).is_some_and(|found| Some(found) == key(other))
+    }
+
     /// Whether a row is dead: it has no key.
     pub fn is_dead(&self, row: u64) -> bool {
         self.record(row).is_some_and(|record| record.is_dead())

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::files::{self, CacheFiles};
 use crate::format::commit::{Extent, Slot};
 use crate::format::{keys, name};
-use crate::index::{self, DeltaLimit, Index};
+use crate::index::{self, Covered, DeltaLimit, Index, PARTITION_BYTES};
 use crate::key::{DEAD, Key};
 use crate::lock::{HeldLock, Patience};
 use crate::recovery::{self, Recovered};
@@ -118,7 +118,8 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
     let records = files.key_records(rows)?;
     if Index::of_snapshot(storage, directory, &files.meta, &records, erased).wants_snapshot(rows, DeltaLimit::CLOSING) {
         // Best effort: without a snapshot, each process that opens the cache builds a table of all rows.
-        let _ = index::write_snapshot(storage, directory, &files.meta, next_epoch + 1, &records);
+        let covered = Covered { keys: &files.keys, rows, epoch: next_epoch + 1 };
+        let _ = index::write_snapshot(storage, directory, &files.meta, &covered, PARTITION_BYTES);
     }
     Ok(report)
 }

@@ -17,6 +17,7 @@ mod power_loss;
 mod recovery;
 mod repair;
 mod replaced;
+mod snapshots;
 mod texts;
 mod waiting;
 mod where_it_runs;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::common::watched::Watched;
 use crate::common::{Place, get, in_memory, keys, on_disk, options, vector, vectors};
-use dejavec_core::index::{Index, write_snapshot};
+use dejavec_core::index::{Covered, Index, PARTITION_BYTES, write_snapshot};
 use dejavec_core::key_records::KeyRecords;
 use dejavec_core::records::RecordsFile;
 use dejavec_core::storage::Access;
@@ -96,15 +96,19 @@ fn a_delta_is_built_anew_only_over_a_snapshot_of_more_rows() {
     let meta = store.meta().unwrap();
     let file = RecordsFile::open(&*place.storage, place.path.join("keys.bin"), false, 64, 40).unwrap();
     let committed = |rows| KeyRecords::new(file.map(rows).unwrap(), meta.seed);
+    let write = |rows| {
+        let covered = Covered { keys: &file, rows, epoch: 1 };
+        write_snapshot(&*place.storage, &place.path, &meta, &covered, PARTITION_BYTES).unwrap();
+    };
     let newer_than = |index: &Index| {
         index.over_newer(&*place.storage, &place.path, &meta, &committed(100), 0).map(|newer| newer.snapshot_rows())
     };
     let without = Index::open(&*place.storage, &place.path, &meta, &committed(100), 0);
     assert_eq!(newer_than(&without), None);
-    write_snapshot(&*place.storage, &place.path, &meta, 1, &committed(60)).unwrap();
+    write(60);
     assert_eq!(newer_than(&without), Some(60));
     let over_sixty = Index::open(&*place.storage, &place.path, &meta, &committed(100), 0);
     assert_eq!((over_sixty.snapshot_rows(), newer_than(&over_sixty)), (60, None));
-    write_snapshot(&*place.storage, &place.path, &meta, 1, &committed(100)).unwrap();
+    write(100);
     assert_eq!(newer_than(&over_sixty), Some(100));
 }

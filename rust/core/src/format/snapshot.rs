@@ -125,8 +125,13 @@ impl Header {
 
     /// The name of the snapshot's file in a generation of the cache.
     pub fn file_name(&self, generation: u64) -> String {
-        name::in_generation(&format!("{PREFIX}{}-{}{SUFFIX}", self.epoch, self.rows), generation)
+        file_name(self.epoch, self.rows, generation)
     }
+}
+
+/// The name of the file of a snapshot in a generation of the cache.
+pub fn file_name(epoch: u64, rows: u64, generation: u64) -> String {
+    name::in_generation(&format!("{PREFIX}{epoch}-{rows}{SUFFIX}"), generation)
 }
 
 /// The epoch and rows in the name of a snapshot of a generation. None for another name.

@@ -5,13 +5,15 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::READ_AHEAD;
-use super::table::{Probe, Table, has_fingerprint, home, probe, row_of};
-use crate::atomic;
+use super::build::{self, Covered};
+use super::table::{Probe, has_fingerprint, home, probe, row_of};
 use crate::checksum;
 use crate::error::Result;
-use crate::format::keys::{RECORD_BYTES, Record};
+use crate::format::keys::RECORD_BYTES;
 use crate::format::meta::Meta;
-use crate::format::snapshot::{BLOCK_BYTES, HEADER_BYTES, Header, Layout, SLOT_BYTES, SLOTS_OFFSET, parse_name};
+use crate::format::snapshot::{
+    BLOCK_BYTES, HEADER_BYTES, Header, Layout, SLOT_BYTES, SLOTS_OFFSET, file_name, parse_name,
+};
 use crate::format::{Defect, name};
 use crate::key::Key;
 use crate::key_records::KeyRecords;
@@ -157,46 +159,20 @@ fn last_record(rows: u64, records: &KeyRecords) -> Option<[u8; RECORD_BYTES]> {
     }
 }
 
-/// Writes a snapshot of these rows, which are durable. Then removes older snapshots and left-over temporary files.
+/// Writes a snapshot of rows that are durable. Then removes older snapshots and left-over temporary files.
 pub fn write_snapshot(
     storage: &dyn Storage,
     directory: &Path,
     meta: &Meta,
-    epoch: u64,
-    records: &KeyRecords,
+    covered: &Covered<'_>,
+    partition_bytes: usize,
 ) -> Result<()> {
-    let rows = records.rows();
-    let mut table = Table::with_room_for(rows);
-    let mut replaced = Vec::new();
-    for (row, record) in (0..).zip(records.all()) {
-        let record = Record::from_bytes(record);
-        if record.is_dead() {
-            replaced.push(row);
-        } else {
-            replaced.extend(table.insert(row, &record.key, records));
-        }
-    }
-    replaced.sort_unstable();
-    let header = Header {
-        uuid: meta.uuid,
-        seed: records.seed(),
-        epoch,
-        rows,
-        capacity: table.slots.len() as u64,
-        keys: table.keys,
-        replaced: replaced.len() as u64,
-        last_record: last_record(rows, records).unwrap_or([0; RECORD_BYTES]),
-    };
-    let path = directory.join(header.file_name(meta.generation));
+    let path = directory.join(file_name(covered.epoch, covered.rows, meta.generation));
     if storage.metadata(&path).is_ok() {
         return Ok(());
     }
-    let mut first_page = vec![0; SLOTS_OFFSET];
-    first_page[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
-    let body: Vec<u8> = table.slots.iter().chain(&replaced).flat_map(|word| word.to_le_bytes()).collect();
-    let sums: Vec<u8> = body.chunks(BLOCK_BYTES).flat_map(|block| checksum::block(block).to_le_bytes()).collect();
-    atomic::write(storage, &path, &[&first_page, &body, &sums])?;
-    remove_older(storage, directory, meta, (rows, epoch));
+    build::write(storage, &path, meta, covered, partition_bytes)?;
+    remove_older(storage, directory, meta, (covered.rows, covered.epoch));
     Ok(())
 }
 

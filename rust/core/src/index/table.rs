@@ -10,7 +10,8 @@ const FINGERPRINT_MASK: u64 = (1 << FINGERPRINT_BITS) - 1;
 const TENTHS_OF_SLOTS_A_KEY: u64 = 15;
 const SMALLEST_CAPACITY: u64 = 1024;
 
-fn capacity_for(keys: u64) -> u64 {
+/// The slots of a table that is made for this many keys.
+pub(super) fn capacity_for(keys: u64) -> u64 {
     (keys.saturating_mul(TENTHS_OF_SLOTS_A_KEY) / 10).max(SMALLEST_CAPACITY)
 }
 
@@ -56,6 +57,37 @@ pub(super) fn probe(capacity: u64, slot: impl Fn(u64) -> u64, key: &Key, records
         at = if at + 1 == capacity { 0 } else { at + 1 };
     }
     Probe::Full
+}
+
+/// What [`insert`] did.
+pub(super) enum Insert {
+    /// The key was not there.
+    New,
+    /// The key had this row.
+    Replaced(u64),
+}
+
+/// Enters a row into a range of slots, from its home on. Behind the last slot another one is added: it is for the next
+/// range.
+pub(super) fn insert(
+    slots: &mut Vec<u64>,
+    home: u64,
+    row: u64,
+    hash: u64,
+    has_same_key: impl Fn(u64) -> bool,
+) -> Insert {
+    let behind = slots.iter_mut().skip(usize::try_from(home).unwrap_or(usize::MAX));
+    for slot in behind {
+        let replaced = match row_of(*slot) {
+            None => Insert::New,
+            Some(older) if has_fingerprint(*slot, hash) && has_same_key(older) => Insert::Replaced(older),
+            Some(_) => continue,
+        };
+        *slot = slot_of(row, hash);
+        return replaced;
+    }
+    slots.push(slot_of(row, hash));
+    Insert::New
 }
 
 /// A table in memory that grows.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::Store;
 use crate::error::Result;
 use crate::format::name;
-use crate::index::{self, DeltaLimit, Index};
+use crate::index::{self, Covered, DeltaLimit, Index, PARTITION_BYTES};
 use crate::lock::HeldLock;
 
 impl Store {
@@ -28,8 +28,9 @@ impl Store {
             if lock.is_none() || !open.files.have_their_meta(&*self.storage, &self.directory) {
                 return Ok(false);
             }
-            let durable = open.key_records(slot.synced.rows)?;
-            index::write_snapshot(&*self.storage, &self.directory, &open.files.meta, slot.epoch, &durable)?;
+            let covered = Covered { keys: &open.files.keys, rows: slot.synced.rows, epoch: slot.epoch };
+            let meta = &open.files.meta;
+            index::write_snapshot(&*self.storage, &self.directory, meta, &covered, PARTITION_BYTES)?;
             Ok(true)
         })();
         match written {

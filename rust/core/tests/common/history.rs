@@ -12,7 +12,7 @@ use dejavec_core::format::dtype::Dtype;
 use dejavec_core::format::keys::{RECORD_BYTES, Record};
 use dejavec_core::format::name::in_generation;
 use dejavec_core::format::npy::Header;
-use dejavec_core::index;
+use dejavec_core::index::{self, Covered, PARTITION_BYTES};
 use dejavec_core::key::{DEAD, of_text};
 use dejavec_core::repair;
 use dejavec_core::storage::{Access, Storage};
@@ -151,6 +151,8 @@ pub struct History {
     pub readers_see_all: bool,
     /// Whether the first handle keeps texts. The second one never does.
     keeps_texts: bool,
+    /// The partitions of the snapshots of [`Call::Snapshot`].
+    partition_bytes: usize,
     model: Model,
     /// The model before each compaction.
     compacted: Vec<Model>,
@@ -186,6 +188,7 @@ impl History {
             handles: Vec::new(),
             readers_see_all: durability == [Durability::Commit; 2],
             keeps_texts: false,
+            partition_bytes: PARTITION_BYTES,
             model: Model::default(),
             compacted: Vec::new(),
             known: Known::default(),
@@ -203,6 +206,7 @@ impl History {
         let mut settled = History::begin(&self.storage.settled(), self.container, self.durability);
         (settled.next_item, settled.version) = (self.next_item, self.version);
         settled.keeps_texts = self.keeps_texts;
+        settled.partition_bytes = self.partition_bytes;
         settled.model = self.model.clone();
         settled.known = self.model.all_known();
         settled
@@ -350,8 +354,8 @@ impl History {
             Call::Snapshot => {
                 let files = CacheFiles::open(&*self.storage, path, false)?;
                 let slot = files.recover()?.slot;
-                let keys = files.key_records(slot.synced.rows)?;
-                index::write_snapshot(&*self.storage, path, &files.meta, slot.epoch, &keys)?;
+                let covered = Covered { keys: &files.keys, rows: slot.synced.rows, epoch: slot.epoch };
+                index::write_snapshot(&*self.storage, path, &files.meta, &covered, self.partition_bytes)?;
             }
             Call::Repair => {
                 repair::repair(&*self.storage, path, options(Durability::Commit).patience)?;
