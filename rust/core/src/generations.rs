@@ -27,7 +27,7 @@ pub(crate) fn every_column() -> impl Iterator<Item = Column> {
 fn has_a_generation(plain: &str) -> bool {
     [name::KEYS, name::COMMIT].contains(&plain)
         || name::is_of_search(plain)
-        || snapshot::parse_name(plain, 0).is_some()
+        || snapshot::Name::parse(plain, 0).is_some()
         || every_column().any(|column| column.file_name == plain)
 }
 

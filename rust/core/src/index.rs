@@ -1,21 +1,20 @@
-//! The index, from key to row number: an immutable snapshot that all processes share, and a delta in memory for later
-//! rows.
+//! The index, from key to row number: immutable snapshots that all processes share, and a delta in memory for later rows.
 //!
 //! Both are open-addressing tables of 8-byte slots: row number + 1 in the upper 40 bits, a fingerprint of the key in
 //! the lower 24. 0 is an empty slot. A look-up compares the full key of the row, so a wrong slot causes a miss, never a
 //! wrong row.
 
 mod build;
+mod chain;
 mod scatter;
 mod snapshot;
 mod table;
 
 use std::path::Path;
-use std::sync::Arc;
 
-pub use self::build::{Covered, PARTITION_BYTES};
-use self::snapshot::{Snapshot, newest_snapshot};
-pub use self::snapshot::{remove_all, verify_snapshots, write_snapshot};
+pub use self::build::Covered;
+use self::chain::Chain;
+pub use self::chain::{Building, remove_all, verify_snapshots, write_snapshot};
 use self::table::Table;
 use crate::bits::Bits;
 use crate::format::meta::Meta;
@@ -23,52 +22,51 @@ use crate::key::{DEAD, Key};
 use crate::key_records::KeyRecords;
 use crate::storage::Storage;
 
-/// How long a delta may become before a new snapshot is written.
+/// How long a delta may become before a snapshot is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeltaLimit {
     /// A delta of this many rows is always allowed.
     rows: u64,
-    /// A delta of this fraction (1/part) of the snapshot is allowed too.
+    /// A delta of this fraction (1/part) of the snapshots is allowed too.
     part: u64,
+    /// No longer one is: each process has it in its own memory.
+    most: u64,
 }
 
 impl DeltaLimit {
     /// While rows are appended. All snapshots of a growing cache together cost a constant for each row.
-    pub const APPENDING: DeltaLimit = DeltaLimit { rows: 65_536, part: 8 };
+    pub const APPENDING: DeltaLimit = DeltaLimit { rows: 65_536, part: 8, most: 1 << 22 };
     /// When the writer closes. Each later process has to build a table of the delta.
-    pub const CLOSING: DeltaLimit = DeltaLimit { rows: 8192, part: 64 };
+    pub const CLOSING: DeltaLimit = DeltaLimit { rows: 8192, part: 64, most: 1 << 20 };
 
-    /// The longest delta after a snapshot of `rows` rows.
+    /// The longest delta after snapshots of `rows` rows.
     pub fn after(self, rows: u64) -> u64 {
-        self.rows.max(rows / self.part)
+        self.rows.max(rows / self.part).min(self.most)
     }
 }
 
 /// How many keys to read ahead for.
 pub const READ_AHEAD: usize = 32;
 
-/// Reading ahead pays from this many rows on. Smaller snapshots fit into the processor's caches.
-const READ_AHEAD_FROM: u64 = 1 << 20;
-
 /// The index of one open cache.
 #[derive(Debug, Clone)]
 pub struct Index {
-    snapshot: Option<Arc<Snapshot>>,
+    snapshots: Chain,
     delta: Table,
-    /// Rows that the snapshot and the delta cover together.
+    /// Rows that the snapshots and the delta cover together.
     rows: u64,
     /// Rows that the delta has replaced, and its dead rows. See [`Index::count`].
     replaced: Vec<u64>,
     /// Different keys. See [`Index::count`].
     keys: u64,
-    /// Rows of keys that are new to the delta and were not looked up in the snapshot yet.
+    /// Rows of keys that are new to the delta and were not looked up in the snapshots yet.
     uncounted: Vec<u64>,
-    /// Whether records of rows in the snapshot may have been zeroed since it was written.
-    is_stale: bool,
+    /// The commit at which records were zeroed, if a snapshot may not know it and its rows were not looked at yet.
+    erased: Option<u64>,
 }
 
 impl Index {
-    /// The index of all committed rows: the newest snapshot that fits, and a delta for the rest.
+    /// The index of all committed rows: the newest snapshots that fit, and a delta for the rest.
     /// `erased` is that of the commit.
     pub fn open(storage: &dyn Storage, directory: &Path, meta: &Meta, records: &KeyRecords, erased: u64) -> Index {
         let mut index = Index::of_snapshot(storage, directory, meta, records, erased);
@@ -76,7 +74,7 @@ impl Index {
         index
     }
 
-    /// The index of the rows in the newest snapshot that fits. [`Index::extend`] enters the later ones.
+    /// The index of the rows in the newest snapshots that fit. [`Index::extend`] enters the later ones.
     pub fn of_snapshot(
         storage: &dyn Storage,
         directory: &Path,
@@ -84,23 +82,21 @@ impl Index {
         records: &KeyRecords,
         erased: u64,
     ) -> Index {
-        let snapshot = newest_snapshot(storage, directory, meta, records, erased);
-        let (rows, keys) = snapshot.as_ref().map_or((0, 0), |snapshot| (snapshot.header.rows, snapshot.header.keys));
-        let is_stale = snapshot.as_ref().is_some_and(|snapshot| snapshot.is_stale(erased));
+        let snapshots = Chain::newest(storage, directory, meta, records, erased);
         Index {
-            snapshot: snapshot.map(Arc::new),
             delta: Table::default(),
-            rows,
+            rows: snapshots.rows(),
             replaced: Vec::new(),
-            keys,
+            keys: snapshots.keys(),
             uncounted: Vec::new(),
-            is_stale,
+            erased: snapshots.is_stale(erased).then_some(erased),
+            snapshots,
         }
     }
 
-    /// The index over a newer snapshot of more rows. None if there is none.
+    /// The index over newer snapshots of more rows. None if there are none.
     ///
-    /// Without a newer snapshot the delta stays as it is: rebuilding it takes time.
+    /// Without newer snapshots the delta stays as it is: rebuilding it takes time.
     pub fn over_newer(
         &self,
         storage: &dyn Storage,
@@ -153,19 +149,17 @@ impl Index {
         self.rows = self.rows.max(records.rows());
     }
 
-    /// Updates [`Index::keys`] and [`Index::replaced`]. Looks each new row up in the snapshot, so neither opening a
+    /// Updates [`Index::keys`] and [`Index::replaced`]. Looks each new row up in the snapshots, so neither opening a
     /// cache nor appending to it does this.
     pub fn count(&mut self, records: &KeyRecords) {
-        if let Some(snapshot) = self.snapshot.as_ref().filter(|_| std::mem::take(&mut self.is_stale)) {
-            let dead = (0..snapshot.header.rows).filter(|row| records.is_dead(*row) && !snapshot.is_replaced(*row));
-            for row in dead {
-                self.replaced.push(row);
-                self.keys = self.keys.saturating_sub(1);
-            }
+        if let Some(erased) = self.erased.take() {
+            let dead = self.snapshots.died_since(erased, records);
+            self.keys = self.keys.saturating_sub(dead.len() as u64);
+            self.replaced.extend(dead);
         }
         for row in std::mem::take(&mut self.uncounted) {
             let Some(key) = records.key(row) else { continue };
-            match self.snapshot.as_ref().and_then(|snapshot| snapshot.get(&key, records)) {
+            match self.snapshots.get(&key, records) {
                 Some(older) => self.replaced.push(older),
                 None => self.keys += 1,
             }
@@ -175,9 +169,7 @@ impl Index {
     /// Reads the slots of the next few keys, at most [`READ_AHEAD`], and prefetches their records. The processor
     /// overlaps independent reads. The reads of one look-up depend on each other.
     pub fn read_ahead(&self, wanted: &[Key], records: &KeyRecords) {
-        if let Some(snapshot) = self.snapshot.as_ref().filter(|snapshot| snapshot.header.rows >= READ_AHEAD_FROM) {
-            snapshot.read_ahead(wanted, records);
-        }
+        self.snapshots.read_ahead(wanted, records);
     }
 
     /// The newest row of a key. None for the key of dead rows.
@@ -186,14 +178,13 @@ impl Index {
             return None;
         }
         let newest = if self.delta.keys == 0 { None } else { self.delta.get(key, records) };
-        newest.or_else(|| self.snapshot.as_ref()?.get(key, records))
+        newest.or_else(|| self.snapshots.get(key, records))
     }
 
     /// The rows that are dead or replaced by a later row of their key. Each once, in any order. As of the last
     /// [`Index::count`].
     pub fn replaced(&self) -> impl Iterator<Item = u64> {
-        let snapshot = self.snapshot.iter().flat_map(|snapshot| snapshot.replaced());
-        snapshot.chain(self.replaced.iter().copied())
+        self.snapshots.replaced().chain(self.replaced.iter().copied())
     }
 
     /// Different keys, as of the last [`Index::count`].
@@ -201,9 +192,9 @@ impl Index {
         self.keys
     }
 
-    /// Rows covered by the snapshot.
+    /// Rows covered by the snapshots.
     pub fn snapshot_rows(&self) -> u64 {
-        self.snapshot.as_ref().map_or(0, |snapshot| snapshot.header.rows)
+        self.snapshots.rows()
     }
 
     /// Rows covered by the delta.

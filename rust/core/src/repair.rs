@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::files::{self, CacheFiles};
 use crate::format::commit::{Extent, Slot};
 use crate::format::{keys, name};
-use crate::index::{self, Covered, DeltaLimit, Index, PARTITION_BYTES};
+use crate::index::{self, Building, Covered, DeltaLimit, Index};
 use crate::key::{DEAD, Key};
 use crate::lock::{HeldLock, Patience};
 use crate::recovery::{self, Recovered};
@@ -119,7 +119,7 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
     if Index::of_snapshot(storage, directory, &files.meta, &records, erased).wants_snapshot(rows, DeltaLimit::CLOSING) {
         // Best effort: without a snapshot, each process that opens the cache builds a table of all rows.
         let covered = Covered { keys: &files.keys, rows, epoch: next_epoch + 1 };
-        let _ = index::write_snapshot(storage, directory, &files.meta, &covered, PARTITION_BYTES);
+        let _ = index::write_snapshot(storage, directory, &files.meta, &covered, erased, Building::default());
     }
     Ok(report)
 }

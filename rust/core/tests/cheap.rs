@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::common::watched::Watched;
 use crate::common::{Place, get, in_memory, keys, on_disk, options, vector, vectors};
-use dejavec_core::index::{Covered, Index, PARTITION_BYTES, write_snapshot};
+use dejavec_core::index::{Building, Covered, Index, write_snapshot};
 use dejavec_core::key_records::KeyRecords;
 use dejavec_core::records::RecordsFile;
 use dejavec_core::storage::Access;
@@ -98,7 +98,7 @@ fn a_delta_is_built_anew_only_over_a_snapshot_of_more_rows() {
     let committed = |rows| KeyRecords::new(file.map(rows).unwrap(), meta.seed);
     let write = |rows| {
         let covered = Covered { keys: &file, rows, epoch: 1 };
-        write_snapshot(&*place.storage, &place.path, &meta, &covered, PARTITION_BYTES).unwrap();
+        write_snapshot(&*place.storage, &place.path, &meta, &covered, 0, Building::default()).unwrap();
     };
     let newer_than = |index: &Index| {
         index.over_newer(&*place.storage, &place.path, &meta, &committed(100), 0).map(|newer| newer.snapshot_rows())

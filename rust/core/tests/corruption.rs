@@ -7,7 +7,7 @@ use dejavec_core::Error;
 use dejavec_core::files::CacheFiles;
 use dejavec_core::format::container::Container;
 use dejavec_core::format::name;
-use dejavec_core::index::{self, Covered, PARTITION_BYTES};
+use dejavec_core::index::{self, Building, Covered};
 use dejavec_core::store::{Durability, Store};
 use dejavec_core::verify;
 
@@ -52,7 +52,8 @@ fn whole(container: Container) -> (Place, Vec<(String, Vec<u8>)>) {
     let files = CacheFiles::open(&*place.storage, &place.path, false).unwrap();
     let slot = files.recover().unwrap().slot;
     let covered = Covered { keys: &files.keys, rows: slot.committed.rows, epoch: slot.epoch };
-    index::write_snapshot(&*place.storage, &place.path, &files.meta, &covered, PARTITION_BYTES).unwrap();
+    index::write_snapshot(&*place.storage, &place.path, &files.meta, &covered, slot.erased, Building::default())
+        .unwrap();
     let names = place.storage.list(&place.path).unwrap().into_iter().map(|(name, _)| name);
     let originals = names.filter(|name| name != name::LOCK).map(|name| (name.clone(), place.read(&name))).collect();
     (place, originals)

@@ -9,6 +9,7 @@ use crate::common::is_whole;
 use crate::common::simulated::{Fault, Image, Injection, Simulated};
 use dejavec_core::format::container::Container;
 use dejavec_core::format::flat::Metric;
+use dejavec_core::index::Building;
 use dejavec_core::store::Durability::{self, Close, Commit};
 
 const EIO: i32 = 5;
@@ -40,12 +41,22 @@ fn faults(container: Container) -> impl Iterator<Item = Fault> {
 /// Fails the first operation, then the second, until none is left to fail.
 fn every_operation(container: Container, durability: [Durability; 2], texts: bool) {
     let calls = &CALLS[..CALLS.len() - usize::from(!texts)];
+    every_operation_of(calls, container, durability, texts, Building::default());
+}
+
+fn every_operation_of(
+    calls: &[Call],
+    container: Container,
+    durability: [Durability; 2],
+    texts: bool,
+    building: Building,
+) {
     let empty = Simulated::of(&Image::default(), Path::new(ROOT)).settled();
     let mut injected = 0;
     for fault in faults(container) {
         for for_ever in [false, true] {
             for after in 0.. {
-                let mut history = History::begin(&empty, container, durability).keeping_texts(texts);
+                let mut history = History::begin(&empty, container, durability).keeping_texts(texts).building(building);
                 history.storage.inject(Some(Injection { fault, after, for_ever, fired: 0 }));
                 // The run continues like a user: a failed handle is opened again.
                 let mut opened = history.open().is_ok();
@@ -84,4 +95,23 @@ fn a_failing_file_system_costs_the_calls_that_fail_without_syncs() {
 fn a_failing_file_system_costs_the_calls_that_fail_with_texts() {
     every_operation(Container::Npy, [Commit, Commit], true);
     every_operation(Container::Ragged, [Close, Commit], true);
+}
+
+/// Snapshots of several partitions, with a scratch file, and in tiers.
+#[test]
+fn a_failing_file_system_costs_the_snapshot_that_fails() {
+    let building = Building { partition_bytes: 512, small: 4, growth: 1 };
+    let calls = [
+        Call::Append(0),
+        Call::Append(0),
+        Call::Append(1),
+        Call::Snapshot,
+        Call::Append(0),
+        Call::Snapshot,
+        Call::Replace(1),
+        Call::Snapshot,
+        Call::Append(1),
+        Call::Snapshot,
+    ];
+    every_operation_of(&calls, Container::Npy, [Commit, Commit], false, building);
 }

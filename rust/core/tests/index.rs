@@ -3,7 +3,7 @@
 
 use crate::common::{Place, get, in_memory, key, keys, options, reader, vector, vectors};
 use dejavec_core::files::CacheFiles;
-use dejavec_core::index::{self, Covered, PARTITION_BYTES};
+use dejavec_core::index::{self, Building, Covered};
 use dejavec_core::store::{Durability, Store};
 
 /// Enough rows for a snapshot, some of them replaced.
@@ -60,7 +60,7 @@ fn a_key_that_is_searched_for_has_the_row_that_the_index_gives_it() {
         }
         let files = CacheFiles::open(&*place.storage, &place.path, false).unwrap();
         let covered = Covered { keys: &files.keys, rows: covered, epoch: 1 };
-        index::write_snapshot(&*place.storage, &place.path, &files.meta, &covered, PARTITION_BYTES).unwrap();
+        index::write_snapshot(&*place.storage, &place.path, &files.meta, &covered, 0, Building::default()).unwrap();
         for item in [0, 99, 100, 199, 200, 299, 300] {
             // The first read of a handle scans the rows. A batch enters them into the index.
             let (searching, indexed) = (place.open(reader()).unwrap(), place.open(reader()).unwrap());

@@ -6,6 +6,9 @@
 
 use std::path::Path;
 
+use super::READ_AHEAD;
+use super::chain::Chain;
+use super::scatter::Scatter;
 use super::table::{Insert, capacity_for, home, insert};
 use crate::atomic;
 use crate::bits::Bits;
@@ -13,14 +16,10 @@ use crate::checksum;
 use crate::error::{Error, Result};
 use crate::format::keys::{RECORD_BYTES, Record};
 use crate::format::meta::Meta;
-use crate::format::snapshot::{BLOCK_BYTES, HEADER_BYTES, Header, SLOT_BYTES, SLOTS_OFFSET};
-use crate::index::scatter::Scatter;
+use crate::format::snapshot::{BLOCK_BYTES, Header, SLOT_BYTES, SLOTS_OFFSET};
 use crate::key_records::KeyRecords;
 use crate::records::RecordsFile;
 use crate::storage::{Storage, StorageFile};
-
-/// Bytes of a partition: eight million slots. With it a building takes some 270 MB, however large the cache is.
-pub const PARTITION_BYTES: usize = 64 << 20;
 
 /// Records that are read at a time.
 const RECORDS_AT_ONCE: u64 = 8192;
@@ -48,23 +47,33 @@ pub struct Covered<'a> {
     pub epoch: u64,
 }
 
+/// What a snapshot is built of.
+pub(super) struct Plan<'a> {
+    pub(super) covered: &'a Covered<'a>,
+    /// The first row of the snapshot.
+    pub(super) first: u64,
+    /// The records of all covered rows, to compare the keys of two rows.
+    pub(super) records: &'a KeyRecords,
+    /// The snapshots of the rows before. The list of the new one has the rows of these that it replaces.
+    pub(super) older: &'a Chain,
+}
+
 /// Writes a snapshot to `path`. The file appears complete or not at all.
 pub(super) fn write(
     storage: &dyn Storage,
     path: &Path,
     meta: &Meta,
-    covered: &Covered<'_>,
+    plan: &Plan<'_>,
     partition_bytes: usize,
 ) -> Result<()> {
-    let records = KeyRecords::new(covered.keys.map_or_copy(covered.rows)?, meta.seed);
-    let rows = covered.rows;
-    let capacity = capacity_for(rows);
+    let (rows, records) = (plan.covered.rows, plan.records);
+    let capacity = capacity_for(rows - plan.first);
     let size = (partition_bytes / SLOT_BYTES).max(1) as u64;
     let partitions = capacity.div_ceil(size);
     let mut entries = Scatter::new(storage, path, partitions, 2 * partition_bytes);
     let mut replaced = RowSet::new(storage, path, rows, partition_bytes / 2);
     let mut last_record = [0; RECORD_BYTES];
-    each_record(covered, |row, bytes| {
+    each_record(plan, |row, bytes| {
         last_record = *bytes;
         let record = Record::from_bytes(bytes);
         if record.is_dead() {
@@ -77,58 +86,91 @@ pub(super) fn write(
         let mut body = Body::of(file, path);
         let (mut slots, mut overflow) = (Vec::new(), Vec::new());
         let mut keys = 0;
+        let mut new = NewKeys { plan, found: Vec::new() };
         for partition in 0..partitions {
-            let first = partition * size;
-            let len = usize::try_from(size.min(capacity - first)).unwrap_or(usize::MAX);
+            let start = partition * size;
+            let len = usize::try_from(size.min(capacity - start)).unwrap_or(usize::MAX);
             slots.clear();
             // Keys of earlier partitions come first: no empty slot may lie between them and their home.
             slots.append(&mut overflow);
             slots.resize(slots.len().max(len), 0);
             entries.take(partition, |entry| {
                 let (hash, row) = parse(entry);
-                match insert(&mut slots, home(hash, capacity) - first, row, hash, |older| {
-                    records.have_same_key(older, row)
-                }) {
-                    Insert::New => keys += 1,
-                    Insert::Replaced(older) => replaced.add(older)?,
+                let has_same_key = |older| records.have_same_key(older, row);
+                match insert(&mut slots, home(hash, capacity) - start, row, hash, has_same_key) {
+                    Insert::New => {
+                        keys += 1;
+                        new.note(hash, row, &mut replaced)
+                    }
+                    Insert::Replaced(older) => replaced.add(older),
                 }
-                Ok(())
             })?;
             overflow.extend(slots.drain(len..));
             slots.iter().try_for_each(|slot| body.push(*slot))?;
         }
+        new.look_up(&mut replaced)?;
         let replaced = replaced.each(|row| body.push(row))?;
         body.flush()?;
         // After the last slot comes the first.
         body.fill_empty(&overflow, capacity)?;
-        let header = Header {
+        body.finish(Header {
             uuid: meta.uuid,
             seed: meta.seed,
-            epoch: covered.epoch,
+            epoch: plan.covered.epoch,
+            first: plan.first,
             rows,
             capacity,
             keys,
             replaced,
             last_record,
-        };
-        body.finish(header)
+        })
     })
 }
 
 /// Calls `each` for all records. They are read, not mapped: a mapping would count as memory of the process.
-fn each_record(covered: &Covered<'_>, mut each: impl FnMut(u64, &[u8; RECORD_BYTES]) -> Result<()>) -> Result<()> {
-    let mut buffer = vec![0; usize::try_from(RECORDS_AT_ONCE.min(covered.rows)).unwrap_or(0) * RECORD_BYTES];
-    let mut row = 0;
-    while row < covered.rows {
-        let count = usize::try_from(RECORDS_AT_ONCE.min(covered.rows - row)).unwrap_or(0);
+fn each_record(plan: &Plan<'_>, mut each: impl FnMut(u64, &[u8; RECORD_BYTES]) -> Result<()>) -> Result<()> {
+    let rows = plan.covered.rows;
+    let mut row = plan.first;
+    let mut buffer = vec![0; usize::try_from(RECORDS_AT_ONCE.min(rows - row)).unwrap_or(0) * RECORD_BYTES];
+    while row < rows {
+        let count = usize::try_from(RECORDS_AT_ONCE.min(rows - row)).unwrap_or(0);
         let piece = buffer.get_mut(..count * RECORD_BYTES).unwrap_or_default();
-        covered.keys.read(row, piece)?;
+        plan.covered.keys.read(row, piece)?;
         for record in piece.as_chunks().0 {
             each(row, record)?;
             row += 1;
         }
     }
     Ok(())
+}
+
+/// Keys that are new to the table, with their hash and row. Some together are looked up in the older snapshots.
+struct NewKeys<'a> {
+    plan: &'a Plan<'a>,
+    found: Vec<(u64, u64)>,
+}
+
+impl NewKeys<'_> {
+    fn note(&mut self, hash: u64, row: u64, replaced: &mut RowSet<'_>) -> Result<()> {
+        if self.plan.first == 0 {
+            return Ok(());
+        }
+        self.found.push((hash, row));
+        if self.found.len() < READ_AHEAD { Ok(()) } else { self.look_up(replaced) }
+    }
+
+    /// Adds the older rows of these keys to those that are replaced.
+    fn look_up(&mut self, replaced: &mut RowSet<'_>) -> Result<()> {
+        let Plan { records, older, .. } = self.plan;
+        let hashes: Vec<u64> = self.found.iter().map(|(hash, _)| *hash).collect();
+        older.read_slots_ahead(&hashes);
+        for (hash, row) in self.found.drain(..) {
+            if let Some(older) = older.find(hash, |older| records.have_same_key(older, row)) {
+                replaced.add(older)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Rows that come in any order, each once, and leave in ascending order.
@@ -244,7 +286,7 @@ impl<'a> Body<'a> {
         let sums: Vec<u8> = self.sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
         self.write(&sums, self.end)?;
         let mut first_page = vec![0; SLOTS_OFFSET];
-        first_page[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
+        first_page.splice(..header.to_bytes().len(), header.to_bytes());
         self.write(&first_page, 0)
     }
 }

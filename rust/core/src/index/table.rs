@@ -44,14 +44,13 @@ pub(super) enum Probe {
     Full,
 }
 
-/// Follows a key through a table, from its home slot to the slot of a row with the key, or to an empty slot.
-pub(super) fn probe(capacity: u64, slot: impl Fn(u64) -> u64, key: &Key, records: &KeyRecords) -> Probe {
-    let hash = records.hash(key);
+/// Follows a key through a table, from the home slot of its hash to the slot of a row with the key, or to an empty slot.
+pub(super) fn probe(capacity: u64, slot: impl Fn(u64) -> u64, hash: u64, has_key: impl Fn(u64) -> bool) -> Probe {
     let mut at = home(hash, capacity);
     for _ in 0..capacity {
         let value = slot(at);
         let Some(row) = row_of(value) else { return Probe::Empty { at } };
-        if has_fingerprint(value, hash) && records.has_key(row, key) {
+        if has_fingerprint(value, hash) && has_key(row) {
             return Probe::Row { at, row };
         }
         at = if at + 1 == capacity { 0 } else { at + 1 };
@@ -104,7 +103,8 @@ impl Table {
     }
 
     fn probe(&self, key: &Key, records: &KeyRecords) -> Probe {
-        probe(self.slots.len() as u64, |at| self.slots[at as usize], key, records)
+        let (capacity, slot) = (self.slots.len() as u64, |at| self.slots[at as usize]);
+        probe(capacity, slot, records.hash(key), |row| records.has_key(row, key))
     }
 
     pub(super) fn get(&self, key: &Key, records: &KeyRecords) -> Option<u64> {

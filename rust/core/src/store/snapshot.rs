@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::Store;
 use crate::error::Result;
 use crate::format::name;
-use crate::index::{self, Covered, DeltaLimit, Index, PARTITION_BYTES};
+use crate::index::{self, Building, Covered, DeltaLimit, Index};
 use crate::lock::HeldLock;
 
 impl Store {
@@ -30,7 +30,7 @@ impl Store {
             }
             let covered = Covered { keys: &open.files.keys, rows: slot.synced.rows, epoch: slot.epoch };
             let meta = &open.files.meta;
-            index::write_snapshot(&*self.storage, &self.directory, meta, &covered, PARTITION_BYTES)?;
+            index::write_snapshot(&*self.storage, &self.directory, meta, &covered, slot.erased, Building::default())?;
             Ok(true)
         })();
         match written {

@@ -12,7 +12,7 @@ use dejavec_core::format::dtype::Dtype;
 use dejavec_core::format::keys::{RECORD_BYTES, Record};
 use dejavec_core::format::name::in_generation;
 use dejavec_core::format::npy::Header;
-use dejavec_core::index::{self, Covered, PARTITION_BYTES};
+use dejavec_core::index::{self, Building, Covered};
 use dejavec_core::key::{DEAD, of_text};
 use dejavec_core::repair;
 use dejavec_core::storage::{Access, Storage};
@@ -151,8 +151,8 @@ pub struct History {
     pub readers_see_all: bool,
     /// Whether the first handle keeps texts. The second one never does.
     keeps_texts: bool,
-    /// The partitions of the snapshots of [`Call::Snapshot`].
-    partition_bytes: usize,
+    /// How [`Call::Snapshot`] builds snapshots.
+    building: Building,
     model: Model,
     /// The model before each compaction.
     compacted: Vec<Model>,
@@ -188,7 +188,7 @@ impl History {
             handles: Vec::new(),
             readers_see_all: durability == [Durability::Commit; 2],
             keeps_texts: false,
-            partition_bytes: PARTITION_BYTES,
+            building: Building::default(),
             model: Model::default(),
             compacted: Vec::new(),
             known: Known::default(),
@@ -206,7 +206,7 @@ impl History {
         let mut settled = History::begin(&self.storage.settled(), self.container, self.durability);
         (settled.next_item, settled.version) = (self.next_item, self.version);
         settled.keeps_texts = self.keeps_texts;
-        settled.partition_bytes = self.partition_bytes;
+        settled.building = self.building;
         settled.model = self.model.clone();
         settled.known = self.model.all_known();
         settled
@@ -224,13 +224,21 @@ impl History {
         if self.known.created {
             self.settle()
         } else {
-            History::begin(&self.storage.settled(), self.container, self.durability).keeping_texts(self.keeps_texts)
+            History::begin(&self.storage.settled(), self.container, self.durability)
+                .keeping_texts(self.keeps_texts)
+                .building(self.building)
         }
     }
 
     /// The same, with a first handle that keeps texts.
     pub fn keeping_texts(mut self, keeps_texts: bool) -> History {
         self.keeps_texts = keeps_texts;
+        self
+    }
+
+    /// The same, with snapshots that are built like this.
+    pub fn building(mut self, building: Building) -> History {
+        self.building = building;
         self
     }
 
@@ -355,7 +363,7 @@ impl History {
                 let files = CacheFiles::open(&*self.storage, path, false)?;
                 let slot = files.recover()?.slot;
                 let covered = Covered { keys: &files.keys, rows: slot.synced.rows, epoch: slot.epoch };
-                index::write_snapshot(&*self.storage, path, &files.meta, &covered, self.partition_bytes)?;
+                index::write_snapshot(&*self.storage, path, &files.meta, &covered, slot.erased, self.building)?;
             }
             Call::Repair => {
                 repair::repair(&*self.storage, path, options(Durability::Commit).patience)?;
@@ -475,7 +483,9 @@ impl History {
         let known = self.known_at(moments.at());
         let (image, torn) = moments.any_image(random);
         self.check(&image, &known, torn, None, tally);
-        let mut next = History::begin(&image, self.container, self.durability).keeping_texts(self.keeps_texts);
+        let mut next = History::begin(&image, self.container, self.durability)
+            .keeping_texts(self.keeps_texts)
+            .building(self.building);
         if next.open().is_err() {
             repair::repair(&*next.storage, Path::new(CACHE), options(Durability::Commit).patience).unwrap();
             next.open().unwrap();
