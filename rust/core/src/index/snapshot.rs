@@ -3,8 +3,7 @@
 use std::cmp::Ordering;
 use std::path::Path;
 
-use super::READ_AHEAD;
-use super::table::{Probe, has_fingerprint, home, probe, row_of};
+use super::table::{self, Probe, probe};
 use crate::checksum;
 use crate::format::Defect;
 use crate::format::keys::RECORD_BYTES;
@@ -68,18 +67,9 @@ impl Snapshot {
         }
     }
 
-    /// Reads the home slots of the next few hashes, at most [`READ_AHEAD`]. Calls `found` for each row that may have the
-    /// key.
+    /// See [`table::read_ahead`].
     pub(super) fn read_ahead(&self, hashes: &[u64], found: impl Fn(u64)) {
-        let mut slots = [0; READ_AHEAD];
-        for (slot, hash) in slots.iter_mut().zip(hashes) {
-            *slot = self.slot(home(*hash, self.header.capacity));
-        }
-        for (slot, hash) in slots.iter().zip(hashes) {
-            if let Some(row) = row_of(*slot).filter(|_| has_fingerprint(*slot, *hash)) {
-                found(row);
-            }
-        }
+        table::read_ahead(self.header.capacity, |at| self.slot(at), hashes, found);
     }
 
     /// Entry `at` of the list of replaced rows.

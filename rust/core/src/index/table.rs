@@ -1,5 +1,6 @@
 //! The slots of the index, and a table of them in memory.
 
+use super::READ_AHEAD;
 use crate::key::Key;
 use crate::key_records::KeyRecords;
 
@@ -58,6 +59,19 @@ pub(super) fn probe(capacity: u64, slot: impl Fn(u64) -> u64, hash: u64, has_key
     Probe::Full
 }
 
+/// Reads the home slots of the next few hashes, at most [`READ_AHEAD`]. Calls `found` for each row that may have the key.
+pub(super) fn read_ahead(capacity: u64, slot: impl Fn(u64) -> u64, hashes: &[u64], found: impl Fn(u64)) {
+    let mut slots = [0; READ_AHEAD];
+    for (value, hash) in slots.iter_mut().zip(hashes) {
+        *value = slot(home(*hash, capacity));
+    }
+    for (value, hash) in slots.iter().zip(hashes) {
+        if let Some(row) = row_of(*value).filter(|_| has_fingerprint(*value, *hash)) {
+            found(row);
+        }
+    }
+}
+
 /// What [`insert`] did.
 pub(super) enum Insert {
     /// The key was not there.
@@ -102,13 +116,22 @@ impl Table {
         Table { slots: vec![0; capacity], keys: 0 }
     }
 
-    fn probe(&self, key: &Key, records: &KeyRecords) -> Probe {
-        let (capacity, slot) = (self.slots.len() as u64, |at| self.slots[at as usize]);
-        probe(capacity, slot, records.hash(key), |row| records.has_key(row, key))
+    fn capacity(&self) -> u64 {
+        self.slots.len() as u64
     }
 
-    pub(super) fn get(&self, key: &Key, records: &KeyRecords) -> Option<u64> {
-        match self.probe(key, records) {
+    fn probe(&self, hash: u64, key: &Key, records: &KeyRecords) -> Probe {
+        probe(self.capacity(), |at| self.slots[at as usize], hash, |row| records.has_key(row, key))
+    }
+
+    /// See [`read_ahead`].
+    pub(super) fn read_ahead(&self, hashes: &[u64], found: impl Fn(u64)) {
+        read_ahead(self.capacity(), |at| self.slots[at as usize], hashes, found);
+    }
+
+    /// The row of a key with this hash.
+    pub(super) fn get(&self, hash: u64, key: &Key, records: &KeyRecords) -> Option<u64> {
+        match self.probe(hash, key, records) {
             Probe::Row { row, .. } => Some(row),
             Probe::Empty { .. } | Probe::Full => None,
         }
@@ -119,12 +142,13 @@ impl Table {
         if capacity_for(self.keys + 1) > self.slots.len() as u64 {
             self.grow(records);
         }
-        let (at, replaced) = match self.probe(key, records) {
+        let hash = records.hash(key);
+        let (at, replaced) = match self.probe(hash, key, records) {
             Probe::Row { at, row } => (at, Some(row)),
             Probe::Empty { at } => (at, None),
             Probe::Full => return None,
         };
-        self.slots[at as usize] = slot_of(row, records.hash(key));
+        self.slots[at as usize] = slot_of(row, hash);
         self.keys += u64::from(replaced.is_none());
         replaced
     }
