@@ -56,7 +56,7 @@ impl Snapshot {
     }
 
     fn slot(&self, at: u64) -> u64 {
-        self.word(SLOTS_OFFSET + at as usize * SLOT_BYTES)
+        self.word(slot_offset(at))
     }
 
     /// The row of a key with this hash, among those that the snapshot covers.
@@ -69,7 +69,8 @@ impl Snapshot {
 
     /// See [`table::read_ahead`].
     pub(super) fn read_ahead(&self, hashes: &[u64], found: impl Fn(u64)) {
-        table::read_ahead(self.header.capacity, |at| self.slot(at), hashes, found);
+        let prefetch = |at| table::prefetch_near(self.mapping.get(slot_offset(at)..).unwrap_or_default());
+        table::read_ahead(self.header.capacity, |at| self.slot(at), prefetch, hashes, found);
     }
 
     /// Entry `at` of the list of replaced rows.
@@ -106,6 +107,10 @@ impl Snapshot {
         }
         Ok(())
     }
+}
+
+fn slot_offset(at: u64) -> usize {
+    SLOTS_OFFSET + at as usize * SLOT_BYTES
 }
 
 /// The record of the last of the first `rows` rows. Zeros if `rows` is 0, None if not all of them are committed.
