@@ -48,6 +48,9 @@ impl DeltaLimit {
 /// How many keys to read ahead for.
 pub const READ_AHEAD: usize = 32;
 
+/// Reading ahead pays from this many rows on. Smaller tables fit into the processor's caches.
+const READ_AHEAD_FROM: u64 = 1 << 20;
+
 /// The index of one open cache.
 #[derive(Debug, Clone)]
 pub struct Index {
@@ -159,7 +162,7 @@ impl Index {
         }
         for row in std::mem::take(&mut self.uncounted) {
             let Some(key) = records.key(row) else { continue };
-            match self.snapshots.get(&key, records) {
+            match self.snapshots.get(records.hash(&key), |older| records.has_key(older, &key)) {
                 Some(older) => self.replaced.push(older),
                 None => self.keys += 1,
             }
@@ -169,7 +172,18 @@ impl Index {
     /// Reads the slots of the next few keys, at most [`READ_AHEAD`], and prefetches their records. The processor
     /// overlaps independent reads. The reads of one look-up depend on each other.
     pub fn read_ahead(&self, wanted: &[Key], records: &KeyRecords) {
-        self.snapshots.read_ahead(wanted, records);
+        if self.rows < READ_AHEAD_FROM {
+            return;
+        }
+        let mut hashes = [0; READ_AHEAD];
+        for (hash, key) in hashes.iter_mut().zip(wanted) {
+            *hash = records.hash(key);
+        }
+        let hashes = hashes.get(..wanted.len()).unwrap_or(&hashes);
+        self.snapshots.read_ahead(hashes, |row| records.prefetch(row));
+        if self.delta.keys > 0 {
+            self.delta.read_ahead(hashes, |row| records.prefetch(row));
+        }
     }
 
     /// The newest row of a key. None for the key of dead rows.
@@ -177,8 +191,9 @@ impl Index {
         if *key == DEAD {
             return None;
         }
-        let newest = if self.delta.keys == 0 { None } else { self.delta.get(key, records) };
-        newest.or_else(|| self.snapshots.get(key, records))
+        let hash = records.hash(key);
+        let newest = if self.delta.keys == 0 { None } else { self.delta.get(hash, key, records) };
+        newest.or_else(|| self.snapshots.get(hash, |row| records.has_key(row, key)))
     }
 
     /// The rows that are dead or replaced by a later row of their key. Each once, in any order. As of the last

@@ -163,9 +163,9 @@ impl NewKeys<'_> {
     fn look_up(&mut self, replaced: &mut RowSet<'_>) -> Result<()> {
         let Plan { records, older, .. } = self.plan;
         let hashes: Vec<u64> = self.found.iter().map(|(hash, _)| *hash).collect();
-        older.read_slots_ahead(&hashes);
+        older.read_ahead(&hashes, |_| {});
         for (hash, row) in self.found.drain(..) {
-            if let Some(older) = older.find(hash, |older| records.have_same_key(older, row)) {
+            if let Some(older) = older.get(hash, |older| records.have_same_key(older, row)) {
                 replaced.add(older)?;
             }
         }

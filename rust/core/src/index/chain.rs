@@ -5,22 +5,17 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::READ_AHEAD;
 use super::build::{self, Covered, Plan};
 use super::snapshot::Snapshot;
 use crate::error::Result;
 use crate::format::meta::Meta;
 use crate::format::snapshot::Name;
 use crate::format::{Defect, name};
-use crate::key::Key;
 use crate::key_records::KeyRecords;
 use crate::storage::Storage;
 
 /// How often a reader looks for snapshots while others replace them.
 const LISTINGS: usize = 10;
-
-/// Read-ahead pays from this many rows on. Smaller snapshots fit into the processor's caches.
-const READ_AHEAD_FROM: u64 = 1 << 20;
 
 /// How snapshots are built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,13 +108,8 @@ impl Chain {
         self.rows().saturating_sub(self.0.iter().map(|snapshot| snapshot.header.replaced).sum())
     }
 
-    /// The newest row of a key.
-    pub(super) fn get(&self, key: &Key, records: &KeyRecords) -> Option<u64> {
-        self.find(records.hash(key), |row| records.has_key(row, key))
-    }
-
     /// The newest row of a key with this hash.
-    pub(super) fn find(&self, hash: u64, has_key: impl Fn(u64) -> bool) -> Option<u64> {
+    pub(super) fn get(&self, hash: u64, has_key: impl Fn(u64) -> bool) -> Option<u64> {
         let found = |(at, snapshot): (usize, &Arc<Snapshot>)| Some((at, snapshot.get(hash, &has_key)?));
         let (at, row) = self.0.iter().enumerate().rev().find_map(found)?;
         // A damaged slot may name an older row of the same key, and so does one behind a damaged slot.
@@ -127,26 +117,9 @@ impl Chain {
         (!is_replaced).then_some(row)
     }
 
-    /// See [`Index::read_ahead`](super::Index::read_ahead).
-    pub(super) fn read_ahead(&self, wanted: &[Key], records: &KeyRecords) {
-        if self.rows() < READ_AHEAD_FROM {
-            return;
-        }
-        let mut hashes = [0; READ_AHEAD];
-        for (hash, key) in hashes.iter_mut().zip(wanted) {
-            *hash = records.hash(key);
-        }
-        let hashes = hashes.get(..wanted.len()).unwrap_or(&hashes);
-        for snapshot in &self.0 {
-            snapshot.read_ahead(hashes, |row| records.prefetch(row));
-        }
-    }
-
-    /// Reads ahead for [`Chain::find`] with at most [`READ_AHEAD`] hashes.
-    pub(super) fn read_slots_ahead(&self, hashes: &[u64]) {
-        for snapshot in &self.0 {
-            snapshot.read_ahead(hashes, |_| {});
-        }
+    /// Reads ahead for [`Chain::get`]. See [`read_ahead`](super::table::read_ahead).
+    pub(super) fn read_ahead(&self, hashes: &[u64], found: impl Fn(u64)) {
+        self.0.iter().for_each(|snapshot| snapshot.read_ahead(hashes, &found));
     }
 
     /// The rows that are dead or replaced by a later row of their key. Each once, in any order.

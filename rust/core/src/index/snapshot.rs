@@ -3,8 +3,7 @@
 use std::cmp::Ordering;
 use std::path::Path;
 
-use super::READ_AHEAD;
-use super::table::{Probe, has_fingerprint, home, probe, row_of};
+use super::table::{self, Probe, probe};
 use crate::checksum;
 use crate::format::Defect;
 use crate::format::keys::RECORD_BYTES;
@@ -57,7 +56,7 @@ impl Snapshot {
     }
 
     fn slot(&self, at: u64) -> u64 {
-        self.word(SLOTS_OFFSET + at as usize * SLOT_BYTES)
+        self.word(slot_offset(at))
     }
 
     /// The row of a key with this hash, among those that the snapshot covers.
@@ -68,18 +67,10 @@ impl Snapshot {
         }
     }
 
-    /// Reads the home slots of the next few hashes, at most [`READ_AHEAD`]. Calls `found` for each row that may have the
-    /// key.
+    /// See [`table::read_ahead`].
     pub(super) fn read_ahead(&self, hashes: &[u64], found: impl Fn(u64)) {
-        let mut slots = [0; READ_AHEAD];
-        for (slot, hash) in slots.iter_mut().zip(hashes) {
-            *slot = self.slot(home(*hash, self.header.capacity));
-        }
-        for (slot, hash) in slots.iter().zip(hashes) {
-            if let Some(row) = row_of(*slot).filter(|_| has_fingerprint(*slot, *hash)) {
-                found(row);
-            }
-        }
+        let prefetch = |at| table::prefetch_near(self.mapping.get(slot_offset(at)..).unwrap_or_default());
+        table::read_ahead(self.header.capacity, |at| self.slot(at), prefetch, hashes, found);
     }
 
     /// Entry `at` of the list of replaced rows.
@@ -116,6 +107,10 @@ impl Snapshot {
         }
         Ok(())
     }
+}
+
+fn slot_offset(at: u64) -> usize {
+    SLOTS_OFFSET + at as usize * SLOT_BYTES
 }
 
 /// The record of the last of the first `rows` rows. Zeros if `rows` is 0, None if not all of them are committed.

@@ -1,7 +1,9 @@
 //! The slots of the index, and a table of them in memory.
 
+use super::READ_AHEAD;
 use crate::key::Key;
 use crate::key_records::KeyRecords;
+use crate::prefetch;
 
 const FINGERPRINT_BITS: u32 = 24;
 const FINGERPRINT_MASK: u64 = (1 << FINGERPRINT_BITS) - 1;
@@ -29,6 +31,11 @@ pub(super) fn home(hash: u64, capacity: u64) -> u64 {
     ((u128::from(hash) * u128::from(capacity)) >> 64) as u64
 }
 
+/// The slot behind a slot.
+fn next(at: u64, capacity: u64) -> u64 {
+    if at + 1 == capacity { 0 } else { at + 1 }
+}
+
 /// Whether a slot has the fingerprint of a hash.
 pub(super) fn has_fingerprint(slot: u64, hash: u64) -> bool {
     slot & FINGERPRINT_MASK == hash & FINGERPRINT_MASK
@@ -53,9 +60,53 @@ pub(super) fn probe(capacity: u64, slot: impl Fn(u64) -> u64, hash: u64, has_key
         if has_fingerprint(value, hash) && has_key(row) {
             return Probe::Row { at, row };
         }
-        at = if at + 1 == capacity { 0 } else { at + 1 };
+        at = next(at, capacity);
     }
     Probe::Full
+}
+
+/// Slots from the home of a key on that are read ahead: most keys are there.
+const NEAR: usize = 8;
+
+/// Prefetches the slots from one on in the bytes of a table, as far as they are read ahead.
+pub(super) fn prefetch_near(slots: &[u8]) {
+    let near = NEAR * size_of::<u64>();
+    if let Some(near) = slots.get(..near) {
+        prefetch::fetch(near);
+    }
+}
+
+/// Reads the home slots of the next few hashes, at most [`READ_AHEAD`], and then those near them. Calls `found` for the
+/// first row of each that may have the key.
+///
+/// `prefetch` is asked to prefetch the slots near one.
+pub(super) fn read_ahead(
+    capacity: u64,
+    slot: impl Fn(u64) -> u64,
+    prefetch: impl Fn(u64),
+    hashes: &[u64],
+    found: impl Fn(u64),
+) {
+    for hash in hashes {
+        prefetch(home(*hash, capacity));
+    }
+    let mut slots = [0; READ_AHEAD];
+    // All of them before any is looked at: so the processor waits for them at once.
+    for (value, hash) in slots.iter_mut().zip(hashes) {
+        *value = slot(home(*hash, capacity));
+    }
+    for (value, hash) in slots.into_iter().zip(hashes) {
+        let (mut value, mut at) = (value, home(*hash, capacity));
+        for _ in 0..NEAR {
+            let Some(row) = row_of(value) else { break };
+            if has_fingerprint(value, *hash) {
+                found(row);
+                break;
+            }
+            at = next(at, capacity);
+            value = slot(at);
+        }
+    }
 }
 
 /// What [`insert`] did.
@@ -102,13 +153,23 @@ impl Table {
         Table { slots: vec![0; capacity], keys: 0 }
     }
 
-    fn probe(&self, key: &Key, records: &KeyRecords) -> Probe {
-        let (capacity, slot) = (self.slots.len() as u64, |at| self.slots[at as usize]);
-        probe(capacity, slot, records.hash(key), |row| records.has_key(row, key))
+    fn capacity(&self) -> u64 {
+        self.slots.len() as u64
     }
 
-    pub(super) fn get(&self, key: &Key, records: &KeyRecords) -> Option<u64> {
-        match self.probe(key, records) {
+    fn probe(&self, hash: u64, key: &Key, records: &KeyRecords) -> Probe {
+        probe(self.capacity(), |at| self.slots[at as usize], hash, |row| records.has_key(row, key))
+    }
+
+    /// See [`read_ahead`].
+    pub(super) fn read_ahead(&self, hashes: &[u64], found: impl Fn(u64)) {
+        // The home slots alone: a delta is small.
+        read_ahead(self.capacity(), |at| self.slots[at as usize], |_| {}, hashes, found);
+    }
+
+    /// The row of a key with this hash.
+    pub(super) fn get(&self, hash: u64, key: &Key, records: &KeyRecords) -> Option<u64> {
+        match self.probe(hash, key, records) {
             Probe::Row { row, .. } => Some(row),
             Probe::Empty { .. } | Probe::Full => None,
         }
@@ -119,12 +180,13 @@ impl Table {
         if capacity_for(self.keys + 1) > self.slots.len() as u64 {
             self.grow(records);
         }
-        let (at, replaced) = match self.probe(key, records) {
+        let hash = records.hash(key);
+        let (at, replaced) = match self.probe(hash, key, records) {
             Probe::Row { at, row } => (at, Some(row)),
             Probe::Empty { at } => (at, None),
             Probe::Full => return None,
         };
-        self.slots[at as usize] = slot_of(row, records.hash(key));
+        self.slots[at as usize] = slot_of(row, hash);
         self.keys += u64::from(replaced.is_none());
         replaced
     }
