@@ -27,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONHOME PYTHONPATH CONDA_PREFIX
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-versions test-pylate test-adapters test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements docs readers build fuzz sanitize clean \
+.PHONY: help demo test test-fast test-versions test-pylate test-adapters adapters-table test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements docs readers build fuzz sanitize clean \
         wheel wheel-build third-party release-check lint-project publish programs
 
 help: ## print this list
@@ -103,6 +103,10 @@ test-pylate: build $(STAMPS)/pylate ## a real PyLate model through mteb, in an e
 test-adapters: build $(STAMPS)/adapters ## the classes of other frameworks with cached vectors, in an environment of their own
 	$(OFFLINE) $(TEST_THREADS) PYTHONPATH=$(CURDIR)/python $(VENV)/adapters/bin/python -m pytest -q \
 	  --config-file tests/adapters/frameworks/pytest.ini tests/adapters/frameworks $(ARGS)
+
+adapters-table: build ## write the table in the README of what each adapter promises, from the results of its tests
+	$(OFFLINE) $(TEST_THREADS) WRITE_TABLE=1 $(BIN)/python -m pytest -q tests/adapters/test_conformance.py
+	WRITE_TABLE=1 $(MAKE) test-adapters ARGS="-k conformance"
 
 requirements: $(STAMPS)/venv ## write requirements.txt anew from requirements.in
 	$(UV) pip compile --universal --python-version 3.11 requirements.in -o requirements.txt
