@@ -17,7 +17,7 @@ FRAMEWORKS   := chroma fastembed haystack lancedb langchain llama-index openai
 ISSUE_FORMS  := $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 HOST         = $(shell rustc -vV | sed -n 's/^host: //p')
 # Tests read nothing from a network, and say so to the libraries that would try.
-OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
+OFFLINE := HF_HUB_OFFLINE=1 LITELLM_LOCAL_MODEL_COST_MAP=True HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
 
 # Two processes run the tests, each a whole file. PyTorch takes one core in each, or they wait for each other.
 IN_TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -106,9 +106,9 @@ test-adapters: build $(STAMPS)/adapters ## the classes of other frameworks with 
 	$(OFFLINE) $(TEST_THREADS) PYTHONPATH=$(CURDIR)/python $(VENV)/adapters/bin/python -m pytest -q \
 	  --config-file tests/adapters/frameworks/pytest.ini tests/adapters/frameworks $(ARGS)
 
-test-adapters-oldest: build $(STAMPS)/adapters-oldest ## the same, with the oldest versions that the extras of pyproject.toml allow
+test-adapters-oldest: build $(STAMPS)/adapters-oldest ## the adapters again, with the oldest versions that the extras of pyproject.toml allow
 	$(OFFLINE) $(TEST_THREADS) PYTHONPATH=$(CURDIR)/python $(VENV)/adapters-oldest/bin/python -m pytest -q \
-	  --config-file tests/adapters/frameworks/pytest.ini tests/adapters/frameworks $(ARGS)
+	  --config-file tests/adapters/frameworks/pytest.ini tests/adapters/frameworks -k "not recipes" $(ARGS)
 
 adapters-table: build ## write the table in the README of what each adapter promises, from the results of its tests
 	$(OFFLINE) $(TEST_THREADS) WRITE_TABLE=1 $(BIN)/python -m pytest -q tests/adapters/test_conformance.py
@@ -195,12 +195,12 @@ $(STAMPS)/pylate: tests/mteb/pylate/requirements.txt | $(STAMPS)/venv
 
 $(STAMPS)/adapters: tests/adapters/frameworks/requirements.txt | $(STAMPS)/venv
 	$(UV) venv --allow-existing --python $(BIN)/python $(VENV)/adapters
-	$(UV) pip install --python $(VENV)/adapters/bin/python --requirements tests/adapters/frameworks/requirements.txt
+	$(UV) pip install --compile-bytecode --python $(VENV)/adapters/bin/python --requirements tests/adapters/frameworks/requirements.txt
 	@touch $@
 
 $(STAMPS)/adapters-oldest: tests/adapters/frameworks/oldest.txt | $(STAMPS)/venv
 	$(UV) venv --allow-existing --python $(BIN)/python $(VENV)/adapters-oldest
-	$(UV) pip install --python $(VENV)/adapters-oldest/bin/python --requirements tests/adapters/frameworks/oldest.txt
+	$(UV) pip install --compile-bytecode --python $(VENV)/adapters-oldest/bin/python --requirements tests/adapters/frameworks/oldest.txt
 	@touch $@
 
 $(STAMPS)/docs: docs/requirements.txt | $(STAMPS)/venv
