@@ -12,10 +12,12 @@ RUST   := Cargo.toml Cargo.lock rust-toolchain.toml pyproject.toml \
 FUZZ         := rust/core/fuzz
 FUZZ_TARGETS := $(basename $(notdir $(wildcard $(FUZZ)/fuzz_targets/*.rs)))
 SECONDS_EACH ?= 60
+# Extras of pyproject.toml.
+FRAMEWORKS   := chroma fastembed haystack lancedb langchain llama-index openai
 ISSUE_FORMS  := $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 HOST         = $(shell rustc -vV | sed -n 's/^host: //p')
 # Tests read nothing from a network, and say so to the libraries that would try.
-OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
+OFFLINE := HF_HUB_OFFLINE=1 LITELLM_LOCAL_MODEL_COST_MAP=True HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
 
 # Two processes run the tests, each a whole file. PyTorch takes one core in each, or they wait for each other.
 IN_TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -27,7 +29,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONHOME PYTHONPATH CONDA_PREFIX
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-versions test-pylate test-adapters test-scale test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements docs readers build fuzz sanitize clean \
+.PHONY: help demo test test-fast test-versions test-pylate test-adapters test-adapters-oldest adapters-table test-scale test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements docs readers build fuzz sanitize clean \
         wheel wheel-build third-party release-check lint-project publish programs
 
 help: ## print this list
@@ -108,6 +110,14 @@ test-scale: build $(STAMPS)/scale ## sharing over S3: a server on this machine t
 	$(OFFLINE) $(TEST_THREADS) PYTHONPATH=$(CURDIR)/python $(VENV)/scale/bin/python -m pytest -q \
 	  --config-file tests/remote/scale/pytest.ini tests/remote/scale $(ARGS)
 
+test-adapters-oldest: build $(STAMPS)/adapters-oldest ## the adapters again, with the oldest versions that the extras of pyproject.toml allow
+	$(OFFLINE) $(TEST_THREADS) PYTHONPATH=$(CURDIR)/python $(VENV)/adapters-oldest/bin/python -m pytest -q \
+	  --config-file tests/adapters/frameworks/pytest.ini tests/adapters/frameworks -k "not recipes" $(ARGS)
+
+adapters-table: build ## write the table in the README of what each adapter promises, from the results of its tests
+	$(OFFLINE) $(TEST_THREADS) WRITE_TABLE=1 $(BIN)/python -m pytest -q tests/adapters/test_conformance.py
+	WRITE_TABLE=1 $(MAKE) test-adapters ARGS="-k conformance"
+
 requirements: $(STAMPS)/venv ## write requirements.txt anew from requirements.in
 	$(UV) pip compile --universal --python-version 3.11 requirements.in -o requirements.txt
 	$(UV) pip compile --universal --python-version 3.11 benches/requirements.in -o benches/requirements.txt
@@ -116,6 +126,8 @@ requirements: $(STAMPS)/venv ## write requirements.txt anew from requirements.in
 	$(UV) pip compile --universal --python-version 3.11 tests/mteb/pylate/requirements.in -o tests/mteb/pylate/requirements.txt
 	$(UV) pip compile --universal --python-version 3.11 tests/adapters/frameworks/requirements.in -o tests/adapters/frameworks/requirements.txt
 	$(UV) pip compile --universal --python-version 3.11 tests/remote/scale/requirements.in -o tests/remote/scale/requirements.txt
+	$(UV) pip compile --universal --python-version 3.11 --resolution lowest-direct $(addprefix --extra ,$(FRAMEWORKS)) \
+	  pyproject.toml tests/adapters/frameworks/oldest.in -o tests/adapters/frameworks/oldest.txt
 	$(UV) pip compile --universal --python-version 3.11 release/requirements.in -o release/requirements.txt
 
 docs: build $(STAMPS)/docs ## the site, into target/site
@@ -188,7 +200,12 @@ $(STAMPS)/pylate: tests/mteb/pylate/requirements.txt | $(STAMPS)/venv
 
 $(STAMPS)/adapters: tests/adapters/frameworks/requirements.txt | $(STAMPS)/venv
 	$(UV) venv --allow-existing --python $(BIN)/python $(VENV)/adapters
-	$(UV) pip install --python $(VENV)/adapters/bin/python --requirements tests/adapters/frameworks/requirements.txt
+	$(UV) pip install --compile-bytecode --python $(VENV)/adapters/bin/python --requirements tests/adapters/frameworks/requirements.txt
+	@touch $@
+
+$(STAMPS)/adapters-oldest: tests/adapters/frameworks/oldest.txt | $(STAMPS)/venv
+	$(UV) venv --allow-existing --python $(BIN)/python $(VENV)/adapters-oldest
+	$(UV) pip install --compile-bytecode --python $(VENV)/adapters-oldest/bin/python --requirements tests/adapters/frameworks/oldest.txt
 	@touch $@
 
 $(STAMPS)/docs: docs/requirements.txt | $(STAMPS)/venv

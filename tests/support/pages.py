@@ -41,8 +41,14 @@ class Block:
 
 
 def framework_pages() -> list[Path]:
-    """The pages whose programs need frameworks that only the environment of ``make test-adapters`` has."""
+    """The pages about frameworks that have an adapter."""
     return sorted((ROOT / "docs" / "frameworks").glob("*.md"))
+
+
+def adapter_pages() -> list[Path]:
+    """The pages whose programs need packages that only the environment of ``make test-adapters`` has."""
+    recipes = ("bertopic", "celery", "dspy", "txtai")
+    return framework_pages() + [ROOT / "docs" / "recipes" / f"{name}.md" for name in recipes]
 
 
 def fences(page: Path) -> list[re.Match[str]]:

@@ -1,4 +1,4 @@
-"""The pages about frameworks, and the examples of the adapters: each runs and prints what it says."""
+"""The pages whose programs need frameworks, and the examples of the adapters: each prints what it says."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pkgutil
 from pathlib import Path
 
 import pytest
-from pages import Block, blocks, framework_pages
+from pages import Block, adapter_pages, blocks
 
 import dejavec.adapters
 
-BLOCKS = [block for page in framework_pages() for block in blocks(page, "python")]
+BLOCKS = [block for page in adapter_pages() for block in blocks(page, "python")]
 MODULES = [module.name for module in pkgutil.iter_modules(dejavec.adapters.__path__)]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
-from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import openai
 from chromadb.api.types import EmbeddingFunction, SparseEmbeddingFunction, SparseVector
+from conformance import Subject
 from embedding_server import EmbeddingServer, running
 from fastembed import SparseEmbedding
 from fastembed.text.text_embedding_base import TextEmbeddingBase
@@ -22,7 +22,7 @@ from lancedb.embeddings import TextEmbeddingFunction, get_registry
 from langchain_core.embeddings import Embeddings
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import BaseModel
-from toys import DIM, RefusedError, model
+from toys import DIM, model
 
 from dejavec.chroma import CachedEmbeddingFunction, CachedSparseEmbeddingFunction
 from dejavec.fastembed import (
@@ -37,36 +37,6 @@ from dejavec.llama_index import CachedEmbedding
 from dejavec.openai import cached_openai
 
 
-class Subject(ABC):
-    """A framework's object in the conformance suite. ``scale`` is a setting that changes vectors.
-
-    Attributes:
-        refusal: what it raises if the model refuses a text.
-        answers_in_parts: whether it embeds many texts in several steps, the first of which may succeed.
-        pickles: whether the framework's own object does.
-    """
-
-    refusal: type[Exception] = RefusedError
-    answers_in_parts = True
-    pickles = True
-
-    @abstractmethod
-    def plain(self, scale: float = 1.0) -> Any:
-        """Return the framework's own object."""
-
-    @abstractmethod
-    def cached(self, path: Path, scale: float = 1.0, **settings: Any) -> Any:
-        """Return it with a cache."""
-
-    @abstractmethod
-    def documents(self, embedder: Any, texts: list[str]) -> Any:
-        """Return the vectors of documents, as the framework returns them."""
-
-    @abstractmethod
-    def queries(self, embedder: Any, texts: list[str]) -> Any:
-        """Return the vectors of queries."""
-
-
 class LangChainToy(Embeddings, BaseModel):
     scale: float = 1.0
 
@@ -78,6 +48,8 @@ class LangChainToy(Embeddings, BaseModel):
 
 
 class LangChain(Subject):
+    page = "LangChain", "frameworks/langchain.md"
+
     def plain(self, scale: float = 1.0) -> Any:
         return LangChainToy(scale=scale)
 
@@ -114,6 +86,8 @@ class ChromaToy(EmbeddingFunction[Any]):
 
 
 class Chroma(Subject):
+    page = "Chroma", "frameworks/chroma.md"
+
     def plain(self, scale: float = 1.0) -> Any:
         return ChromaToy(scale)
 
@@ -155,6 +129,8 @@ def sparse(row: list[float]) -> SparseVector:
 
 
 class ChromaSparse(Subject):
+    page = "Chroma", "frameworks/chroma.md"
+
     def plain(self, scale: float = 1.0) -> Any:
         return ChromaSparseToy(scale)
 
@@ -209,6 +185,7 @@ class FastEmbedSparseToy(FastEmbedToy):
 
 
 class FastEmbed(Subject):
+    page = "FastEmbed", "frameworks/fastembed.md"
     toy: type[FastEmbedToy] = FastEmbedToy
     wrapper: Any = CachedTextEmbedding
 
@@ -258,6 +235,8 @@ get_registry().register("toy")(LanceDBToy)
 
 
 class LanceDB(Subject):
+    page = "LanceDB", "frameworks/lancedb.md"
+
     def plain(self, scale: float = 1.0) -> Any:
         return LanceDBToy.create(scale=scale)
 
@@ -273,6 +252,8 @@ class LanceDB(Subject):
 
 class Haystack(Subject):
     """Both embedders: the one for documents and the one for texts."""
+
+    page = "Haystack", "frameworks/haystack.md"
 
     def plain(self, scale: float = 1.0) -> Any:
         document, query = (
@@ -322,6 +303,8 @@ class LlamaIndexToy(BaseEmbedding):
 
 
 class LlamaIndex(Subject):
+    page = "LlamaIndex", "frameworks/llama-index.md"
+
     def plain(self, scale: float = 1.0) -> Any:
         return LlamaIndexToy(scale=scale)
 
@@ -338,6 +321,7 @@ class LlamaIndex(Subject):
 class OpenAIClient(Subject):
     """A client, and the arguments of its calls: a server of OpenAI's protocol has no roles of its own."""
 
+    page = "OpenAI's clients", "frameworks/openai.md"
     refusal = openai.BadRequestError
     answers_in_parts = False
     pickles = False

@@ -11,7 +11,8 @@ DIM = 4
 GIVEN: SimpleQueue[list[str]] = SimpleQueue()
 """What the model was given since :func:`given` was called last. No look walks through a queue."""
 
-FAILING = "a text that the model refuses"
+FAILING = "?"
+"""A text that the model refuses. It is the shortest, so that encoders that sort by length do it last."""
 
 
 class RefusedError(Exception):
