@@ -20,6 +20,9 @@ pub struct Patience {
     pub interrupted: fn() -> bool,
 }
 
+/// Bytes of a lock file: the process that took the lock last.
+pub const HOLDER_BYTES: u64 = 11;
+
 const FIRST_PAUSE: Duration = Duration::from_micros(100);
 /// The pause between two tries: of the first waiter, and of the others.
 const LONGEST_PAUSE_OF_FIRST: Duration = Duration::from_millis(1);

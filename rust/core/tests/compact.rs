@@ -469,11 +469,11 @@ fn a_pruning_says_before_what_it_drops_and_frees() {
         let bytes = files(&place);
         for limits in [
             Limits { max_rows: Some(30), keep: &keys([7]), ..Limits::default() },
-            Limits { max_bytes: Some(size - 300), ..Limits::default() },
+            Limits { max_bytes: Some(size - 1200), ..Limits::default() },
         ] {
             let said = store.pruning(limits).unwrap();
             assert!(files(&place) == bytes);
-            assert!(said.dropped > 0);
+            assert!(said.dropped > 0, "{limits:?}");
             let again = in_memory().holding(place.container);
             let store = again.create(Commit);
             put(&again, &store, 0..40, 1);
@@ -482,7 +482,7 @@ fn a_pruning_says_before_what_it_drops_and_frees() {
             assert_eq!(store.prune(limits).unwrap(), said.dropped);
             // `meta.json` names the generation now, and the places of texts are not counted.
             let freed = before - store.bytes_on_disk().unwrap();
-            assert!(said.bytes.abs_diff(freed) < 300, "{} of {freed}", said.bytes);
+            assert!(said.bytes.abs_diff(freed) < 900, "{} of {freed}", said.bytes);
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::format::meta::{MAX_BYTES, Meta};
 use crate::format::texts::SPAN_BYTES;
 use crate::format::{keys, name};
 use crate::key::Key;
-use crate::lock::HeldLock;
+use crate::lock::{HOLDER_BYTES, HeldLock};
 use crate::parts::Parts;
 use crate::recovery::{Piece, Recovered};
 use crate::texts::TextFiles;
@@ -364,7 +364,9 @@ impl<'a> RowSizes<'a> {
             texts.as_ref().map_or(0, |_| TextFiles::columns().iter().map(|column| column.header_bytes() as u64).sum());
         let meta_bytes = next_generation(&open.files.meta, &store.directory)?.to_bytes().len();
         let size = |name: &str| store.storage.metadata(&store.directory.join(name)).map_or(0, |metadata| metadata.len);
-        let others = [name::LOCK, name::INDEX_LOCK, name::PROVEN].map(size).iter().sum::<u64>();
+        // A pruning takes both locks, which makes their files.
+        let locks = [name::LOCK, name::INDEX_LOCK].map(|name| size(name).max(HOLDER_BYTES)).iter().sum::<u64>();
+        let others = locks + size(name::PROVEN);
         let fixed = headers + texts_headers + (HEADER_BYTES + FILE_BYTES + meta_bytes) as u64 + others;
         let committed = open.slot().committed;
         let has_snapshot = committed.rows > DeltaLimit::CLOSING.after(0);
