@@ -31,7 +31,7 @@ from dejavec.vectors.arrays import to_rows
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = int(os.environ.get("DEJAVEC_CALL_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("DEJAVEC_CALL_EXAMPLES", "12"))
 
 HANDLES = st.integers(0, 1)
 VERSIONS = st.integers(0, 2)
