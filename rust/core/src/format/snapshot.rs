@@ -178,11 +178,12 @@ impl Name {
 
     /// The name of a snapshot of a generation. None for another name.
     pub fn parse(name: &str, generation: u64) -> Option<Name> {
-        let (plain, found) = name::generation_of(name);
+        let (plain, _) = name::generation_of(name);
         let (epoch, rows) = plain.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.split_once('-')?;
         let (first, rows) = rows.split_once('-').unwrap_or(("0", rows));
         let parsed = Name { epoch: epoch.parse().ok()?, first: first.parse().ok()?, rows: rows.parse().ok()? };
-        Some(parsed).filter(|_| found == generation)
+        // Only names that this type makes.
+        Some(parsed).filter(|parsed| parsed.in_generation(generation) == name)
     }
 }
 
@@ -250,7 +251,15 @@ mod tests {
             }
         }
         assert_eq!(tier().file_name(0), "index-3-7-100.idx");
-        for name in ["index-3.idx", "index-a-b.idx", "index-3-100.idx.tmp-1", "index-3-7-100-1.idx", "meta.json"] {
+        for name in [
+            "index-3.idx",
+            "index-a-b.idx",
+            "index-3-100.idx.tmp-1",
+            "index-3-7-100-1.idx",
+            "index-3-0-100.idx",
+            "index-03-100.idx",
+            "meta.json",
+        ] {
             assert_eq!(Name::parse(name, 0), None, "{name}");
         }
     }
