@@ -24,6 +24,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
 from dejavec import DejavecWarning
+from dejavec.identity.survey import survey
 from dejavec.sentence_transformers import (
     CachedMultiVectorEncoder,
     CachedSentenceTransformer,
@@ -207,6 +208,22 @@ class TestChunks:
         # As with flash attention, which needs a GPU.
         monkeypatch.setattr(SentenceTransformer, "_can_flatten_inputs", lambda _: True)
         assert is_same(model.encode(TEXTS, batch_size=8), cached.encode(TEXTS, batch_size=8))
+
+    def test_a_call_reads_the_model_twice_however_many_chunks_it_has(
+        self, model: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        walks: list[object] = []
+
+        def counted(walked: object, **settings: Any) -> Any:
+            walks.append(walked)
+            return survey(walked, **settings)
+
+        monkeypatch.setattr("dejavec.identity.observed.survey", counted)
+        with CachedSentenceTransformer(model, tmp_path, chunk_rows=8) as cached:
+            cached.encode(TEXTS, batch_size=8)
+            assert len(walks) == 2
+            cached.encode(TEXTS, batch_size=8)
+            assert len(walks) == 3
 
     def test_a_failure_keeps_the_chunks_before_it(
         self, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

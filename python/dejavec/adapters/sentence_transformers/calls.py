@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -206,10 +206,12 @@ class Calls:
         source, inputs = self.source, call.inputs
         texts_only = all(isinstance(item, str) for item in inputs)
 
+        encoding = _Encoding(source, look)
+
         def encode(positions: Positions) -> Any:
             infer = call.infer(source.ready())
-            with source.encoding(look):
-                vectors = infer([inputs[position] for position in positions], **quiet)
+            encoding.begin()
+            vectors = infer([inputs[position] for position in positions], **quiet)
             reason = not_vectors(vectors)
             if reason is not None:
                 raise UncacheableError(reason)
@@ -217,10 +219,13 @@ class Calls:
 
         def confirming(positions: Positions, cache: Any) -> Rows | None:
             del cache
-            try:
-                return to_rows(encode(positions), len(positions), f"the vectors of {len(positions)} items")[0]
-            except UncacheableError:
-                return None
+            with encoding:
+                try:
+                    return to_rows(
+                        encode(positions), len(positions), f"the vectors of {len(positions)} items"
+                    )[0]
+                except UncacheableError:
+                    return None
 
         def texts(positions: Positions) -> list[str]:
             return [inputs[position] for position in positions]
@@ -252,7 +257,7 @@ class Calls:
             store_of,
         )
         while True:
-            with suppress(ClaimLostError), self._siblings.serving(request) as (cache, store, asked):
+            with suppress(ClaimLostError), self._siblings.serving(request) as (cache, store, asked), encoding:
                 filled = fill(
                     store,
                     keys,
@@ -263,6 +268,34 @@ class Calls:
                     order=chunks.order if sorts else None,
                 )
                 return replace(filled, counts=replace(filled.counts, confirmed=asked))
+
+
+class _Encoding:
+    """Encloses all chunks of a call, so that one walk through the model finds what its inference changes.
+
+    Args:
+        source: the model.
+        look: the look at it before the call.
+    """
+
+    def __init__(self, source: Source, look: Look) -> None:
+        self._source = source
+        self._look = look
+        self._entered: ExitStack | None = None
+
+    def begin(self) -> None:
+        """Say that the model is about to encode."""
+        if self._entered is None:
+            self._entered = ExitStack()
+            self._entered.enter_context(self._source.encoding(self._look))
+
+    def __enter__(self) -> None:
+        """Do nothing: if all items are cached, the model is not read again."""
+
+    def __exit__(self, *_: object) -> None:
+        if self._entered is not None:
+            self._entered.close()
+            self._entered = None
 
 
 class _Chunks:
