@@ -16,7 +16,17 @@ from benches.runner import Run
 from benches.sessions import Session
 
 _ROOT = Path(__file__).parents[1]
-_PEERS = ("mteb", "faiss", "lmdb", "rocksdict", "diskcache", "langchain_classic", "lance", "matplotlib")
+_PEERS = (
+    "mteb",
+    "faiss",
+    "lmdb",
+    "rocksdict",
+    "diskcache",
+    "langchain_classic",
+    "llama_index",
+    "lance",
+    "matplotlib",
+)
 
 
 def main() -> int:

@@ -141,6 +141,13 @@ TARGETS: tuple[Target, ...] = (
         f"{_SHUFFLED}, verify=False", "both floors", 1.3, _TEXTS, _parts_of("shuffled", _BARE, _HASH, _TAKE)
     ),
     _faster("shuffled", _SHUFFLED, _OURS, _MTEB, 12),
+    *(
+        _faster("frameworks", "warm encode, lists of floats", f"dejavec for {framework}", peer, 20)
+        for framework, peer in (
+            ("LangChain", "LangChain, lists"),
+            ("LlamaIndex", "LlamaIndex IngestionCache"),
+        )
+    ),
     *(_faster("get", _GET, _LIST, peer, bound) for peer, bound in _PEERS_OF_GET.items()),
     _faster("get", f"{_GET}, out=", "dejavec, out=", "LMDB", 8),
     _at_most(

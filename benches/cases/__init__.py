@@ -7,6 +7,7 @@ from benches.cases.cores import Hashing, Readers
 from benches.cases.evaluate import Evaluate
 from benches.cases.faiss_file import FaissAppend, FaissBuild, FaissOpen
 from benches.cases.fill import ColdFill, Duplicates, SomeMissing
+from benches.cases.framework_caches import FrameworkCaches
 from benches.cases.get import SingleGet, WarmGet
 from benches.cases.identity import Identity
 from benches.cases.large import Append, LookUp, Open
@@ -25,6 +26,7 @@ BY_NAME: dict[str, Case] = {
         WarmEncode(),
         WarmShuffled(),
         WarmTitled(),
+        FrameworkCaches(),
         WarmGet(),
         SingleGet(),
         ColdFill(),

@@ -15,6 +15,13 @@ from benches.contestants.dejavec_cache import (
 )
 from benches.contestants.dictionary import Dictionary
 from benches.contestants.diskcache_store import DiskCache
+from benches.contestants.framework_caches import (
+    ForLangChain,
+    ForLlamaIndex,
+    IngestionCache,
+    LangChainLists,
+    ListDictionary,
+)
 from benches.contestants.langchain_cache import LangChain
 from benches.contestants.lmdb_store import Lmdb, UnsyncedLmdb
 from benches.contestants.mteb_cache import Faiss, Numpy, TitledNumpy
@@ -55,6 +62,11 @@ BY_NAME: dict[str, type[Contestant]] = {
         DiskCache,
         LangChain,
         Dictionary,
+        ForLangChain,
+        LangChainLists,
+        ForLlamaIndex,
+        IngestionCache,
+        ListDictionary,
         Tokens,
         UnverifiedTokens,
         Pickle,
