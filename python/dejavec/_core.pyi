@@ -22,6 +22,13 @@ __version__: str
 debug_build: bool
 """Whether the extension was built without optimisation."""
 
+def to_lists(rows: NDArray[Any]) -> list[list[Any]]:
+    """Return ``rows.tolist()`` for an array (n, dim) of numbers.
+
+    The garbage collector rests meanwhile, since numbers are never garbage. Other threads get a turn after
+    about 65,000 numbers.
+    """
+
 def hash_texts(texts: tuple[str, ...], out: NDArray[np.uint8]) -> None:
     """Write the key of each text, SHA-256 of its UTF-8 bytes, into ``out`` (n, 32).
 

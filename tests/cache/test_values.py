@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from comparing import bits_equal
 
+from dejavec import _core
 from dejavec.errors import VectorsError
 from dejavec.vectors.arrays import from_rows, to_rows
 from dejavec.vectors.output import Output
@@ -106,3 +108,61 @@ def test_rows_with_nan_or_infinity_are_found() -> None:
     rows = np.array([[0, np.nan], [1, 2], [-np.inf, 0], [3, np.finfo("f4").max]], np.float32)
     assert nonfinite(rows).tolist() == [0, 2]
     assert nonfinite(np.zeros((2, 2), np.int8)).tolist() == []
+
+
+class TestLists:
+    """Lists of numbers are those of NumPy. Making them neither waits for the collector nor stops others."""
+
+    @pytest.mark.parametrize("dtype", NUMPY_DTYPES)
+    @pytest.mark.parametrize("shape", [(0, 3), (1, 1), (5, 70_000), (300, 401)], ids=str)
+    def test_they_are_those_of_numpy(self, dtype: str, shape: tuple[int, int]) -> None:
+        rows = (np.arange(np.prod(shape)).reshape(shape) % 100).astype(dtype)
+        found = _core.to_lists(rows)
+        assert found == rows.tolist()
+        assert [type(number) for row in found[:1] for number in row] == [
+            type(rows.dtype.type(0).item())
+        ] * len(found[0] if found else [])
+
+    @pytest.mark.parametrize("is_on", [True, False])
+    def test_the_collector_rests_meanwhile_and_is_then_as_before(self, is_on: bool) -> None:
+        rows = np.ones((30_000, 8))
+        collections: list[str] = []
+
+        def note(phase: str, _: dict[str, int]) -> None:
+            collections.append(phase)
+
+        gc.collect()
+        try:
+            (gc.enable if is_on else gc.disable)()
+            gc.callbacks.append(note)
+            lists = _core.to_lists(rows)
+            gc.callbacks.remove(note)
+            assert gc.isenabled() is is_on
+        finally:
+            gc.enable()
+        assert len(lists) == len(rows)
+        assert collections == []
+
+    def test_an_error_leaves_the_collector_on(self) -> None:
+        with pytest.raises((TypeError, AttributeError)):
+            _core.to_lists(_Broken())  # type: ignore[arg-type]
+        assert gc.isenabled()
+
+    def test_other_threads_get_a_turn_after_65_536_numbers(self) -> None:
+        broken = _Broken(range(1_000_000))
+        with pytest.raises(AttributeError):
+            _core.to_lists(broken)  # type: ignore[arg-type]
+        assert broken.asked == [slice(0, 256, 1)]
+
+
+class _Broken:
+    """An array of 256 numbers a row that notes which rows are asked for, and has none."""
+
+    def __init__(self, rows: range | None = None) -> None:
+        self.asked: list[object] = []
+        if rows is not None:
+            self.shape = (len(rows), 256)
+
+    def __getitem__(self, rows: object) -> object:
+        self.asked.append(rows)
+        return object()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dejavec import _core
 from dejavec.errors import VectorsError
 from dejavec.support.warn import warn
 from dejavec.vectors.columns import as_array_or_rows, is_list_of_lists
@@ -146,7 +147,7 @@ def _from_dense(rows: NDArray[Any], output: Output) -> Any:
     if output.dtype != "bfloat16":
         rows = rows.astype(output.dtype, copy=False)
     if output.library == "list":
-        return rows.tolist()
+        return _core.to_lists(rows) if rows.ndim == 2 else rows.tolist()
     if output.library != "torch" or not _has_torch():
         return rows
     import torch

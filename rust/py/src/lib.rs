@@ -7,6 +7,7 @@ mod columns;
 mod errors;
 mod fingerprint;
 mod hashing;
+mod lists;
 mod rows;
 mod store;
 mod strings;
@@ -20,6 +21,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("debug_build", cfg!(debug_assertions))?;
     fingerprint::register(module)?;
     hashing::register(module)?;
+    lists::register(module)?;
     rows::register(module)?;
     store::register(module)
 }
