@@ -21,7 +21,7 @@ TAKE = "floor: np.take"
 WRITE = "floor: write + fsync"
 COPY = "floor: copy + fsync"
 MAP = "floor: map an .npy"
-LISTS = "floor: tolist"
+LISTS = "floor: make the lists"
 
 WHY = {
     SHA256_ALL: "a plain loop in Rust (crate sha2), one message at a time, the messages split over all cores",
@@ -30,7 +30,7 @@ WHY = {
     COPY: "shutil.copytree of the directory of the cache, then one fsync of each file",
     WRITE: "one sequential write of vectors and key records, then one fsync",
     MAP: 'np.load(mmap_mode="r") of all vectors, and the maximum of each document in it',
-    LISTS: "tolist of a float64 array in memory: one object for each number",
+    LISTS: "of a float64 array in memory, as this project makes them: one object for each number",
 }
 
 _PROGRAM = Path(__file__).parents[1] / "target" / "release" / "examples" / "sha256_floor"

@@ -10,6 +10,7 @@ from benches import checks, floors, memory
 from benches.cases.base import SMALL, Case, Measured, Place, timed
 from benches.model import NumberedModel
 from benches.work import Setup
+from dejavec import _core
 
 
 class FrameworkCaches(Case):
@@ -38,7 +39,7 @@ class FrameworkCaches(Case):
         if place.contestant == floors.LISTS:
             memory.settle(place.scratch, at_hand)
             vectors = place.work.vectors().astype(np.float64)
-            return Measured(timed(vectors.tolist)[0], rows)
+            return Measured(timed(lambda: _core.to_lists(vectors))[0], rows)
         subject, model = place.subject(), NumberedModel(place.work)
         inputs = subject.inputs(place.work.dataset())
         subject.warm_up()
