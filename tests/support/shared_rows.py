@@ -30,7 +30,8 @@ def values(vectors: Any) -> Any:
 
 
 def cache(path: Path, container: Container = "npy", **settings: Any) -> EmbeddingCache:
-    return EmbeddingCache(path, model="m@1", container=container, **settings)
+    # No syncs: these tests are of stores, and the machine stays up.
+    return EmbeddingCache(path, **{"model": "m@1", "container": container, "durability": "close", **settings})
 
 
 def filled(

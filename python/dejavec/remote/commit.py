@@ -100,7 +100,7 @@ def most_bytes(name: SegmentName) -> int:
     return _START.size + _MOST_HEADER + name.rows * (ROW_BYTES + SOURCE_BYTES)
 
 
-def parse(name: SegmentName, content: bytes | bytearray | memoryview) -> Commit:
+def parse(name: SegmentName, content: bytes | memoryview) -> Commit:
     """Read a commit.
 
     Args:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,22 +81,31 @@ def take(
             break
         order = np.lexsort((places.rows, places.numbers))
         starts = np.flatnonzero(np.diff(places.numbers[order], prepend=-1))
-        is_whole = True
-        for part in np.split(order, starts[1:]):
-            name = index.name(int(places.numbers[part[0]]))
-            wanted = Wanted(
-                name, np.ascontiguousarray(keys[positions[part]]), places.rows[part], places.checksums[part]
+        parts = [
+            Wanted(
+                index.name(int(places.numbers[part[0]])),
+                np.ascontiguousarray(keys[positions[part]]),
+                places.rows[part],
+                places.checksums[part],
             )
-            try:
-                _take_segment(index, cache, wanted, taken, texts=texts)
-            except DefectError as defect:
-                index.refuse(name, str(defect))
+            for part in np.split(order, starts[1:])
+        ]
+        is_whole = True
+        for wanted, found in _read_ahead(index, parts, texts=texts):
+            if isinstance(found, DefectError):
+                index.refuse(wanted.segment, str(found))
                 is_whole = False
-            advance(len(part))
+            else:
+                _append(index, cache, wanted, found, taken)
+            advance(len(wanted.keys))
         if is_whole:
             break
         index.sync()
     return taken
+
+
+_Found = tuple[Rows, list[str | None] | None]
+"""Rows and, if they are wanted and there are any, their texts."""
 
 
 @dataclass(frozen=True)
@@ -115,15 +125,33 @@ class Wanted:
     checksums: Checksums
 
 
-def _take_segment(
-    index: RemoteIndex, cache: KeyedCache, wanted: Wanted, taken: Taken, *, texts: bool
-) -> None:
-    kept: list[str | None] | None = None
-    if len(wanted.rows) * _WHOLE >= wanted.segment.rows:
-        rows, kept = read_whole(index, wanted, texts=texts)
-    else:
-        rows = _read_ranges(index, wanted)
-    keys = wanted.keys
+def _read_ahead(
+    index: RemoteIndex, parts: Sequence[Wanted], *, texts: bool
+) -> Iterator[tuple[Wanted, _Found | DefectError]]:
+    """Yield the rows of each segment, or what is wrong with it. The next one is read meanwhile."""
+
+    def read(wanted: Wanted) -> _Found | DefectError:
+        try:
+            if len(wanted.rows) * _WHOLE >= wanted.segment.rows:
+                return read_whole(index, wanted, texts=texts)
+            return _read_ranges(index, wanted), None
+        except DefectError as defect:
+            return defect
+
+    if len(parts) == 1:
+        yield parts[0], read(parts[0])
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="dejavec-pull") as pool:
+        coming = pool.submit(read, parts[0])
+        for wanted, following in zip(parts, [*parts[1:], None], strict=True):
+            found = coming.result()
+            if following is not None:
+                coming = pool.submit(read, following)
+            yield wanted, found
+
+
+def _append(index: RemoteIndex, cache: KeyedCache, wanted: Wanted, found: _Found, taken: Taken) -> None:
+    keys, (rows, kept) = wanted.keys, found
     bad = nonfinite(rows)
     if len(bad):
         taken.skipped.append(Skipped(wanted.segment.file("keys"), f"{len(bad)} rows are not finite"))

@@ -129,7 +129,7 @@ def namespace_of(cache: KeyedCache) -> Namespace:
     return Namespace(cache.identity, form, output, tuple(proofs.read()), proofs.is_mixed())
 
 
-def parse(name: str, content: bytes | bytearray) -> Namespace:
+def parse(name: str, content: bytes) -> Namespace:
     """Read a ``meta.json``.
 
     Args:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
+
+import numpy as np
 
 from dejavec.errors import StorageError
 from dejavec.remote.urls import Place, obstore
@@ -61,6 +65,7 @@ class Objects:
         self.url = place.url
         self.requests = 0
         self.read_bytes = 0
+        self._counting = threading.Lock()
         self._store = place.store
         self._prefix = f"{place.prefix}/" if place.prefix else ""
 
@@ -90,20 +95,26 @@ class Objects:
             ),
         )
 
-    def get(self, name: str, size: int) -> bytearray | None:
+    def get(self, name: str, size: int) -> memoryview | None:
         """Read an object of a known size; None if it is gone or shorter.
 
         Raises:
             StorageError: it could not be read.
         """
-        content = bytearray(size)
-        for start in range(0, size, PIECE_BYTES):
+        content = np.empty(size, np.uint8).data
+
+        def read(start: int) -> bool:
             end = min(start + PIECE_BYTES, size)
             found = self.ranges(name, [start], [end])
-            if found is None:
-                return None
-            content[start:end] = found[0]
-        return content
+            if found is not None:
+                content[start:end] = found[0]
+            return found is not None
+
+        starts = range(0, size, PIECE_BYTES)
+        if len(starts) <= 1:
+            return content if all(map(read, starts)) else None
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="dejavec-get") as pool:
+            return content if all(pool.map(read, starts)) else None
 
     def get_small(self, name: str, most: int) -> bytes | None:
         """Read an object of an unknown size; None if it is gone, or larger than ``most``.
@@ -150,8 +161,9 @@ class Objects:
             found = self._try(name, "read", read)
         except (_GoneError, _ShortError):
             return None
-        self.requests += len(starts)
-        self.read_bytes += sum(part.nbytes for part in found)
+        with self._counting:
+            self.requests += len(starts)
+            self.read_bytes += sum(whole)
         return found
 
     def below(self, directory: str) -> Iterator[Found]:

@@ -98,7 +98,7 @@ def size_of(name: TombstoneName) -> int:
     return _START.size + name.pairs * _PAIR.itemsize
 
 
-def parse(name: TombstoneName, namespace: str, content: bytes | bytearray) -> Pairs:
+def parse(name: TombstoneName, namespace: str, content: bytes | memoryview) -> Pairs:
     """Read a tombstone.
 
     Raises:
