@@ -30,6 +30,7 @@ _COMMANDS = {
     "copy": "dejavec.cli.copying",
     "push": "dejavec.cli.pushing",
     "pull": "dejavec.cli.pulling",
+    "publish": "dejavec.cli.publishing",
     "tidy": "dejavec.cli.tidying",
     "import": "dejavec.cli.importing",
     "export": "dejavec.cli.exporting",

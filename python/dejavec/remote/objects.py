@@ -129,7 +129,7 @@ class Objects:
 
         try:
             content = self._try(name, "read", read)
-        except _GoneError:
+        except GoneError:
             return None
         self.requests += 1
         self.read_bytes += len(content or b"")
@@ -159,7 +159,7 @@ class Objects:
 
         try:
             found = self._try(name, "read", read)
-        except (_GoneError, _ShortError):
+        except (GoneError, _ShortError):
             return None
         with self._counting:
             self.requests += len(starts)
@@ -209,7 +209,7 @@ class Objects:
 
         try:
             return self._try("", "listed", read)
-        except _GoneError:
+        except GoneError:
             return [], []
 
     def remove(self, names: Sequence[str]) -> None:
@@ -219,7 +219,7 @@ class Objects:
             StorageError: they could not be removed.
         """
         for name in names:
-            with suppress(_GoneError):
+            with suppress(GoneError):
                 self._try(name, "removed", partial(obstore().delete, self._store, self._prefix + name))
 
     def _try(self, name: str, done: str, work: Callable[[], T]) -> T:
@@ -227,7 +227,7 @@ class Objects:
             try:
                 return work()
             except FileNotFoundError:
-                raise _GoneError(name) from None
+                raise GoneError(name) from None
             except _ShortError:
                 if not left:
                     raise
@@ -237,14 +237,14 @@ class Objects:
                     raise
                 if not left or kind in _FINAL:
                     raise StorageError(
-                        f"{self.url}: {name or 'it'} could not be {done}: {_plain(error)}",
+                        f"{self.url}: {name or 'it'} could not be {done}: {plain_error(error)}",
                         remedy="check the address, the credentials in the environment and the connection, "
                         "then run it again; what was done is kept",
                     ) from None
         raise AssertionError
 
 
-class _GoneError(Exception):
+class GoneError(Exception):
     """There is no such object."""
 
 
@@ -258,7 +258,7 @@ def _cut(buffers: Sequence[memoryview]) -> Iterator[memoryview]:
             yield buffer[start : start + PIECE_BYTES // 2]
 
 
-def _plain(error: Exception) -> str:
+def plain_error(error: Exception) -> str:
     """Return the first line of an error, for any terminal, without the query of a signed address."""
     line = (str(error).split("\n") or [""])[0]
     line = "".join(character if character.isprintable() else "?" for character in line)

@@ -9,8 +9,7 @@ from typing import Any
 from dejavec.remote.defects import Skipped
 from dejavec.remote.listing import listing_of, namespaces_of
 from dejavec.remote.namespace import Namespace
-from dejavec.remote.objects import Objects
-from dejavec.remote.urls import place
+from dejavec.remote.opening import objects_at
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def overview(url: str) -> tuple[list[Shared], list[Skipped]]:
         CacheNotFoundError: the directory of ``file://`` is missing.
         StorageError: the store could not be read.
     """
-    objects = Objects(place(url))
+    objects = objects_at(url)
     found, skipped = namespaces_of(objects)
     shared = []
     for namespace in found:

@@ -17,7 +17,7 @@ from dejavec.remote.link import Link
 from dejavec.remote.listing import namespaces_of, read_namespace
 from dejavec.remote.namespace import Namespace, namespace_of
 from dejavec.remote.objects import Objects
-from dejavec.remote.urls import place
+from dejavec.remote.opening import objects_at
 from dejavec.storage.identity import BARE, model_text, same
 from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.vectors.output import Container
@@ -80,7 +80,7 @@ def pull(
         total: is called with the number of rows to take; its result is called with numbers of taken rows.
     """
     check_choice("vectors", vectors, Vectors)
-    objects = Objects(place(url))
+    objects = objects_at(url)
     namespace = namespace_for(cache, objects)
     if namespace is None:
         raise _nothing(cache, objects)
@@ -191,7 +191,7 @@ def open_for(
         with KeyedCache(path, mode="r") as cache:
             identity, container = cache.identity, cache.container
     except CacheNotFoundError:
-        found, skipped = namespaces_of(Objects(place(url)))
+        found, skipped = namespaces_of(objects_at(url))
         chosen = [one for one in found if one.name.startswith(namespace or "")]
         if len(chosen) != 1:
             listed = ", ".join(f"{one.name[:12]} ({model_text(one.identity)})" for one in chosen)

@@ -67,6 +67,7 @@ def push(
     texts: bool = False,
     segment_bytes: int | None = None,
     dry_run: bool = False,
+    kept: bool = True,
     total: Callable[[int], Callable[[int], object]] = lambda _: lambda _: None,
 ) -> Pushed:
     """Do what ``EmbeddingCache.push`` says.
@@ -77,11 +78,12 @@ def push(
         texts: whether kept texts are shared, too.
         segment_bytes: about how many bytes of rows a segment has; None: :data:`SEGMENT_BYTES`.
         dry_run: whether nothing is written.
+        kept: whether the index of the store stays in the cache's directory, for the next push.
         total: is called with the number of rows to write; its result is called with numbers of written rows.
     """
     namespace = namespace_of(cache)
     objects = Objects(place(url, missing="empty" if dry_run else "make"))
-    with Link(cache, objects, namespace, kept=not dry_run) as link:
+    with Link(cache, objects, namespace, kept=kept and not dry_run) as link:
         link.index.sync()
         return push_over(link, texts=texts, segment_bytes=segment_bytes, dry_run=dry_run, total=total)
 

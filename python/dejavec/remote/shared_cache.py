@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from dejavec.errors import DejavecError, IdentityMismatchError, VectorsError
 from dejavec.keys.items import Keys
 from dejavec.remote.fetch import take
+from dejavec.remote.hub import is_data_set
 from dejavec.remote.link import Link
 from dejavec.remote.namespace import namespace_of
 from dejavec.remote.objects import Objects
 from dejavec.remote.pull import create, namespace_for
 from dejavec.remote.push import SEGMENT_BYTES, push_over
-from dejavec.remote.urls import obstore, place, split
+from dejavec.remote.urls import obstore, place
 from dejavec.storage.identity import BARE
 from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.support.fork import make_locks_of
@@ -54,7 +55,10 @@ class SharedCache(KeyedCache):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, remote: str, **settings: Any) -> None:
-        split(remote)
+        if is_data_set(remote):
+            raise ValueError(
+                f"expected a store that can be written, found {remote!r}; pull it into a cache instead"
+            )
         obstore()
         if settings.get("mode", "a") == "r":
             raise ValueError('expected mode="a" with remote=, since rows are taken from there, found "r"')

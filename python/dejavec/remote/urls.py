@@ -119,6 +119,11 @@ def place(url: str, *, missing: Literal["raise", "make", "empty"] = "raise") -> 
         return Place(url, "/".join(rest), made)
     if scheme == "gs":
         return Place(url, "/".join(parts), stores.GCSStore(first, **_options("GOOGLE")))
+    if scheme == "hf" and first == "datasets":
+        raise ValueError(
+            f"expected an address that can be written, found {url!r}, a data set repository; write one with "
+            "`dejavec publish`"
+        )
     if scheme == "hf":
         namespace, bucket, *rest = parts
         made = stores.S3Store(
@@ -168,8 +173,12 @@ def split(url: str) -> tuple[str, str, list[str]]:
         raise ValueError(f"expected a name after ://, found {found.netloc!r}")
     parts = _parts(found.path, _PART)
     least = {"az": 1, "hf": 2}.get(found.scheme, 0)
-    if len(parts) < least or (found.scheme == "hf" and found.netloc != "buckets"):
-        form = {"az": "az://account/container/prefix", "hf": "hf://buckets/namespace/bucket/prefix"}
+    is_data_set = found.netloc == "datasets" and len(parts) == least
+    if len(parts) < least or (found.scheme == "hf" and found.netloc != "buckets" and not is_data_set):
+        form = {
+            "az": "az://account/container/prefix",
+            "hf": "hf://buckets/namespace/bucket/prefix or hf://datasets/owner/name",
+        }
         raise ValueError(f"expected {form[found.scheme]}, found {url!r}")
     return found.scheme, found.netloc, parts
 
