@@ -8,8 +8,9 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,9 +33,6 @@ from dejavec.fill.vector_store import Positions, VectorStore
 from dejavec.identity.confirm import KNOWN_ITEMS, Confirming, OnUnconfirmed
 from dejavec.identity.function_check import FunctionCheck
 from dejavec.keys.items import Keys, frozen, take, text_keys
-from dejavec.remote.pull import PullOutcome, Vectors, pull
-from dejavec.remote.push import Pushed, push
-from dejavec.remote.shared_cache import opened_with, take_missing
 from dejavec.search.approximate import BuiltIndex, build_index
 from dejavec.search.exact import search
 from dejavec.search.metric import Metric
@@ -42,6 +40,7 @@ from dejavec.search.result import SearchResult
 from dejavec.storage.handle import Durability, Mode, OnMismatch
 from dejavec.storage.identity import BARE, describe
 from dejavec.storage.kept_texts import column_of
+from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.storage.summary import line_of, table_of
 from dejavec.support.canonical import canonical_json
 from dejavec.support.closing import Closing
@@ -56,6 +55,10 @@ from dejavec.vectors.ragged import Ragged
 from dejavec.vectors.sparse import to_scipy
 from dejavec.views.dataset import VectorDataset
 from dejavec.views.tables import to_arrow, to_pandas
+
+if TYPE_CHECKING:
+    from dejavec.remote.pull import PullOutcome, Vectors
+    from dejavec.remote.push import Pushed
 
 _PLACE = ("self", "path", "on_mismatch")
 """Arguments of ``EmbeddingCache`` about its directory. Pickling replaces them by the directory in use."""
@@ -218,9 +221,13 @@ class EmbeddingCache(Closing):
         items = KNOWN_ITEMS if confirm is None and "model" not in described else confirm or 0
         self._confirming = Confirming(items, confirm_tolerance, on_unconfirmed)
         self._check: FunctionCheck | None = None
-        self._store = opened_with(
-            local_directory(path),
-            remote=remote,
+        opened: Callable[..., KeyedCache] = KeyedCache
+        if remote is not None:
+            from dejavec.remote.shared_cache import SharedCache
+
+            opened = partial(SharedCache, remote=remote)
+        self._store = opened(
+            path,
             identity=None if described == BARE else described,
             containers=() if container is None else (container,),
             mode=mode,
@@ -455,7 +462,8 @@ class EmbeddingCache(Closing):
         texts = frozen(texts)
         keys = text_keys(texts)
         if not settings.refresh:
-            take_missing(self._store, keys)
+            # Before the function is asked whether the vectors are its own.
+            self._store.take(keys)
 
         def encode(positions: Positions) -> Any:
             return encoded(take(texts, positions))
@@ -858,6 +866,8 @@ class EmbeddingCache(Closing):
             2
             (2, True)
         """
+        from dejavec.remote.push import push
+
         check_flag("texts", texts)
         with ExitStack() as stack:
 
@@ -894,6 +904,8 @@ class EmbeddingCache(Closing):
             StorageError: the store could not be read, or the cache not be written.
             MissingPackageError: obstore is not installed.
         """
+        from dejavec.remote.pull import pull
+
         check_flag("texts", texts)
         with ExitStack() as stack:
 

@@ -85,6 +85,23 @@ def test_a_second_push_writes_nothing(tmp_path: Path, team: str, container: Any)
         assert list(before) == objects_of(tmp_path / "team")
 
 
+@pytest.mark.parametrize(
+    "file", ["meta.json", "keys.bin", "vectors.npy", "commit", "index.json", "told.json"]
+)
+def test_a_damaged_index_is_made_again(tmp_path: Path, team: str, file: str) -> None:
+    with filled(tmp_path / "mine") as mine:
+        mine.push(team)
+        for path in (tmp_path / "mine" / ".remote").rglob(file):
+            path.write_bytes(b"\0" * 7 + path.read_bytes()[7:-9])
+        mine.put(["text 500"], vectors("npy", ["text 500"]))
+        mine.push(team)
+        with cache(tmp_path / "yours") as yours:
+            yours.pull(team)
+            assert stored(yours) == values(vectors("npy", TEXTS))
+            assert "text 500" in yours
+            assert yours.stats()["rows"] == 121
+
+
 def test_equal_rows_make_equal_objects(tmp_path: Path, container: Any) -> None:
     found = []
     for name in ("one", "other"):

@@ -29,7 +29,7 @@ from dejavec.mteb.places import TaskPlaces
 from dejavec.mteb.spot_check import compare, draw
 from dejavec.mteb.timed_loader import Pace
 from dejavec.mteb.view import WHOLE, divided
-from dejavec.remote.shared_cache import opened_with, take_missing
+from dejavec.remote.shared_cache import opened_with
 from dejavec.serving.forms import NOT_VECTORS, not_vectors
 from dejavec.serving.places import Place
 from dejavec.serving.siblings import Request, Siblings, own_store
@@ -265,7 +265,8 @@ class Engine:
         def store_of(cache: Any) -> tuple[VectorStore, bool]:
             if isinstance(cache, ForeignCache):
                 return ForeignCall(cache, keys, items), cache.is_empty
-            take_missing(cache, keys)
+            # Before the cache's vectors are compared with the model's.
+            cache.take(keys)
             return own_store(cache)
 
         request = Request(

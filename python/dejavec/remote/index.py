@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dejavec import _core
+from dejavec.errors import DejavecError
 from dejavec.fill.vector_store import Seen
 from dejavec.keys.items import Keys
 from dejavec.remote import commit as commits
@@ -101,15 +102,27 @@ class RemoteIndex:
         self._commits: dict[SegmentName, Commit] = {}
         self._bad_tombstones: dict[TombstoneName, str] = {}
         if self._places.exists() and read_record(self._file) is None:
-            shutil.rmtree(self._places)
-        self._cache = KeyedCache(
+            self._forget_all()
+        try:
+            self._cache = self._opened()
+        except DejavecError:
+            # It can be read again, so a damaged index is no error.
+            self._forget_all()
+            self._cache = self._opened()
+        self._state = self._read()
+
+    def _opened(self) -> KeyedCache:
+        return KeyedCache(
             self._places,
-            identity={"places of": namespace.name},
+            identity={"places of": self.namespace.name},
             containers=("npy",),
             durability="close",
             allow_network=True,
         )
-        self._state = self._read()
+
+    def _forget_all(self) -> None:
+        self._file.unlink(missing_ok=True)
+        shutil.rmtree(self._places, ignore_errors=True)
 
     def close(self) -> None:
         """Close the files of the index."""

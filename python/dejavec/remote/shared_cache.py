@@ -78,7 +78,6 @@ class SharedCache(KeyedCache):
         self._new_since: float | None = None
         self._ends = False
         self._pusher: threading.Thread | None = None
-        self._push_error: DejavecError | None = None
         make_locks_of(self)
         super().__init__(path, **settings)
 
@@ -111,7 +110,7 @@ class SharedCache(KeyedCache):
                     return take(link.index, self, link.without_deleted(different)).rows
                 finally:
                     self._taking.on = False
-        except DejavecError as error:
+        except (DejavecError, OSError) as error:
             self.warn_once(f"goes on without {self._url}: {error}")
             return 0
 
@@ -204,9 +203,8 @@ class SharedCache(KeyedCache):
                 self._new_bytes, self._new_since = 0, None
             try:
                 self._push_new()
-            except DejavecError as error:
+            except (DejavecError, OSError):
                 # Tried again later, and on close, which raises.
-                self._push_error = error
                 with self._changed:
                     self._new_since = self._new_since or time.monotonic()
 
@@ -232,15 +230,6 @@ class SharedCache(KeyedCache):
                 newest = np.flatnonzero(self.is_newest()[start:count]) + start
                 push_over(link, keys=self.keys_of(newest))
                 link.note_pushed(files, count)
-
-
-def take_missing(cache: KeyedCache, keys: Keys) -> None:
-    """Take the rows of keys that a cache lacks from the store behind it, if there is one.
-
-    This comes before the cache's vectors are compared with those of a model.
-    """
-    if isinstance(cache, SharedCache):
-        cache.take(keys)
 
 
 def opened_with(path: Path, *, remote: str | None, **settings: Any) -> KeyedCache:

@@ -26,7 +26,7 @@ from dejavec.identity.observed import Look
 from dejavec.identity.wrapped import ModelChangedError
 from dejavec.keys.items import Keys, item_keys, text_keys
 from dejavec.keys.media import MEDIA
-from dejavec.remote.shared_cache import opened_with, take_missing
+from dejavec.remote.shared_cache import opened_with
 from dejavec.serving.forms import not_vectors
 from dejavec.serving.length_order import LengthOrder, interleave_of
 from dejavec.serving.places import Place, Places
@@ -231,7 +231,8 @@ class Calls:
             return [inputs[position] for position in positions]
 
         def store_of(cache: Any) -> tuple[VectorStore, bool]:
-            take_missing(cache, keys)
+            # Before the cache's vectors are compared with the model's.
+            cache.take(keys)
             return own_store(cache)
 
         size = arguments.get("batch_size")
