@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dejavec.errors import DejavecError, IdentityMismatchError, VectorsError
+from dejavec.fill.vector_store import Seen
 from dejavec.keys.items import Keys
 from dejavec.remote.fetch import take
 from dejavec.remote.hub import is_data_set
@@ -114,14 +115,34 @@ class SharedCache(KeyedCache):
             self.warn_once(f"goes on without {self._url}: {error}")
             return 0
 
+    @overload
     def append(
         self,
         keys: Keys,
         rows: Rows,
         output: Output,
-        seen: Any = None,
+        seen: None = None,
         texts: Sequence[str | None] | None = None,
-    ) -> Any:
+    ) -> int: ...
+
+    @overload
+    def append(
+        self,
+        keys: Keys,
+        rows: Rows,
+        output: Output,
+        seen: Seen,
+        texts: Sequence[str | None] | None = None,
+    ) -> int | None: ...
+
+    def append(
+        self,
+        keys: Keys,
+        rows: Rows,
+        output: Output,
+        seen: Seen | None = None,
+        texts: Sequence[str | None] | None = None,
+    ) -> int | None:
         """Do what :meth:`KeyedCache.append` does. The rows are pushed later."""
         appended = super().append(keys, rows, output, seen, texts)
         if appended and not getattr(self._taking, "on", False):
