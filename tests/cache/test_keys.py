@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dejavec import EmbeddingCache, _core
 from dejavec.errors import ItemError
 from dejavec.keys.items import (
     dataset_keys,
@@ -28,6 +29,7 @@ from dejavec.keys.items import (
     take,
     text_keys,
 )
+from dejavec.keys.pieces import PIECE, Pieces
 from dejavec.storage.keyed_cache import KeyedCache
 
 TEXTS = ["plain", "", "grüße", "plain", "a\0b", "漢字 " * 50, " leading", "x"]
@@ -340,3 +342,51 @@ def test_items_that_have_no_key_are_refused(items: Any, message: str) -> None:
 def test_the_first_of_equal_keys_is_found() -> None:
     assert first_of_each(text_keys(["a", "b", "a", "c", "b", "a"])).tolist() == [0, 1, 0, 3, 1, 0]
     assert first_of_each(text_keys([])).tolist() == []
+
+
+class TestLongLists:
+    """No step of a call holds the interpreter for more texts than a piece has."""
+
+    TEXTS: ClassVar = [f"text {number}" for number in range(2 * PIECE + 3)]
+
+    def test_they_have_the_keys_and_texts_of_a_tuple(self) -> None:
+        copy = frozen(self.TEXTS)
+        assert isinstance(copy, Pieces)
+        assert np.array_equal(text_keys(copy), text_keys(tuple(self.TEXTS)))
+        positions = np.array([0, PIECE - 1, PIECE, 2 * PIECE + 2])
+        assert take(copy, positions) == [self.TEXTS[position] for position in positions]
+        assert list(copy) == self.TEXTS
+
+    def test_they_are_copied_and_hashed_in_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        counts: list[int] = []
+
+        def counted(texts: tuple[str, ...], out: Any) -> None:
+            counts.append(len(texts))
+            hash_texts(texts, out)
+
+        hash_texts = _core.hash_texts
+        monkeypatch.setattr(_core, "hash_texts", counted)
+        copy = frozen(self.TEXTS)
+        assert frozen(copy) is copy
+        text_keys(copy)
+        text_keys(self.TEXTS)
+        assert counts == 2 * [PIECE, PIECE, 3]
+        assert [len(piece) for piece in copy.pieces] == counts[:3]
+
+    def test_a_later_change_of_the_list_changes_nothing(self) -> None:
+        texts = list(self.TEXTS)
+        copy = frozen(texts)
+        texts.clear()
+        assert copy[PIECE] == self.TEXTS[PIECE]
+
+    def test_the_message_names_the_position_in_the_list(self) -> None:
+        texts: list[object] = list(self.TEXTS)
+        texts[PIECE + 1] = 7
+        with pytest.raises(ItemError, match=f"found int at position {PIECE + 1}"):
+            text_keys(texts)
+
+    def test_they_are_encoded_as_others(self, tmp_path: Path) -> None:
+        with EmbeddingCache(tmp_path) as cache:
+            expected = np.arange(len(self.TEXTS), dtype=np.float32)[:, None]
+            found = cache.encode(self.TEXTS, lambda some: np.array([[text[5:]] for text in some], np.float32))
+        assert np.array_equal(found, expected)

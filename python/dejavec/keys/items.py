@@ -17,6 +17,7 @@ from dejavec import _core
 from dejavec.errors import ItemError
 from dejavec.keys.arrow import ArrowTexts, arrow_texts, row_indices
 from dejavec.keys.media import MEDIA, Digests, media_digests, stored_digests
+from dejavec.keys.pieces import PIECE, Pieces
 from dejavec.support.canonical import canonical_json
 
 Keys = NDArray[np.uint8]
@@ -28,7 +29,7 @@ TEXT_FIELDS = ("text", "title", "body", "query", "instruction", "conversation")
 FIELDS = (*TEXT_FIELDS, *MEDIA)
 """All fields that a model may read."""
 
-Texts = tuple[Any, ...] | ArrowTexts
+Texts = tuple[Any, ...] | Pieces | ArrowTexts
 
 
 def text_keys(items: object) -> Keys:
@@ -220,8 +221,11 @@ def first_of_each(keys: Keys) -> NDArray[np.intp]:
 def frozen(items: object) -> Any:
     """Return a fixed form of ``items``, so that hashing and :func:`take` see the same texts.
 
-    Arrow data and columns of data sets are immutable and returned unchanged. Other items become a tuple.
+    Arrow data and columns of data sets are immutable and returned unchanged. Other items become a tuple, and
+    long lists :class:`~dejavec.keys.pieces.Pieces`.
     """
+    if isinstance(items, Pieces):
+        return items
     if _is_table(items):
         raise ItemError(
             "the texts",
@@ -251,12 +255,12 @@ def frozen(items: object) -> Any:
         series: Any = items
         in_arrow = hasattr(series.array, "__arrow_array__") and "pyarrow" in sys.modules
         return series.array.__arrow_array__() if in_arrow else tuple(series.tolist())
-    return tuple(items)
+    return Pieces(items) if isinstance(items, list) and len(items) > PIECE else tuple(items)
 
 
 def take(items: Any, positions: NDArray[np.intp]) -> list[str]:
     """Return the texts at ``positions`` of a result of :func:`frozen`."""
-    if isinstance(items, tuple):
+    if isinstance(items, tuple | Pieces):
         return [items[position] for position in positions.tolist()]
     if _is_arrow(items):
         return [items[position].as_py() for position in positions.tolist()]
@@ -283,7 +287,7 @@ def _texts_of(items: Any) -> Texts:
     if isinstance(items, ArrowTexts):
         return items
     items = frozen(items)
-    if isinstance(items, tuple):
+    if isinstance(items, tuple | Pieces):
         return items
     if _is_column(items):
         source = items.source
@@ -314,12 +318,25 @@ def _digest(texts: Texts, *, lengths: bool, nullable: bool = False) -> tuple[Key
     if absent:
         texts = tuple("" if text is None else text for text in texts)
     keys = np.empty((len(texts), 32), np.uint8)
-    _core.hash_texts(texts, keys)
+    _hash(texts, keys)
     if not lengths:
         return keys, None
     sizes = np.fromiter(map(_utf8_length, texts), np.int64, len(texts))
     sizes[absent] = -1
     return keys, sizes
+
+
+def _hash(texts: tuple[Any, ...] | Pieces, keys: Keys) -> None:
+    """Write the key of each text into ``keys``."""
+    if isinstance(texts, tuple):
+        _core.hash_texts(texts, keys)
+        return
+    for number, piece in enumerate(texts.pieces):
+        try:
+            _core.hash_texts(piece, keys[number * PIECE :][: len(piece)])
+        except ItemError:
+            _core.hash_texts(tuple(texts), keys)  # The message names the position among all texts.
+            raise
 
 
 def _utf8_length(text: str) -> int:
