@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,6 @@ from numpy.typing import NDArray
 
 from dejavec import _core
 from dejavec.vectors.ragged import Ragged, Rows
-
-_ONE = 16
-"""Bytes of the fingerprint of one block."""
 
 Checksums = NDArray[np.uint64]
 """One checksum for each row (n,)."""
@@ -37,10 +33,10 @@ def file_digest(header: Any, data: Any) -> str:
 
 
 def row_checksums(rows: Rows) -> Checksums:
-    """Return the checksum of each row's bytes (n,): the first 8 bytes of its XXH3, little-endian.
+    """Return the checksum of each row's bytes (n,): the first 8 bytes of its XXH3 (128 bits), little-endian.
 
-    A row of more than 4 MiB has the first 8 bytes of the SHA-256 of the XXH3 of its blocks. The checksum of
-    a sparse row is that of its numbers, exclusive-or the last 8 bytes of the XXH3 of its indices.
+    The checksum of a sparse row is that of its numbers, exclusive-or the last 8 bytes of the XXH3 of its
+    indices.
 
     Example:
         >>> one, other = row_checksums(np.eye(2, dtype=np.float32))
@@ -48,21 +44,18 @@ def row_checksums(rows: Rows) -> Checksums:
         True
     """
     if not isinstance(rows, Ragged):
-        whole = np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
-        return _firsts(_core.fingerprint_blocks(list(whole)))
-    checksums = _firsts(_core.fingerprint_blocks(_slices(rows.data, rows.indptr)))
+        size = rows.itemsize * (rows.shape[1] if rows.ndim == 2 else 1)
+        return _halves(rows, np.arange(1, len(rows) + 1, dtype=np.int64) * size)[:, 0]
+    size = rows.data.itemsize * (rows.data.shape[1] if rows.data.ndim == 2 else 1)
+    checksums = _halves(rows.data, rows.indptr[1:] * size)[:, 0]
     if rows.indices is not None:
-        checksums ^= _firsts(_core.fingerprint_blocks(_slices(rows.indices, rows.indptr)), at=8)
+        checksums = checksums ^ _halves(rows.indices, rows.indptr[1:] * rows.indices.itemsize)[:, 1]
     return checksums
 
 
-def _slices(data: NDArray[Any], indptr: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-    step = data.itemsize * (data.shape[1] if data.ndim == 2 else 1)
+def _halves(data: NDArray[Any], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return the two halves of the XXH3 of each row (n, 2)."""
+    found = np.empty((len(ends), 16), np.uint8)
     flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-    return [flat[start:end] for start, end in pairwise((indptr * step).tolist())]
-
-
-def _firsts(fingerprints: list[bytes], at: int = 0) -> Checksums:
-    short = [one if len(one) == _ONE else hashlib.sha256(one).digest()[:_ONE] for one in fingerprints]
-    halves = np.frombuffer(b"".join(short), "<u8").reshape(-1, 2)
-    return halves[:, at // 8].astype(np.uint64)
+    _core.fingerprint_rows(flat, np.ascontiguousarray(ends), found)
+    return found.view("<u8").astype(np.uint64)

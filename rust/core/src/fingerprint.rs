@@ -1,4 +1,4 @@
-//! Fingerprints of a model's tensors: XXH3, 128 bits, of each block of their bytes.
+//! Fingerprints, XXH3 of 128 bits: of each block of a model's tensors, and of each row that is shared.
 //!
 //! Blocks let all cores work on one large tensor. A tensor on another device can be copied in pieces of whole blocks,
 //! and has the same fingerprints.
@@ -44,6 +44,32 @@ pub fn of_arrays(arrays: &[&[u8]]) -> Vec<Fingerprint> {
     out
 }
 
+/// How many rows one thread takes at a time.
+const ROWS: usize = 512;
+
+/// Write the fingerprint of each row, XXH3 of all its bytes, into `out`. Row `i` ends before byte `ends[i]`.
+///
+/// Return whether the rows lie in the data, one behind the other, and `out` has one place for each.
+pub fn of_rows(data: &[u8], ends: &[i64], out: &mut [Fingerprint]) -> bool {
+    let within = |end: &i64| usize::try_from(*end).is_ok_and(|end| end <= data.len());
+    if out.len() != ends.len() || !ends.is_sorted() || !ends.iter().all(within) {
+        return false;
+    }
+    let starts = ends.chunks(ROWS).scan(0, |start, part| {
+        let own = *start;
+        *start = part.last().copied().unwrap_or(own);
+        Some(own)
+    });
+    let pieces: Vec<_> = ends.chunks(ROWS).zip(starts).zip(out.chunks_mut(ROWS)).collect();
+    parallel::for_each(pieces, data.len(), BYTES_PER_THREAD, |((ends, mut start), out)| {
+        for (&end, fingerprint) in ends.iter().zip(out) {
+            *fingerprint = xxh3_128(&data[start as usize..end as usize]).to_le_bytes();
+            start = end;
+        }
+    });
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +92,28 @@ mod tests {
         let long = numbers(3 * BLOCK_BYTES + 1);
         let pieces: Vec<&[u8]> = long.chunks(2 * BLOCK_BYTES).collect();
         assert_eq!(of_arrays(&pieces), of_arrays(&[&long]));
+    }
+
+    #[test]
+    fn each_row_has_the_fingerprint_of_its_bytes() {
+        let data = numbers(3 * 5000);
+        let ends: Vec<i64> = (0..2000).map(|row| (row * 7).min(13_000)).collect();
+        let mut out = vec![Fingerprint::default(); ends.len()];
+        assert!(of_rows(&data, &ends, &mut out));
+        let mut start = 0;
+        for (&end, found) in ends.iter().zip(&out) {
+            assert_eq!(*found, xxh3_128(&data[start..end as usize]).to_le_bytes());
+            start = end as usize;
+        }
+        assert!(of_rows(&data, &[], &mut []));
+    }
+
+    #[test]
+    fn rows_that_lie_elsewhere_have_no_fingerprints() {
+        let data = numbers(10);
+        for ends in [&[4, 3][..], &[-1, 3], &[4, 11], &[4]] {
+            assert!(!of_rows(&data, ends, &mut [Fingerprint::default(); 2]), "{ends:?}");
+        }
     }
 
     #[test]
