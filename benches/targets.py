@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benches import floors
-from benches.cases import faiss_file, listing, scripts, search, transfer
+from benches.cases import faiss_file, listing, scripts, search, sharing, transfer
 from benches.runner import Outcome
 
 Value = Callable[["Figures"], float]
@@ -315,6 +315,20 @@ TARGETS: tuple[Target, ...] = (
         1.5,
         _LARGE,
         lambda f: f.ratio("compact", transfer.COMPACT, floors.COPY),
+    ),
+    _at_most(
+        f"{sharing.PUSH}, to a directory",
+        "obstore alone, the same bytes",
+        1.3,
+        _LARGE,
+        lambda f: f.ratio("push", sharing.PUSH, sharing.PUT),
+    ),
+    _at_most(
+        f"{sharing.PULL}, from a directory, synced",
+        "obstore alone, the same bytes written and synced",
+        1.3,
+        _LARGE,
+        lambda f: f.ratio("pull", sharing.PULL, sharing.STORE),
     ),
     Target(
         "get_vector of one text", "", 2, False, _SOME, lambda f: f.seconds("single", _BACKEND) * 1e6, "µs"

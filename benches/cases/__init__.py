@@ -15,6 +15,7 @@ from benches.cases.listing import Listing
 from benches.cases.multi_vector import ColdTokens, WarmTokens
 from benches.cases.scripts import Scripts
 from benches.cases.search import Search, SearchOne
+from benches.cases.sharing import Pull, Push
 from benches.cases.transfer import Compact, Transfer
 from benches.cases.warm import WarmEncode, WarmShuffled, WarmTitled
 
@@ -44,6 +45,8 @@ BY_NAME: dict[str, Case] = {
         SearchOne(),
         Transfer(),
         Compact(),
+        Push(),
+        Pull(),
         Hashing(),
         Scripts(),
         Readers(),
