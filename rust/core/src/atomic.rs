@@ -34,7 +34,7 @@ pub fn write(storage: &dyn Storage, path: &Path, pieces: &[&[u8]]) -> Result<()>
     })
 }
 
-/// [`write`] with the content that `fill` writes, in any order. Returns what `fill` does.
+/// [`write()`] with the content that `fill` writes, in any order. Returns what `fill` does.
 pub fn write_by<T>(storage: &dyn Storage, path: &Path, fill: impl FnOnce(&dyn StorageFile) -> Result<T>) -> Result<T> {
     let temporary = temporary(path)?;
     let written = (|| {
