@@ -59,6 +59,7 @@ from dejavec.views.tables import to_arrow, to_pandas
 if TYPE_CHECKING:
     from dejavec.remote.pull import PullOutcome, Vectors
     from dejavec.remote.push import Pushed
+    from dejavec.remote.shared_cache import StoreBehind
 
 _PLACE = ("self", "path", "on_mismatch")
 """Arguments of ``EmbeddingCache`` about its directory. Pickling replaces them by the directory in use."""
@@ -93,7 +94,7 @@ class CacheSettings(TypedDict, total=False):
     allow_network: bool
     progress: bool | None
     keep_texts: bool
-    remote: str | None
+    remote: str | StoreBehind | None
 
 
 class EmbeddingCache(Closing):
@@ -194,7 +195,7 @@ class EmbeddingCache(Closing):
         allow_network: bool = False,
         progress: bool | None = False,
         keep_texts: bool = False,
-        remote: str | None = None,
+        remote: str | StoreBehind | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in _PLACE}
         described = describe(model, identity, prompt=prompt, role=role, store_dtype=store_dtype)

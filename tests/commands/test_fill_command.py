@@ -13,8 +13,9 @@ from static_models import static_model
 from terminal import on_terminal
 
 from dejavec import EmbeddingCache
-from dejavec.cli import fill, st_model
+from dejavec.cli import fill
 from dejavec.cli.main import main
+from dejavec.serving import named_model
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +61,7 @@ def test_a_fill_stores_what_the_model_returns_and_the_next_one_does_not_load_it(
         assert np.allclose(vectors, model[1].encode(TEXTS), atol=1e-6)
         assert cache.texts().to_pylist() == TEXTS
 
-    monkeypatch.setattr(st_model, "package", lambda *args, **named: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(named_model, "package", lambda *args, **named: pytest.fail("the model was loaded"))
     assert main(words(tmp_path / "cache", file, model)) == 0
     assert "nothing is missing" in capsys.readouterr().out
 

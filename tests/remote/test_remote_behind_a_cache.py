@@ -17,7 +17,8 @@ from shared_rows import CONTAINERS, TEXTS, cache, filled, objects_of, stored, va
 
 from dejavec import EmbeddingCache
 from dejavec.errors import DejavecWarning, IdentityMismatchError, StorageError, VectorsError
-from dejavec.remote import objects, push, shared_cache
+from dejavec.remote import objects, push
+from dejavec.remote.shared_cache import StoreBehind
 
 
 class Model:
@@ -81,11 +82,8 @@ def test_one_text_is_fetched_without_its_segment(tmp_path: Path, team: str) -> N
         assert "no text" not in yours
 
 
-def test_what_is_new_goes_there_while_the_cache_is_open(
-    tmp_path: Path, team: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shared_cache, "PUSH_BYTES", 1000)
-    with cache(tmp_path / "one", remote=team) as one:
+def test_what_is_new_goes_there_while_the_cache_is_open(tmp_path: Path, team: str) -> None:
+    with cache(tmp_path / "one", remote=StoreBehind(team, push_bytes=1000)) as one:
         one.encode(TEXTS, Model("npy"))
         deadline = time.monotonic() + 60
         while not objects_of(tmp_path / "team", ".keys") and time.monotonic() < deadline:

@@ -14,9 +14,9 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.cli.packages import package
 from dejavec.cli.selection import Part, Selection
 from dejavec.errors import VectorsError
+from dejavec.support.packages import package
 from dejavec.vectors.output import family_of
 from dejavec.vectors.ragged import Ragged, offsets_of
 

@@ -15,11 +15,11 @@ from dejavec.cli.amounts import duration_text
 from dejavec.cli.documents import print_json
 from dejavec.cli.plan import Flags, Planned, plan_lines, plan_of, wanted
 from dejavec.cli.progress import progress
-from dejavec.cli.st_model import Encoder, ModelName, load
 from dejavec.cli.table_file import TableFile, repeatable
 from dejavec.cli.verb import COLUMN, DRY_RUN, path_argument, verb
 from dejavec.errors import CacheNotFoundError
 from dejavec.identity.confirm import KNOWN_ITEMS
+from dejavec.serving.named_model import Encoder, ModelName, load
 from dejavec.storage.keyed_cache import KeyedCache
 
 _SECONDS = 5.0

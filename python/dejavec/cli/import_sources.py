@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dejavec.cli.packages import package
 from dejavec.cli.table_file import BLOCK, TableFile, repeatable
 from dejavec.errors import ItemError, StorageError, VectorsError
+from dejavec.support.packages import package
 
 KeyEncoder = Literal["sha1", "sha256", "blake2b", "sha512"]
 """The functions by which LangChain's ``CacheBackedEmbeddings`` names files."""

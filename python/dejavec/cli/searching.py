@@ -10,12 +10,12 @@ import click
 
 from dejavec import EmbeddingCache
 from dejavec.cli.documents import print_json
-from dejavec.cli.st_model import ModelName, load
 from dejavec.cli.table_file import TableFile
 from dejavec.cli.tables import Column, print_table, printable
 from dejavec.cli.verb import COLUMN, PathType, path_argument, verb
 from dejavec.errors import IdentityMismatchError
 from dejavec.search.metric import Metric
+from dejavec.serving.named_model import ModelName, load
 
 _COLUMNS = (
     Column("distance", "right"),

@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from dejavec.cli.packages import package
 from dejavec.errors import ItemError, StorageError
+from dejavec.support.packages import package
 
 STANDARD_INPUT = "-"
 BLOCK = 10_000

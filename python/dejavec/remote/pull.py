@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -146,18 +146,30 @@ def namespace_for(cache: KeyedCache, objects: Objects) -> Namespace | None:
         except DefectError:
             # Without it, the cache knows what the rows are.
             return namespace_of(cache) if any(True for _ in objects.below(name)) else None
-    found, _ = namespaces_of(objects)
-    fitting = [one for one in found if same(one.identity, cache.identity or BARE)]
-    fitting = [one for one in fitting if cache.accepts(_CONTAINERS[one.form.rows])]
-    if len(fitting) > 1:
-        forms = " and ".join(f"{one.form.rows} {one.form.dtype} of {one.form.dim}" for one in fitting)
+    fitting = namespaces_with(objects, cache.identity or BARE)
+    return one_of([one for one in fitting if cache.accepts(_CONTAINERS[one.form.rows])], objects)
+
+
+def namespaces_with(objects: Objects, identity: Mapping[str, Any]) -> list[Namespace]:
+    """Return the namespaces of an identity, one for each form of its rows."""
+    return [one for one in namespaces_of(objects)[0] if same(one.identity, identity)]
+
+
+def one_of(namespaces: Sequence[Namespace], objects: Objects) -> Namespace | None:
+    """Return the only namespace; None if there is none.
+
+    Raises:
+        IdentityMismatchError: there are several.
+    """
+    if len(namespaces) > 1:
+        forms = " and ".join(f"{one.form.rows} {one.form.dtype} of {one.form.dim}" for one in namespaces)
         raise IdentityMismatchError(
             objects.url,
             expected="rows of one form for this identity",
             found=forms,
             remedy="store one vector first, which chooses",
         )
-    return fitting[0] if fitting else None
+    return namespaces[0] if namespaces else None
 
 
 def create(cache: KeyedCache, namespace: Namespace) -> None:

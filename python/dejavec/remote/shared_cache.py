@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -29,12 +31,25 @@ from dejavec.support.fork import make_locks_of
 from dejavec.vectors.output import Output
 from dejavec.vectors.ragged import Rows, stored_bytes
 
-PUSH_BYTES = SEGMENT_BYTES
-PUSH_SECONDS = 300.0
-"""New rows are pushed when they have so many bytes, or are so old."""
 
-LOOK_SECONDS = 60.0
-"""How long the index of the store is believed before it is looked at again."""
+@dataclass(frozen=True)
+class StoreBehind:
+    """A store behind a cache, and how often it is told and asked.
+
+    Attributes:
+        url: the address.
+        push_bytes: new rows are pushed when they have so many bytes,
+        push_seconds: or when the oldest is so old.
+        most_unpushed: while a push is due or under way, whoever stores rows waits until fewer bytes than
+            these are not pushed. None: nobody waits.
+        look_seconds: how long the index of the store is believed before it is looked at again.
+    """
+
+    url: str
+    push_bytes: int = SEGMENT_BYTES
+    push_seconds: float = 300.0
+    most_unpushed: int | None = None
+    look_seconds: float = 60.0
 
 
 class SharedCache(KeyedCache):
@@ -46,7 +61,7 @@ class SharedCache(KeyedCache):
 
     Args:
         path: the directory.
-        remote: the address of the store.
+        remote: the address of the store, or all about it.
         **settings: those of :class:`KeyedCache`. The identity names a model.
 
     Raises:
@@ -55,7 +70,9 @@ class SharedCache(KeyedCache):
         MissingPackageError: obstore is not installed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, remote: str, **settings: Any) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, remote: str | StoreBehind, **settings: Any) -> None:
+        self._behind = remote if isinstance(remote, StoreBehind) else StoreBehind(remote)
+        remote = self._behind.url
         if is_data_set(remote):
             raise ValueError(
                 f"expected a store that can be written, found {remote!r}; pull it into a cache instead"
@@ -73,9 +90,10 @@ class SharedCache(KeyedCache):
         self._url = remote
         self._process = os.getpid()
         self._link: Link | None = None
-        self._looked = -LOOK_SECONDS
+        self._looked = -math.inf
         self._taking = threading.local()
         self._new_bytes = 0
+        self._pushed_now = 0
         self._new_since: float | None = None
         self._ends = False
         self._pusher: threading.Thread | None = None
@@ -184,7 +202,7 @@ class SharedCache(KeyedCache):
 
     def _looked_at(self) -> Link | None:
         """Return the link, whose index is not too old; None while there is nothing in the store."""
-        if time.monotonic() - self._looked < LOOK_SECONDS:
+        if time.monotonic() - self._looked < self._behind.look_seconds:
             return self._link
         self._looked = time.monotonic()
         if self._link is None:
@@ -211,28 +229,49 @@ class SharedCache(KeyedCache):
                 self._pusher = threading.Thread(target=self._push_in_time, name="dejavec-push", daemon=True)
                 self._pusher.start()
             self._changed.notify_all()
+            if self._behind.most_unpushed is not None and self._pusher is not None:
+                self._changed.wait_for(self._may_go_on)
+
+    def _may_go_on(self) -> bool:
+        """Return whether few enough bytes are not pushed, or no push is due: after one failed, none is."""
+        if self._ends or not (self._pushed_now or self._is_due()):
+            return True
+        return self._pushed_now + self._new_bytes < (self._behind.most_unpushed or 0)
 
     def _push_in_time(self) -> None:
         while True:
             with self._changed:
                 while not self._ends and not self._is_due():
                     since = self._new_since
-                    left = None if since is None else max(since + PUSH_SECONDS - time.monotonic(), 0)
+                    left = (
+                        None
+                        if since is None
+                        else max(since + self._behind.push_seconds - time.monotonic(), 0)
+                    )
                     self._changed.wait(left)
                 if self._ends:
                     return
-                self._new_bytes, self._new_since = 0, None
+                self._count_as_pushed()
             try:
                 self._push_new()
             except (DejavecError, OSError):
                 # Tried again later, and on close, which raises.
                 with self._changed:
                     self._new_since = self._new_since or time.monotonic()
+            finally:
+                with self._changed:
+                    self._pushed_now = 0
+                    self._changed.notify_all()
+
+    def _count_as_pushed(self) -> None:
+        self._pushed_now += self._new_bytes
+        self._new_bytes, self._new_since = 0, None
 
     def _is_due(self) -> bool:
         if self._new_since is None:
             return False
-        return self._new_bytes >= PUSH_BYTES or time.monotonic() - self._new_since >= PUSH_SECONDS
+        age = time.monotonic() - self._new_since
+        return self._new_bytes >= self._behind.push_bytes or age >= self._behind.push_seconds
 
     def _push_new(self) -> None:
         """Push the rows that were stored since the last push, and the deletions."""
@@ -243,6 +282,9 @@ class SharedCache(KeyedCache):
             objects = Objects(place(self._url, missing="make"))
             # A link of its own: reads need not wait while a segment is written.
             with Link(self, objects, namespace, kept=True) as link:
+                with self._changed:
+                    # Before the rows are counted: what is stored in between is pushed, and counted as new.
+                    self._count_as_pushed()
                 files, count = (self.uuid, self.generation), self.refresh()
                 start = link.pushed(files)
                 if start == count and not len(link.deleted()[0]):
@@ -253,6 +295,6 @@ class SharedCache(KeyedCache):
                 link.note_pushed(files, count)
 
 
-def opened_with(path: Path, *, remote: str | None, **settings: Any) -> KeyedCache:
+def opened_with(path: Path, *, remote: str | StoreBehind | None, **settings: Any) -> KeyedCache:
     """Return a cache with a store behind it; without an address, a local one."""
     return KeyedCache(path, **settings) if remote is None else SharedCache(path, remote=remote, **settings)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from dejavec.errors import CacheNotFoundError, MissingPackageError
+from dejavec.errors import CacheNotFoundError, MissingPackageError, StorageError
 
 SCHEMES = ("s3", "gs", "az", "hf", "file", "memory")
 """What an address may begin with, before ``://``."""
@@ -92,6 +92,7 @@ def place(url: str, *, missing: Literal["raise", "make", "empty"] = "raise") -> 
     Raises:
         ValueError: it is no such address.
         CacheNotFoundError: the directory of ``file://`` is missing.
+        StorageError: it is no directory, or cannot be made.
         MissingPackageError: obstore is not installed.
 
     Example:
@@ -107,7 +108,12 @@ def place(url: str, *, missing: Literal["raise", "make", "empty"] = "raise") -> 
             raise CacheNotFoundError(
                 url, expected="a directory", found="none", remedy="check the address", path=directory
             )
-        return Place(url, "", obstore().store.LocalStore(directory, mkdir=missing == "make"))
+        try:
+            return Place(url, "", obstore().store.LocalStore(directory, mkdir=missing == "make"))
+        except OSError as error:
+            raise StorageError(
+                url, expected="a directory", found=error.strerror or str(error), path=directory
+            ) from error
     stores = obstore().store
     if scheme == "memory":
         if first not in _memory:

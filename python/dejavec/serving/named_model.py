@@ -1,4 +1,4 @@
-"""A model of sentence-transformers by its name, as ``dejavec fill`` and ``dejavec search`` use it."""
+"""A model of sentence-transformers by its name, as the command line and the workers of a cluster load it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dejavec.cli.packages import package
 from dejavec.errors import DejavecError
 from dejavec.identity.observed import observe
+from dejavec.support.packages import package
 
-_WHERE = "--model"
 _CLASSES = {
     "SparseEncoder": "SparseEncoder",
     "MultiVectorEncoder": "MultiVectorEncoder",
@@ -58,13 +57,16 @@ Encoder = Callable[[list[str]], Any]
 """Returns the vectors of texts as a model returns them. The cache examines the model in it."""
 
 
-def load(named: ModelName, prompt: str | None, *, as_query: bool = False) -> tuple[Encoder, str | None]:
+def load(
+    named: ModelName, prompt: str | None, *, as_query: bool = False, where: str = "--model"
+) -> tuple[Encoder, str | None]:
     """Load a model.
 
     Args:
         named: which model.
         prompt: what it reads before each text; None: what it is configured for.
         as_query: whether the texts are queries, if the model tells them from documents.
+        where: how an error names the argument.
 
     Returns:
         The encoder; and its revision: the commit on the hub, the given one, or a digest of all tensors.
@@ -76,14 +78,14 @@ def load(named: ModelName, prompt: str | None, *, as_query: bool = False) -> tup
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    library = package("sentence_transformers", _WHERE, project="'dejavec[sentence-transformers]'")
+    library = package("sentence_transformers", where, project="'dejavec[sentence-transformers]'")
     try:
         made = getattr(library, _class_name(named))
         model = made(named.name, revision=named.revision)
     except (OSError, ValueError, RuntimeError, ImportError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise DejavecError(
-            _WHERE,
+            where,
             expected="a model that sentence-transformers loads",
             found=f"{named.name}: {type(error).__name__}: {reason}",
             remedy="check the name, or the directory",

@@ -1,4 +1,4 @@
-"""Packages that single commands need: imported when they are used, and asked for in one sentence."""
+"""Packages that few need: imported when they are used, and asked for in one sentence."""
 
 from __future__ import annotations
 
