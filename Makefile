@@ -106,7 +106,7 @@ test-adapters: build $(STAMPS)/adapters ## the classes of other frameworks with 
 	$(OFFLINE) $(TEST_THREADS) PYTHONPATH=$(CURDIR)/python $(VENV)/adapters/bin/python -m pytest -q \
 	  --config-file tests/adapters/frameworks/pytest.ini tests/adapters/frameworks $(ARGS)
 
-test-scale: build $(STAMPS)/scale ## sharing over S3: a server on this machine that fails where services do, in an environment of its own
+test-scale: build $(STAMPS)/scale ## sharing over S3, and a cluster of Ray that fills a store: servers and nodes on this machine, in an environment of its own
 	$(OFFLINE) $(TEST_THREADS) PYTHONPATH=$(CURDIR)/python $(VENV)/scale/bin/python -m pytest -q \
 	  --config-file tests/remote/scale/pytest.ini tests/remote/scale $(ARGS)
 

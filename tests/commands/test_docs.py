@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import OUTPUT, ROOT, Block, adapter_pages, blocks, fences
+from pages import OUTPUT, ROOT, Block, adapter_pages, blocks, cluster_pages, fences
 
 pytestmark = pytest.mark.slow
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# The programs of the others run in `make test-adapters`.
-RUN_HERE = [page for page in PAGES if page not in adapter_pages()]
+# The programs of the others run in `make test-adapters` and `make test-scale`.
+RUN_HERE = [page for page in PAGES if page not in adapter_pages() + cluster_pages()]
 # What a fence of another language than Python may be: shown, not run.
 SHOWN = {"sh", "text", "toml", "json"}
 WITH_PROGRAMS = {"README.md", "index.md", "mteb.md", "search.md", "moving.md"}

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from counted_models import encoded, stand_in, vectors
+from pages import ROOT, blocks
 from shared_rows import objects_of
+from static_models import static_model
 
 from dejavec import EmbeddingCache
 from dejavec.cluster import CachedEmbedder, StoredKeys
@@ -98,6 +100,19 @@ def test_a_slurm_array_embeds_all_texts_once_and_a_second_one_nothing(
     elsewhere = {**place, "path": tmp_path / "another machine"}
     assert tasks(tmp_path, elsewhere, tmp_path / "again", count=3) == [0, 0, 0]
     assert encoded(tmp_path / "again") == []
+
+
+@pytest.mark.slow
+def test_the_program_of_the_page_runs_as_an_array(tmp_path: Path) -> None:
+    (program,) = blocks(ROOT / "docs" / "recipes" / "slurm.md", "python")
+    started = []
+    for task in range(3):
+        slurm = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": "3"}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **slurm}
+        started.append(subprocess.Popen([sys.executable, "-c", program.code], cwd=tmp_path, env=environment))
+    assert [process.wait(timeout=300) for process in started] == [0, 0, 0]
+    with StoredKeys(f"file://{tmp_path}/team", path=tmp_path / "keys", model="toy@1") as stored:
+        assert len(stored) == 1000
 
 
 @pytest.mark.slow
@@ -222,9 +237,33 @@ def test_workers_of_one_machine_have_directories_of_their_own(tmp_path: Path) ->
             assert third.path == first.path
 
 
-def test_a_model_without_a_commit_needs_build(place: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="without a commit; pass one, or build="):
-        CachedEmbedder(**{**place, "model": "org/small"})
+@pytest.mark.parametrize("model", ["org/small", "org/small@main", "org/small@12ab"])
+def test_a_model_without_a_commit_needs_build(place: dict[str, Any], model: str) -> None:
+    with pytest.raises(ValueError, match=r"with 40 hex digits, found 'org/small.*; or pass build="):
+        CachedEmbedder(**{**place, "model": model})
+
+
+@pytest.mark.slow
+def test_a_model_by_its_name_is_loaded_from_the_hubs_cache(tmp_path: Path, place: dict[str, Any]) -> None:
+    commit = "5" * 40
+    model = static_model(tmp_path / "hub" / "models--org--small" / "snapshots" / commit)
+    program = f"""
+import sys
+import numpy as np
+from dejavec.cluster import CachedEmbedder
+with CachedEmbedder({place["url"]!r}, path={str(place["path"])!r}, model="org/small@{commit}") as embedder:
+    np.save(sys.argv[1], embedder.encode(["w1 w2", "w3"]))
+"""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+    }
+    command = [sys.executable, "-c", program, str(tmp_path / "got.npy")]
+    subprocess.run(command, env={**environment, "HF_HUB_OFFLINE": "1"}, check=True)
+    assert np.array_equal(np.load(tmp_path / "got.npy"), model.encode(["w1 w2", "w3"]))
+    with StoredKeys(place["url"], path=tmp_path / "keys", model=f"org/small@{commit}") as stored:
+        assert stored.has(["w3", "w4"]).tolist() == [True, False]
 
 
 def test_keys_of_another_identity_are_not_stored_ones(tmp_path: Path, place: dict[str, Any]) -> None:

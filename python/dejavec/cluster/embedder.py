@@ -40,7 +40,7 @@ class CachedEmbedder(Closing):
         path: a directory on the disk of each machine. Its workers share it.
         model: which model makes the vectors, as ``"name@revision"``.
         build: returns the function that encodes texts; it is called once, at the first missing text. None:
-            ``model`` is a model of sentence-transformers, with a commit as its revision.
+            ``model`` is a model of sentence-transformers, with a whole commit as its revision.
         prompt: what the model reads before each text, as part of the identity. A model that ``build`` makes
             has to read it by itself.
         column: the column of texts in a batch.
@@ -52,7 +52,7 @@ class CachedEmbedder(Closing):
             its model for a few stored vectors, even if nothing is missing: 16 at first, 4 a batch later.
 
     Raises:
-        ValueError: the address is none; or ``model`` has no revision, and there is no ``build``.
+        ValueError: the address is none; or ``model`` has no commit, and there is no ``build``.
         MissingPackageError: obstore is not installed.
 
     Example:

@@ -1,22 +1,25 @@
-"""The model of a worker, by its name: the revision is in the identity before the model is loaded."""
+"""The model of a worker, by its name: the commit is in the identity before the model is loaded."""
 
 from __future__ import annotations
 
-from dejavec.errors import IdentityMismatchError
+import re
+
 from dejavec.serving.named_model import Encoder, ModelName, load
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def named(model: str) -> ModelName:
-    """Return the parts of ``"name@revision"``.
+    """Return the parts of ``"name@commit"``.
 
     Raises:
-        ValueError: there is no revision; a directory has none.
+        ValueError: there is no commit: a branch or tag may move, and a directory has none.
     """
     found = ModelName.parse(model)
-    if found.revision is None:
+    if found.revision is None or not _COMMIT.fullmatch(found.revision):
         raise ValueError(
-            f'expected model="name@commit" of sentence-transformers, found {model!r} without a commit; pass '
-            "one, or build= with a function that builds the model"
+            f'expected model="name@commit" with 40 hex digits, found {model!r}; or pass build= with '
+            "a function that builds the model"
         )
     return found
 
@@ -25,17 +28,8 @@ def load_named(model: str, prompt: str | None) -> Encoder:
     """Load a model of sentence-transformers.
 
     Raises:
-        IdentityMismatchError: the revision names another commit, such as a branch does, which moves.
+        ValueError: there is no commit.
         MissingPackageError: sentence-transformers is not installed.
         DejavecError: it cannot load the model.
     """
-    wanted = named(model)
-    encoder, commit = load(wanted, prompt, where="model")
-    if commit != wanted.revision:
-        raise IdentityMismatchError(
-            f"model {wanted.name}",
-            expected="a commit as the revision",
-            found=f"{wanted.revision}, which is {commit} now",
-            remedy=f'pass model="{wanted.name}@{commit}"',
-        )
-    return encoder
+    return load(named(model), prompt, where="model")[0]
