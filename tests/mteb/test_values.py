@@ -164,30 +164,32 @@ def test_a_real_model_is_equal_uncached_cold_and_warm(
 
 
 SWEEP = [
-    {"truncate_dim": dim, "normalize_embeddings": normalize, "precision": precision}
-    for dim in (None, 16, 64, 383, 384, 1000)
-    for normalize in (False, True)
-    for precision in ("float32", "int8", "ubinary")
+    {"truncate_dim": 16, "normalize_embeddings": False, "precision": "float32"},
+    {"truncate_dim": 16, "normalize_embeddings": True, "precision": "float32"},
+    {"truncate_dim": 383, "normalize_embeddings": True, "precision": "int8"},
+    {"truncate_dim": 384, "normalize_embeddings": True, "precision": "float32"},
+    {"truncate_dim": 1000, "normalize_embeddings": False, "precision": "ubinary"},
+    {"truncate_dim": None, "normalize_embeddings": True, "precision": "ubinary"},
+    {"truncate_dim": None, "normalize_embeddings": False, "precision": "float32"},
 ]
 
 
 @pytest.mark.parametrize("make_model", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("limited_by", ["arguments", "model"])
-@pytest.mark.parametrize("library", ["numpy", "torch"])
 def test_a_sweep_over_dimensions_and_precisions_encodes_once(
-    make_model: Any, limited_by: str, library: str, tmp_path: Path
+    make_model: Any, limited_by: str, tmp_path: Path
 ) -> None:
     model = make_model()
     batches = count_batches(model)
-    texts = [*TEXTS, *(f"{'a word ' * length}." for length in range(40))]
+    texts = [*TEXTS, *(f"{'a word ' * length}." for length in range(7))]
     with CachedEmbeddingWrapper(model, tmp_path, confirm=0) as wrapper:
         for count, settings in enumerate(SWEEP):
-            arguments = {**settings, "convert_to_tensor": library == "torch"}
+            arguments = dict(settings)
             if limited_by == "model":
                 model.model.truncate_dim = arguments.pop("truncate_dim")
-            expected = encode(model, texts, **arguments)
+            expected = encode(model, texts, batch_size=4, **arguments)
             batches.clear()
-            assert bits_equal(encode(wrapper, texts, **arguments), expected), settings
+            assert bits_equal(encode(wrapper, texts, batch_size=4, **arguments), expected), settings
             assert sum(batches) == (len(texts) if count == 0 else 0), settings
     assert len(list(tmp_path.rglob("vectors.npy"))) == 1
 
@@ -202,6 +204,7 @@ def test_another_dimension_of_the_model_is_not_asked_about(tmp_path: Path) -> No
         assert sum(batches) == (len(TEXTS) if run == 0 else 0)
 
 
+@pytest.mark.filterwarnings("ignore::dejavec.errors.DejavecWarning")
 def test_a_model_that_computes_in_half_precision_normalises_itself(tmp_path: Path) -> None:
     model = minilm()
     model.model.to(torch.bfloat16)

@@ -48,13 +48,12 @@ def framework_pages() -> list[Path]:
 def adapter_pages() -> list[Path]:
     """The pages whose programs need packages that only the environment of ``make test-adapters`` has."""
     recipes = ("bertopic", "celery", "dspy", "txtai")
-    frameworks = [page for page in framework_pages() if page not in cluster_pages()]
-    return frameworks + [ROOT / "docs" / "recipes" / f"{name}.md" for name in recipes]
+    return framework_pages() + [ROOT / "docs" / "recipes" / f"{name}.md" for name in recipes]
 
 
 def cluster_pages() -> list[Path]:
     """The pages whose programs need a cluster, as ``make test-scale`` has."""
-    return [ROOT / "docs" / "frameworks" / "ray.md"]
+    return [ROOT / "docs" / "cluster.md"]
 
 
 def fences(page: Path) -> list[re.Match[str]]:
