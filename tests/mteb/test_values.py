@@ -163,7 +163,7 @@ def test_a_real_model_is_equal_uncached_cold_and_warm(
     assert not bits_equal(*found)
 
 
-SWEEP = [
+SWEEP: list[dict[str, Any]] = [
     {"truncate_dim": 16, "normalize_embeddings": False, "precision": "float32"},
     {"truncate_dim": 16, "normalize_embeddings": True, "precision": "float32"},
     {"truncate_dim": 383, "normalize_embeddings": True, "precision": "int8"},
