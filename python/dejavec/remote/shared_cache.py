@@ -6,16 +6,14 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dejavec.errors import DejavecError, IdentityMismatchError, VectorsError
-from dejavec.fill.vector_store import Seen
 from dejavec.keys.items import Keys
 from dejavec.remote.fetch import take
 from dejavec.remote.hub import is_data_set
@@ -28,7 +26,6 @@ from dejavec.remote.urls import obstore, place
 from dejavec.storage.identity import BARE
 from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.support.fork import make_locks_of
-from dejavec.vectors.output import Output
 from dejavec.vectors.ragged import Rows, stored_bytes
 
 
@@ -133,46 +130,10 @@ class SharedCache(KeyedCache):
             self.warn_once(f"goes on without {self._url}: {error}")
             return 0
 
-    @overload
-    def append(
-        self,
-        keys: Keys,
-        rows: Rows,
-        output: Output,
-        seen: None = None,
-        texts: Sequence[str | None] | None = None,
-    ) -> int: ...
-
-    @overload
-    def append(
-        self,
-        keys: Keys,
-        rows: Rows,
-        output: Output,
-        seen: Seen,
-        texts: Sequence[str | None] | None = None,
-    ) -> int | None: ...
-
-    def append(
-        self,
-        keys: Keys,
-        rows: Rows,
-        output: Output,
-        seen: Seen | None = None,
-        texts: Sequence[str | None] | None = None,
-    ) -> int | None:
-        """Do what :meth:`KeyedCache.append` does. The rows are pushed later."""
-        appended = super().append(keys, rows, output, seen, texts)
-        if appended and not getattr(self._taking, "on", False):
-            self._note(stored_bytes(rows, self.dtype or rows.dtype) * appended // len(keys))
-        return appended
-
-    def put(self, keys: Keys, vectors: object, **settings: Any) -> int:
-        """Do what :meth:`KeyedCache.put` does. The rows are pushed later."""
-        appended = super().put(keys, vectors, **settings)
-        if appended:
-            self._note(appended * self.row_bytes)
-        return appended
+    def note_stored(self, rows: Rows, appended: int) -> None:
+        """Note that rows are to be pushed, unless they were taken from the store."""
+        if not getattr(self._taking, "on", False):
+            self._note(stored_bytes(rows, rows.dtype) * appended // len(rows))
 
     def get(self, keys: Keys, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Rows]:
         """Do what :meth:`KeyedCache.get` does, for what is in the store, too."""

@@ -326,6 +326,14 @@ class KeyedCache(Closing):
         del keys
         return 0
 
+    def note_stored(self, rows: Rows, appended: int) -> None:
+        """Do nothing: a store behind the cache gets new rows.
+
+        Args:
+            rows: rows that were to be stored, in the stored dtype.
+            appended: how many of them were, at least one.
+        """
+
     def partition(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Look up keys and collapse duplicates.
 
@@ -460,7 +468,7 @@ class KeyedCache(Closing):
         try:
             parts, offsets = _columns_of(rows)
             numbers, numbering = (None, None) if seen is None else (seen.rows, seen.numbering)
-            return store.append(keys, parts, numbers, numbering, **offsets, texts=texts)
+            appended = store.append(keys, parts, numbers, numbering, **offsets, texts=texts)
         except VectorsError as error:
             # These rows fit the opened cache, so another one is there now.
             raise IdentityMismatchError(
@@ -469,6 +477,9 @@ class KeyedCache(Closing):
                 found=f"that another process replaced it by one of other vectors ({error})",
                 remedy="use another directory",
             ) from error
+        if appended:
+            self.note_stored(rows, appended)
+        return appended
 
     def get(self, keys: Keys, out: NDArray[Any] | None = None) -> tuple[NDArray[np.bool_], Rows]:
         """Return the stored vectors of keys.
@@ -579,7 +590,10 @@ class KeyedCache(Closing):
         if not len(rows):
             return 0
         parts, offsets = _columns_of(rows)
-        return store.put(keys, parts, **offsets, texts=texts)
+        appended = store.put(keys, parts, **offsets, texts=texts)
+        if appended:
+            self.note_stored(rows, appended)
+        return appended
 
     def delete(self, keys: Keys, *, tell: bool = True) -> int:
         """Delete keys: see :meth:`dejavec.EmbeddingCache.delete`.
