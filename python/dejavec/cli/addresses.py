@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -13,19 +12,6 @@ from dejavec.remote.defects import Skipped
 from dejavec.remote.urls import split
 
 _SHOWN = 10
-
-
-@dataclass(frozen=True)
-class SkippedObject:
-    """An object that was left out.
-
-    Attributes:
-        name: its name below the address.
-        reason: why.
-    """
-
-    name: str
-    reason: str
 
 
 class _Address(click.ParamType):  # type: ignore[type-arg]  # older releases of click have no parameter
@@ -42,11 +28,6 @@ class _Address(click.ParamType):  # type: ignore[type-arg]  # older releases of 
 
 URL = click.argument("url", metavar="URL", type=_Address())
 """The argument of commands that share."""
-
-
-def skipped_objects(skipped: Sequence[Skipped]) -> list[SkippedObject]:
-    """Return what was skipped as a part of a document."""
-    return [SkippedObject(one.name, one.reason) for one in skipped]
 
 
 def shown_skips(skipped: Sequence[Skipped]) -> str:

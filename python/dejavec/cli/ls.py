@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from dejavec.cli.addresses import SkippedObject, shown_skips, skipped_objects
+from dejavec.cli.addresses import shown_skips
 from dejavec.cli.amounts import age_text
 from dejavec.cli.described import Described, described, model_of, open_store, prompt_of, role_of
 from dejavec.cli.documents import print_json
@@ -102,7 +102,7 @@ class Listing:
     caches: list[Described]
     unopened: list[Unopened]
     shared: list[SharedVectors]
-    skipped: list[SkippedObject]
+    skipped: list[Skipped]
     rows: int
     bytes: int
 
@@ -151,7 +151,7 @@ def shared_at(url: str) -> Listing:
         for one in found
     ]
     rows, size = (sum(getattr(one, name) for one in shared) for name in ("rows", "bytes"))
-    return Listing([], [], shared, skipped_objects(skipped), rows, size)
+    return Listing([], [], shared, skipped, rows, size)
 
 
 @verb("ls", document=Listing)
@@ -195,7 +195,7 @@ def _list_shared(url: str, *, as_json: bool) -> int:
         now = time.time()
         print_table(_SHARED_COLUMNS, [_shared_cells(one, now) for one in listing.shared])
     print(f"{len(listing.shared):,} shared, {listing.rows:,} rows, {size_text(listing.bytes)}")
-    print(shown_skips([Skipped(one.name, one.reason) for one in listing.skipped]), end="")
+    print(shown_skips(listing.skipped), end="")
     return 0
 
 

@@ -9,10 +9,11 @@ from typing import get_args
 
 import click
 
-from dejavec.cli.addresses import URL, SkippedObject, shown_skips, skipped_objects
+from dejavec.cli.addresses import URL, shown_skips
 from dejavec.cli.documents import print_json
 from dejavec.cli.progress import progress
 from dejavec.cli.verb import DRY_RUN, path_argument, verb
+from dejavec.remote.defects import Skipped
 from dejavec.remote.pull import Vectors, open_for, pull
 from dejavec.storage.summary import size_text
 
@@ -45,7 +46,7 @@ class Pull:
     deleted: int
     requests: int
     read_bytes: int
-    skipped: list[SkippedObject]
+    skipped: list[Skipped]
 
 
 @verb("pull", document=Pull, kept="what was taken is kept; run it again to continue")
@@ -90,10 +91,8 @@ def command(
             dry_run=dry_run,
             total=lambda rows: stack.enter_context(progress("pull", rows, "rows")),
         )
-    counts = {name: value for name, value in vars(done).items() if name != "skipped"}
-    result = Pull(url, cache, **counts, skipped=skipped_objects(done.skipped))
     if as_json:
-        print_json(result)
+        print_json(Pull(url, cache, **vars(done)))
         return 0
     would = "would be " if dry_run else ""
     if vectors == "all":

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import click
 
-from dejavec.cli.addresses import URL, SkippedObject, shown_skips, skipped_objects
+from dejavec.cli.addresses import URL, shown_skips
 from dejavec.cli.documents import print_json
 from dejavec.cli.progress import progress
 from dejavec.cli.selection import opened
 from dejavec.cli.verb import DRY_RUN, path_argument, verb
+from dejavec.remote.defects import Skipped
 from dejavec.remote.push import push
 from dejavec.storage.summary import size_text
 
@@ -43,7 +44,7 @@ class Push:
     there: int
     deleted: int
     damaged: int
-    skipped: list[SkippedObject]
+    skipped: list[Skipped]
 
 
 @verb("push", document=Push, kept="what was pushed stays there; run it again to continue")
@@ -66,10 +67,8 @@ def command(*, cache: Path, url: str, texts: bool, dry_run: bool, as_json: bool)
             dry_run=dry_run,
             total=lambda rows: stack.enter_context(progress("push", rows, "rows")),
         )
-    counts = {name: value for name, value in vars(done).items() if name != "skipped"}
-    result = Push(cache, url, **counts, skipped=skipped_objects(done.skipped))
     if as_json:
-        print_json(result)
+        print_json(Push(cache, url, **vars(done)))
         return 0
     would = "would be " if dry_run else ""
     print(f"{url}: {done.rows:,} vectors {would}written, {size_text(done.bytes)}")

@@ -7,11 +7,12 @@ from datetime import timedelta
 
 import click
 
-from dejavec.cli.addresses import URL, SkippedObject, shown_skips, skipped_objects
+from dejavec.cli.addresses import URL, shown_skips
 from dejavec.cli.documents import print_json
 from dejavec.cli.progress import progress
 from dejavec.cli.verb import DRY_RUN, verb
 from dejavec.remote.compaction import GRACE, compact_all
+from dejavec.remote.defects import Skipped
 from dejavec.storage.summary import size_text
 
 
@@ -37,7 +38,7 @@ class Tidied:
     removed: int
     swept: int
     bytes: int
-    skipped: list[SkippedObject]
+    skipped: list[Skipped]
 
 
 @verb("tidy", document=Tidied, kept="what was merged stays; run it again to continue")
@@ -59,9 +60,8 @@ def command(*, url: str, grace: float, dry_run: bool, as_json: bool) -> int:
     """
     with progress("merge", None, "rows") as advance:
         done = compact_all(url, grace=timedelta(days=grace), dry_run=dry_run, advance=advance)
-    counts = {name: value for name, value in vars(done).items() if name != "skipped"}
     if as_json:
-        print_json(Tidied(url, **counts, skipped=skipped_objects(done.skipped)))
+        print_json(Tidied(url, **vars(done)))
         return 0
     would = "would be " if dry_run else ""
     print(f"{url}: {done.merged:,} small segments {would}merged into {done.written:,}, {done.rows:,} vectors")
