@@ -22,7 +22,7 @@ from dejavec.mteb.engine_settings import EngineSettings
 from dejavec.mteb.foreign_backend import ForeignCache, ForeignCall, not_kept
 from dejavec.mteb.items import Items, Positions
 from dejavec.mteb.model.encoders import refuse_sharing
-from dejavec.mteb.model.identity import Kind, ModelIdentity, Source
+from dejavec.mteb.model.identity import Kind, ModelIdentity, Profile, Source
 from dejavec.mteb.model.methods import Methods, encoder_of, searcher
 from dejavec.mteb.model_call import ModelCall, divides_calls
 from dejavec.mteb.places import TaskPlaces
@@ -109,7 +109,7 @@ class Engine:
             Exception: the model's own exception.
         """
         try:
-            self._known_kind()
+            self._profile()
             items = Items(inputs, self.settings.extra_fields)
             inputs = items.inputs
             try:
@@ -191,7 +191,8 @@ class Engine:
             UncacheableError: the call cannot be cached.
             ModelChangedError: the model was built in this call, and differs from its record.
         """
-        kind = self._known_kind()
+        profile = self._profile()
+        kind = profile.kind
         if len(items) == 0:
             return encoder_of(self.source.model)(items.inputs, **arguments)
         keys = items.keys()
@@ -199,7 +200,7 @@ class Engine:
             refuse_sharing(kind, text_only=items.text_only)
         look = self.source.look() if self._siblings.asks else UNSEEN
         known = kind if items.text_only else "other"
-        call = divided(arguments, known, self.source.profile().encoder, look.description.device)
+        call = divided(arguments, known, profile.encoder, look.description.device)
         place = self.place(kind, look, call.identified, is_full=call.is_full)
         if place in self._not_kept:
             raise UncacheableError(self._not_kept[place])
@@ -215,19 +216,19 @@ class Engine:
             self._totals += filled.counts
         return call.view.of(filled.vectors, filled.output, kind)
 
-    def _known_kind(self) -> Kind:
-        """Return which ``encode`` the model has.
+    def _profile(self) -> Profile:
+        """Return the profile of the model.
 
         Raises:
             UncacheableError: no vectors of this model can be cached.
         """
         try:
-            kind, call_dependent = self.source.profile().kind, self.call_dependent
+            profile = self.source.profile()
         except TypeError as error:
             raise UncacheableError("a setting of the model cannot be told from others", str(error)) from None
-        if call_dependent:
+        if self.settings.call_dependent or profile.call_dependent:
             raise UncacheableError("the model's vectors depend on the rest of the call")
-        return kind
+        return profile
 
     def _fill(
         self, place: Place, look: Look, items: Items, keys: Keys, *, kind: Kind, arguments: dict[str, Any]

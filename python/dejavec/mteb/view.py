@@ -81,7 +81,7 @@ WHOLE = View()
 
 
 @dataclass(frozen=True)
-class Request:
+class Division:
     """A call, divided into the vectors that are stored and what is made of them.
 
     Attributes:
@@ -99,7 +99,7 @@ class Request:
 
 def divided(
     arguments: Mapping[str, Any], kind: Kind, encoder: Mapping[str, Any] | None, device: str | None
-) -> Request:
+) -> Division:
     """Divide a call.
 
     Args:
@@ -113,13 +113,12 @@ def divided(
     """
     stored = dict(arguments)
     precision = arguments.get("precision")
-    if kind == "other" or encoder is None:
-        if precision in INTEGER_PRECISIONS:
-            raise UncacheableError(f"precision {precision!r} is taken over the whole call")
-        return Request(stored, stored, WHOLE, is_full=False)
-    quantised = precision if precision in _QUANTISED_HERE else None
+    is_known = kind != "other" and encoder is not None
+    quantised = precision if is_known and precision in _QUANTISED_HERE else None
     if precision in INTEGER_PRECISIONS and quantised is None:
         raise UncacheableError(f"precision {precision!r} is taken over the whole call")
+    if kind == "other" or encoder is None:
+        return Division(stored, stored, WHOLE, is_full=False)
     if quantised or precision == "float32":
         del stored["precision"]
     normalize, dim = arguments.get("normalize_embeddings", False), arguments.get("truncate_dim")
@@ -129,11 +128,11 @@ def divided(
         dim is None or (type(dim) is int and dim > 0 and _takes_truncate_dim())
     )
     if not derives:
-        return Request(stored, stored, View(precision=quantised), is_full=False)
+        return Division(stored, stored, View(precision=quantised), is_full=False)
     stored.pop("normalize_embeddings", None)
     stored.pop("truncate_dim", None)
     sent = stored if limit is None else {**stored, "truncate_dim": _ALL}
-    return Request(sent, stored, View(dim, normalize, quantised), is_full=True)
+    return Division(sent, stored, View(dim, normalize, quantised), is_full=True)
 
 
 def _is_repeatable(arguments: Mapping[str, Any], encoder: Mapping[str, Any], device: str | None) -> bool:
