@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shared_rows import CONTAINERS, TEXTS, cache, filled, objects_of, stored, values, vectors
+from shared_rows import TEXTS, cache, filled, objects_of, stored, values, vectors
 
 from dejavec import EmbeddingCache
 from dejavec.errors import (
@@ -31,16 +31,6 @@ from dejavec.remote.urls import place
 from dejavec.sharing import pull as pull_into
 from dejavec.sharing import push as push_from
 from dejavec.storage.keyed_cache import KeyedCache
-
-
-@pytest.fixture(params=CONTAINERS)
-def container(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
-@pytest.fixture
-def team(tmp_path: Path) -> str:
-    return f"file://{tmp_path}/team"
 
 
 @pytest.fixture(autouse=True)

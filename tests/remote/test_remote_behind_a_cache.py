@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shared_rows import CONTAINERS, TEXTS, cache, filled, objects_of, stored, values, vectors
+from shared_rows import TEXTS, cache, filled, objects_of, stored, values, vectors
 
 from dejavec import EmbeddingCache
 from dejavec.errors import DejavecWarning, IdentityMismatchError, StorageError, VectorsError
@@ -30,16 +30,6 @@ class Model:
     def __call__(self, texts: list[str]) -> Any:
         self.seen += texts
         return vectors(self.container, texts, self.shift)
-
-
-@pytest.fixture(params=CONTAINERS)
-def container(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
-@pytest.fixture
-def team(tmp_path: Path) -> str:
-    return f"file://{tmp_path}/team"
 
 
 def test_only_what_nobody_has_is_encoded(tmp_path: Path, team: str, container: Any) -> None:

@@ -20,11 +20,6 @@ pytestmark = pytest.mark.slow
 ROWS = [f"w{number} and w{number * 3}" for number in range(40)]
 
 
-@pytest.fixture
-def team(tmp_path: Path) -> str:
-    return f"file://{tmp_path}/team"
-
-
 def test_the_wrapper_encodes_only_what_nobody_has(tmp_path: Path, team: str) -> None:
     plain = encode(FieldsModel(), ROWS)
     first, second = FieldsModel(), FieldsModel()

@@ -26,11 +26,6 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path / "mine"
 
 
-@pytest.fixture
-def team(tmp_path: Path) -> str:
-    return f"file://{tmp_path}/team"
-
-
 def said(capsys: pytest.CaptureFixture[str], document: type) -> Any:
     found = json.loads(capsys.readouterr().out)
     jsonschema.validate(found, schema_of(document))

@@ -20,16 +20,6 @@ NOW = timedelta(0)
 STEPS = int(os.environ.get("DEJAVEC_SHARING_STEPS", "60"))
 
 
-@pytest.fixture(params=CONTAINERS)
-def container(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
-@pytest.fixture
-def team(tmp_path: Path) -> str:
-    return f"file://{tmp_path}/team"
-
-
 def push_in_parts(tmp_path: Path, team: str, container: Any) -> None:
     with cache(tmp_path / "mine", container) as mine:
         for start in range(0, 120, 20):
