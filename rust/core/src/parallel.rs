@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::num::NonZero;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 
 /// How many threads to use for a batch of `items`, with at least `items_per_thread` for each.
@@ -53,6 +53,9 @@ pub fn for_each<T: Send>(pieces: Vec<T>, items: usize, items_per_thread: usize, 
 
 /// The most memory that waiting pieces may hold. Beyond it their maker takes part in the work.
 pub const MOST_WAITING: usize = 4 << 20;
+
+/// How many pieces wait for work that takes them in their order.
+const MOST_AHEAD: usize = 2;
 
 /// Calls `work` on pieces that only this thread can make. The other threads work while it makes more.
 ///
@@ -113,6 +116,34 @@ pub fn for_each_made<T: Send, E>(
         });
         outcome
     })
+}
+
+/// Calls `work` on pieces in their order, while another thread makes the ones that follow.
+///
+/// At most `MOST_AHEAD` made pieces wait. A single piece is made and worked on by this thread. If a piece cannot be made, or
+/// the work on one fails, no more are made, and the error is returned.
+pub fn for_each_ahead<T: Send, E: Send>(
+    mut pieces: impl Iterator<Item = Result<T, E>> + Send,
+    mut work: impl FnMut(T) -> Result<(), E>,
+) -> Result<(), E> {
+    let first: Vec<_> = pieces.by_ref().take(2).collect();
+    let is_all = first.len() < 2;
+    for piece in first {
+        work(piece?)?;
+    }
+    if is_all {
+        return Ok(());
+    }
+    let (following, work_on) = (&mut pieces, &mut work);
+    let outcome = thread::scope(move |scope| {
+        let (made, waiting) = mpsc::sync_channel(MOST_AHEAD);
+        // Sending fails once the work has failed.
+        let make = move || following.try_for_each(|piece| made.send(piece)).unwrap_or_default();
+        thread::Builder::new().spawn_scoped(scope, make).ok()?;
+        Some(waiting.into_iter().try_for_each(|piece| work_on(piece?)))
+    });
+    // If no thread can be started, this one makes them.
+    outcome.unwrap_or_else(|| pieces.try_for_each(|piece| work(piece?)))
 }
 
 /// Pieces that are made and wait to be worked on.
@@ -248,6 +279,36 @@ mod tests {
         assert_eq!(for_each_made(pieces, 1000, 1, |_| 0, work, |rest| rest()), Err(101));
         assert_eq!(sum.into_inner(), 5050);
     }
+
+    #[test]
+    fn pieces_made_ahead_are_worked_on_in_their_order_until_one_fails() {
+        for (failing_to_make, failing_to_work, expected) in
+            [(None, None, 100), (Some(7), None, 7), (Some(0), None, 0), (None, Some(50), 50), (Some(1), Some(0), 0)]
+        {
+            let made = AtomicU64::new(0);
+            let pieces = (0..100_u64).map(|piece| {
+                made.fetch_add(1, Ordering::Relaxed);
+                if failing_to_make == Some(piece) { Err(("make", piece)) } else { Ok(piece) }
+            });
+            let mut worked = Vec::new();
+            let outcome = for_each_ahead(pieces, |piece| match failing_to_work == Some(piece) {
+                true => Err(("work", piece)),
+                false => {
+                    worked.push(piece);
+                    Ok(())
+                }
+            });
+            assert_eq!(worked, (0..expected).collect::<Vec<_>>());
+            let error = match failing_to_work {
+                Some(piece) => Some(("work", piece)),
+                None => failing_to_make.map(|piece| ("make", piece)),
+            };
+            assert_eq!(outcome.err(), error);
+            let most = failing_to_make.map_or(expected, |piece| piece.max(1)) + 2 + MOST_AHEAD as u64;
+            assert!(made.into_inner() <= most);
+        }
+    }
+
     #[test]
     fn pieces_wait_only_up_to_a_limit_of_what_they_weigh() {
         let (waiting, most, sum) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicU64::new(0));

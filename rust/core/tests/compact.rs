@@ -177,6 +177,27 @@ fn rows_that_were_not_synced_are_durable_after_a_compaction_and_their_writer_kno
 }
 
 #[test]
+fn a_cache_of_many_pieces_is_compacted_whole_or_not_at_all() {
+    const ITEMS: u64 = 80_000;
+    for place in CONTAINERS.map(|container| in_memory().holding(container)) {
+        let store = place.create(Close);
+        put(&place, &store, 0..ITEMS, 1);
+        store.delete(&keys((0..ITEMS).step_by(3))).unwrap();
+        let names = || files(&place).into_keys().collect::<Vec<_>>();
+        let (before, records) = (names(), place.read("keys.bin"));
+        let last = records.len() - 1;
+        place.write("keys.bin", &[!records[last]], last as u64);
+        assert!(matches!(store.compact(), Err(Error::Corrupt { .. })));
+        assert_eq!(names(), before);
+        place.write("keys.bin", &records[last..], last as u64);
+        store.compact().unwrap();
+        assert_eq!(sound(&place).rows, ITEMS - ITEMS.div_ceil(3));
+        let expected: Vec<_> = (0..ITEMS).map(|item| (item % 3 != 0).then_some(1)).collect();
+        assert!(versions(&store, 0..ITEMS) == expected);
+    }
+}
+
+#[test]
 fn damaged_rows_are_not_compacted_away() {
     in_each(|container| {
         let place = in_memory().holding(container);

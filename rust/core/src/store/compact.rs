@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::thread;
 
 use super::append::{Group, Writer, poisoning};
 use super::opened::Open;
@@ -20,7 +22,7 @@ use crate::lock::{HOLDER_BYTES, HeldLock};
 use crate::parts::Parts;
 use crate::recovery::{Piece, Recovered};
 use crate::texts::TextFiles;
-use crate::{atomic, directory, generations, index};
+use crate::{atomic, directory, generations, index, parallel};
 
 /// Bytes of rows and records that are copied together. They stay in the processor's caches.
 const COPIED_BYTES: u64 = 1 << 20;
@@ -108,6 +110,7 @@ impl Store {
         drop((writer, index_lock, locks));
         self.reopen_if_replaced()?;
         self.write_snapshot_if_due(DeltaLimit::APPENDING);
+        close_behind(open);
         Ok(dropped)
     }
 
@@ -152,17 +155,9 @@ impl Store {
                 Some((&**old_texts, texts))
             }
         };
-        let committed = open.slot().committed.rows;
         let (mut end, mut begun) = (Extent::default(), Extent::default());
-        let mut next = kept.next(0);
-        while let Some(first) = next {
-            let count = old.rows.first_within(first..committed, RECORD_BYTES as u64, COPIED_BYTES)?;
-            let piece = Piece::read(first..committed.min(first.saturating_add(count)), &old.keys, &old.rows)?;
-            let rows: Vec<u64> = (first..piece.rows.end()).filter(|row| kept.has(*row)).collect();
-            if let Some(damaged) = rows.iter().find(|row| !piece.is_sound(**row)) {
-                let found = format!("a checksum mismatch in row {damaged}");
-                return Err(Error::corrupt(old.rows.data().path(), "sound rows, to compact them", found));
-            }
+        let pieces = KeptRows { files: old, kept, committed: open.slot().committed.rows, next: kept.next(0) };
+        parallel::for_each_ahead(pieces, |(piece, rows)| {
             let of_piece = Rows::of(&piece, &rows);
             let group = Group { keys: Cow::Borrowed(&of_piece.keys), block: of_piece.block(meta)? };
             new.rows.append(end, &group.block)?;
@@ -174,8 +169,8 @@ impl Store {
             if new.rows.begin_writing(begun, end)? {
                 begun = end;
             }
-            next = kept.next(piece.rows.end());
-        }
+            Ok(())
+        })?;
         new.sync_rows()?;
         new.write_row_headers(end)?;
         new.rows.sync()?;
@@ -284,6 +279,13 @@ impl Store {
     }
 }
 
+/// Closes files that the directory may have no more, in a thread for which nobody waits: the system then frees their
+/// pages and blocks, which takes long.
+fn close_behind(open: Arc<Open>) {
+    // If no thread can be started, they are closed here.
+    let _ = thread::Builder::new().spawn(move || drop(open));
+}
+
 /// The description of the next generation. Its index has another seed, so no snapshot of an earlier one fits it.
 fn next_generation(meta: &Meta, path: &std::path::Path) -> Result<Meta> {
     let mut seed = [0; 8];
@@ -304,6 +306,42 @@ fn copy_texts(old: &TextFiles, new: &TextFiles, rows: &[u64], keys: &[Key], mut 
         first += rows.len() as u64;
     }
     Ok(())
+}
+
+/// The rows of a cache in pieces, with the numbers of those that are kept, which are sound.
+struct KeptRows<'a> {
+    files: &'a CacheFiles,
+    kept: &'a Bits,
+    committed: u64,
+    /// The first row of the next piece.
+    next: Option<u64>,
+}
+
+impl Iterator for KeptRows<'_> {
+    type Item = Result<(Piece, Vec<u64>)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let first = self.next?;
+        let read = self.read(first);
+        // None after an error.
+        self.next = read.as_ref().ok().and_then(|(piece, _)| self.kept.next(piece.rows.end()));
+        Some(read)
+    }
+}
+
+impl KeptRows<'_> {
+    /// The piece that begins at a row.
+    fn read(&self, first: u64) -> Result<(Piece, Vec<u64>)> {
+        let CacheFiles { rows: files, keys, .. } = self.files;
+        let count = files.first_within(first..self.committed, RECORD_BYTES as u64, COPIED_BYTES)?;
+        let piece = Piece::read(first..self.committed.min(first.saturating_add(count)), keys, files)?;
+        let rows: Vec<u64> = (first..piece.rows.end()).filter(|row| self.kept.has(*row)).collect();
+        if let Some(damaged) = rows.iter().find(|row| !piece.is_sound(**row)) {
+            let found = format!("a checksum mismatch in row {damaged}");
+            return Err(Error::corrupt(files.data().path(), "sound rows, to compact them", found));
+        }
+        Ok((piece, rows))
+    }
 }
 
 /// Rows of a piece, one after the other.
@@ -343,7 +381,7 @@ impl Rows {
 /// How many bytes each row takes in the files of a compacted cache.
 struct RowSizes<'a> {
     open: &'a Open,
-    texts: Option<std::sync::Arc<TextFiles>>,
+    texts: Option<Arc<TextFiles>>,
     committed: Extent,
     /// Bytes of the files without rows.
     fixed: u64,
