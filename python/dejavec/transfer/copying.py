@@ -13,6 +13,7 @@ from dejavec.errors import CorruptCacheError, ForeignDirectoryError, VectorsErro
 from dejavec.fill.settings import check_choice, check_flag
 from dejavec.identity.proven import FILE
 from dejavec.storage.keyed_cache import KeyedCache
+from dejavec.support.ahead import one_ahead
 from dejavec.support.durable import sync_directory
 from dejavec.support.paths import with_suffix
 from dejavec.transfer.pieces import pieces, stored_form
@@ -74,7 +75,7 @@ def copy_to(
     copied = 0
     try:
         with target:
-            for piece in pieces(source, texts=texts):
+            for piece in one_ahead(pieces(source, texts=texts)):
                 if piece.damaged:
                     raise CorruptCacheError(
                         source.path,

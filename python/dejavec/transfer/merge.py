@@ -16,6 +16,7 @@ from dejavec.identity.observed import Description
 from dejavec.keys.items import Keys
 from dejavec.storage.identity import difference, same
 from dejavec.storage.keyed_cache import KeyedCache
+from dejavec.support.ahead import one_ahead
 from dejavec.transfer.pieces import Piece, at, pieces, stored_form
 from dejavec.vectors.compare import same_bytes
 from dejavec.vectors.ragged import Rows
@@ -82,7 +83,7 @@ def merge(
             continue
         if not dry_run:
             join_proofs(target, other.proofs.read(), mixed=other.proofs.is_mixed())
-        for piece in pieces(other, texts=True):
+        for piece in one_ahead(pieces(other, texts=True)):
             appended: int | None = None
             while appended is None:
                 numbering = target.numbering
