@@ -127,7 +127,12 @@ def verify(path: str, progress: Progress | None = None) -> dict[str, Any]:
     """
 
 def repair(
-    path: str, *, lock_timeout: float, force: bool = False, allow_network: bool = False
+    path: str,
+    *,
+    lock_timeout: float,
+    force: bool = False,
+    allow_network: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Repair a damaged cache, so that it can be opened, under its writers' lock.
 
@@ -140,6 +145,7 @@ def repair(
         lock_timeout: seconds to wait for the writers' lock.
         force: whether to repair a cache with more damaged than sound rows. Otherwise nothing is changed.
         allow_network: whether to write on a network file system.
+        progress: counts the rows that were checked.
 
     Returns:
         The result of ``verify`` before the repair.
@@ -179,7 +185,7 @@ class Numbering:
 
 @final
 class Progress:
-    """How far ``verify`` is, for another thread."""
+    """How far the check of ``verify`` or ``repair`` is, for another thread."""
 
     def __new__(cls) -> Self: ...
     @property

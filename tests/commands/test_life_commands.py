@@ -145,6 +145,7 @@ _core.under_writers_lock({str(cache)!r}, lambda: (print("held", flush=True), sys
         assert main(["rm", str(cache), "--yes"]) == 1
         said = capsys.readouterr().err
         assert f"was not free within 0 s (held by process {writer.pid})" in said
+        assert said.endswith("; run it again when that process is done\n")
         assert said.count("\n") == 1
         writer.communicate()
     after = files_below(cache)

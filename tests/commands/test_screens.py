@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,12 +142,15 @@ def test_a_dry_run_of_a_repair_changes_nothing(caches: Path, capsys: pytest.Capt
     assert files_below(caches) == before
 
 
-def test_a_check_says_how_far_it_is_within_a_cache(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checked, go_on = _core.verify, threading.Event()
+@pytest.mark.parametrize("check", [_core.verify, partial(_core.repair, lock_timeout=60.0)])
+def test_a_check_or_a_repair_says_how_far_it_is_within_a_cache(
+    check: Callable[..., dict[str, Any]], caches: Path
+) -> None:
+    go_on = threading.Event()
 
-    def slow(path: str, counted: _core.Progress) -> Any:
-        found = checked(path, counted)
-        assert (counted.checked, counted.rows) == (3, 3)
+    def slow(rows: _core.Progress) -> dict[str, Any]:
+        found = check(str(caches / "a/rather/long/path/of/directories/tiny"), progress=rows)
+        assert (rows.checked, rows.rows) == (3, 3)
         assert go_on.wait(60)
         return found
 
@@ -155,8 +160,7 @@ def test_a_check_says_how_far_it_is_within_a_cache(caches: Path, monkeypatch: py
         parts.append(part)
         go_on.set()
 
-    monkeypatch.setattr(_core, "verify", slow)
-    assert progress.checked(caches / "a/rather/long/path/of/directories/tiny", advance)["rows"] == 3
+    assert progress.counted(slow, advance)["rows"] == 3
     assert parts == [1.0, 0.0]
 
 

@@ -14,7 +14,7 @@ from click.shell_completion import shell_complete
 
 from dejavec._core import __version__
 from dejavec.cli.verb import Outcome, Verb
-from dejavec.errors import DejavecError
+from dejavec.errors import DejavecError, LockTimeoutError, sentence
 
 _COMMANDS = {
     "ls": "dejavec.cli.ls",
@@ -103,6 +103,10 @@ def _guarded(words: list[str]) -> Outcome:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except LockTimeoutError as error:
+        # The remedy of the library is an argument that no command has.
+        _say(sentence(error.where, remedy="run it again when that process is done"))
+        return 1
     except DejavecError as error:
         _say(str(error))
         return 1
@@ -128,8 +132,8 @@ def _kept(context: click.Context | None) -> str:
     return "nothing was changed" if found is None else found.kept
 
 
-def _say(sentence: str) -> None:
-    print(f"dejavec: {sentence}", file=sys.stderr)
+def _say(message: str) -> None:
+    print(f"dejavec: {message}", file=sys.stderr)
 
 
 def _drop_output() -> None:

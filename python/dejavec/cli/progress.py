@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, TypeVar
 
@@ -64,9 +63,10 @@ def progress(
 
 
 def interruptible(work: Callable[[], T], watch: Callable[[], object] = lambda: None) -> T:
-    """Run a long call of the core that only reads, and let Ctrl-C end the wait for it.
+    """Run a long call of the core, and let Ctrl-C end the wait for it.
 
-    The core does not look at signals. The abandoned thread ends with the process.
+    The core does not look at signals. The abandoned thread ends with the process, so the call must be one
+    that may end anywhere.
 
     Args:
         work: the call.
@@ -90,22 +90,22 @@ def interruptible(work: Callable[[], T], watch: Callable[[], object] = lambda: N
         watch()
 
 
-def checked(path: Path, advance: Callable[[float], object]) -> dict[str, Any]:
-    """Check a cache, and return the findings of ``_core.verify``.
+def counted(work: Callable[[_core.Progress], T], advance: Callable[[float], object]) -> T:
+    """Run a long call of the core that checks rows, and let Ctrl-C end the wait for it.
 
     Args:
-        path: the directory.
+        work: the call. It counts the rows.
         advance: is called with the part of the rows that was checked since the last call; all parts are 1.
     """
-    counted, done = _core.Progress(), 0.0
+    rows, done = _core.Progress(), 0.0
 
     def watch() -> None:
         nonlocal done
-        part = counted.checked / max(counted.rows, 1)
+        part = rows.checked / max(rows.rows, 1)
         advance(part - done)
         done = part
 
     try:
-        return interruptible(lambda: _core.verify(str(path), counted), watch)
+        return interruptible(lambda: work(rows), watch)
     finally:
         advance(1 - done)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec._core import Numbering
-from dejavec.cli.progress import checked, progress
+from dejavec import _core
+from dejavec.cli.progress import counted, progress
 from dejavec.cli.table_file import TableFile
 from dejavec.errors import CorruptCacheError, VectorsError
 from dejavec.keys.items import Keys, text_keys
@@ -65,7 +65,7 @@ class Selection:
     dead: int
     damaged: int
     given: dict[int, str]
-    numbering: Numbering | None
+    numbering: _core.Numbering | None
 
     @cached_property
     def has_texts(self) -> bool:
@@ -139,7 +139,7 @@ def _chosen(cache: KeyedCache) -> Selection:
     damaged = np.empty(0, np.int64)
     if len(keys):
         with progress("check", len(keys), "rows") as advance:
-            findings = checked(cache.path, lambda part: advance(part * len(keys)))
+            findings = counted(partial(_core.verify, str(cache.path)), lambda part: advance(part * len(keys)))
         damaged = np.array(findings["damaged"], np.int64)
     live = keys.any(axis=1)
     sound = newest.copy()

@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dejavec import EmbeddingCache, _core
+from dejavec import _core
 from dejavec.cli.documents import print_json
-from dejavec.cli.progress import checked, progress
+from dejavec.cli.progress import counted, progress
 from dejavec.cli.verb import DRY_RUN, PathType, verb
+from dejavec.cli.writable import LOCK_SECONDS
 from dejavec.errors import CacheNotFoundError, DejavecError
 from dejavec.storage.find import damaged_or_sound_caches_below
 from dejavec.support.core_errors import repair_command
@@ -104,11 +106,14 @@ def command(
     sizes = [_size(cache) for cache in caches]
     with progress("verify", sum(sizes), "bytes") as advance:
         for cache, size in zip(caches, sizes, strict=True):
+
+            def advance_part(part: float, size: int = size) -> None:
+                advance(part * size)
+
             if repair and not dry_run:
-                verified = _repaired(cache, force=force, allow_network=allow_network)
-                advance(size)
+                verified = _repaired(cache, advance_part, force=force, allow_network=allow_network)
             else:
-                verified = _verified(cache, lambda part, size=size: advance(part * size))  # type: ignore[misc]
+                verified = _verified(cache, advance_part)
             found.append(verified)
             if not as_json:
                 _print(verified)
@@ -144,17 +149,29 @@ def _size(cache: Path) -> int:
 def _verified(cache: Path, advance: Callable[[float], object]) -> Verified:
     """Check a cache. ``advance`` is called with the parts of it that were checked."""
     try:
-        findings = checked(cache, advance)
+        findings = counted(partial(_core.verify, str(cache)), advance)
     except DejavecError as refused:
         return _findings(cache, _NOTHING, error=str(refused))
     return _findings(cache, findings)
 
 
-def _repaired(cache: Path, *, force: bool, allow_network: bool) -> Verified:
-    """Check a cache, and repair it if it is damaged."""
+def _repaired(
+    cache: Path, advance: Callable[[float], object], *, force: bool, allow_network: bool
+) -> Verified:
+    """Check a cache, and repair it if it is damaged. ``advance`` is as in :func:`_verified`."""
     findings, left, error = _NOTHING, None, None
+
+    def work(rows: _core.Progress) -> dict[str, Any]:
+        return _core.repair(
+            str(cache.absolute()),
+            lock_timeout=LOCK_SECONDS,
+            force=force,
+            allow_network=allow_network,
+            progress=rows,
+        )
+
     try:
-        findings = EmbeddingCache.repair(cache.absolute(), force=force, allow_network=allow_network)
+        findings = counted(work, advance)
         if not _is_sound(findings):
             left = _core.verify(str(cache))
     except DejavecError as refused:

@@ -7,6 +7,9 @@ from pathlib import Path
 from dejavec import EmbeddingCache
 from dejavec.storage.keyed_cache import KeyedCache
 
+LOCK_SECONDS = 60.0
+"""How long commands wait for a process that is writing."""
+
 
 def open_to_change(path: Path, *, allow_network: bool = False) -> EmbeddingCache:
     """Open a cache to change it, whichever identity it has.
@@ -17,4 +20,10 @@ def open_to_change(path: Path, *, allow_network: bool = False) -> EmbeddingCache
     """
     with KeyedCache(path, mode="r") as cache:
         identity, container = cache.identity, cache.container
-    return EmbeddingCache(path, identity=identity or None, container=container, allow_network=allow_network)
+    return EmbeddingCache(
+        path,
+        identity=identity or None,
+        container=container,
+        lock_timeout=LOCK_SECONDS,
+        allow_network=allow_network,
+    )

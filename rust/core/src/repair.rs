@@ -39,7 +39,11 @@ impl From<Patience> for Consent {
 /// forward. Zeroes the key records of damaged rows, and of older rows with the same keys: these were replaced and must
 /// not come back. Replaces the snapshots of a damaged cache.
 pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consent>) -> Result<Report> {
-    let consent = consent.into();
+    repair_with(storage, directory, consent.into(), &Progress::default())
+}
+
+/// Does what [`repair`] does, and counts the rows that were checked.
+pub fn repair_with(storage: &dyn Storage, directory: &Path, consent: Consent, progress: &Progress) -> Result<Report> {
     files::read_meta(storage, directory)?;
     if !consent.allow_network {
         directory::refuse_remote(storage, directory)?;
@@ -60,7 +64,7 @@ pub fn repair(storage: &dyn Storage, directory: &Path, consent: impl Into<Consen
         acquired => Some(acquired?),
     };
     let files = CacheFiles::open_unchecked(storage, directory, true)?;
-    let (report, recovered, extent) = verify::inspect(storage, directory, &files, &Progress::default())?;
+    let (report, recovered, extent) = verify::inspect(storage, directory, &files, progress)?;
     let (older, damaged) = rows_to_zero(&files, &report, recovered)?;
     let never_durable = never_durable(recovered);
     let lost = damaged.iter().filter(|row| !never_durable.contains(row)).count() as u64;

@@ -85,16 +85,18 @@ fn under_writers_lock<'py>(
 }
 
 #[pyfunction]
-#[pyo3(name = "repair", signature = (path, *, lock_timeout, force=false, allow_network=false))]
-fn repair_directory(
-    py: Python<'_>,
+#[pyo3(name = "repair", signature = (path, *, lock_timeout, force=false, allow_network=false, progress=None))]
+fn repair_directory<'py>(
+    py: Python<'py>,
     path: PathBuf,
     lock_timeout: f64,
     force: bool,
     allow_network: bool,
-) -> PyResult<Bound<'_, PyDict>> {
+    progress: Option<&Bound<'py, Progress>>,
+) -> PyResult<Bound<'py, PyDict>> {
     let consent = Consent { patience: patience(lock_timeout)?, force, allow_network };
-    let report = detached(py, || repair::repair(&DiskStorage, &path, consent))?;
+    let counted = Progress::counted(progress);
+    let report = detached(py, || repair::repair_with(&DiskStorage, &path, consent, &counted))?;
     report_dict(py, report)
 }
 
@@ -120,7 +122,7 @@ fn verify<'py>(
     path: PathBuf,
     progress: Option<&Bound<'py, Progress>>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let counted = progress.map_or_else(Arc::default, |progress| Arc::clone(&progress.get().inner));
+    let counted = Progress::counted(progress);
     let report = detached(py, || checking::verify_with(&DiskStorage, &path, &counted))?;
     report_dict(py, report)
 }
@@ -130,6 +132,13 @@ fn verify<'py>(
 #[derive(Default)]
 pub struct Progress {
     inner: Arc<checking::Progress>,
+}
+
+impl Progress {
+    /// The counter of the core, or one that nobody reads.
+    fn counted(progress: Option<&Bound<'_, Progress>>) -> Arc<checking::Progress> {
+        progress.map_or_else(Arc::default, |progress| Arc::clone(&progress.get().inner))
+    }
 }
 
 #[pymethods]
