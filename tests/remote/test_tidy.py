@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from shared_rows import CONTAINERS, TEXTS, cache, filled, objects_of, stored, values, vectors
 
 from dejavec.cli.main import main
 from dejavec.remote import push
-from dejavec.remote.compaction import compact_all
+from dejavec.remote.compaction import Compacted, compact_all
 from dejavec.sharing import tidy
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gets the texts of")
 
 NOW = timedelta(0)
 STEPS = int(os.environ.get("DEJAVEC_SHARING_STEPS", "60"))
@@ -103,6 +107,90 @@ def test_what_was_deleted_is_not_copied_and_goes(tmp_path: Path, team: str) -> N
     assert commits(tmp_path) == 1
 
 
+def bytes_in(store: Path, part: bytes) -> bool:
+    return any(part in path.read_bytes() for path in objects_of(store))
+
+
+def test_the_bytes_of_a_deleted_row_go_from_a_large_segment_too(
+    tmp_path: Path, team: str, container: Any
+) -> None:
+    gone, left = TEXTS[77], [text for text in TEXTS if text != TEXTS[77]]
+    row = np.array([77, 77, 77] if container == "ragged" else [77, 1, 77 % 3], np.float32).tobytes()
+    with filled(tmp_path / "mine", container, keep_texts=True) as mine:
+        mine.push(team, texts=True)
+        assert bytes_in(tmp_path / "team", row)
+        assert bytes_in(tmp_path / "team", gone.encode())
+        mine.delete([gone])
+        mine.push(team)
+    segment_bytes = 100
+    assert compact_all(team, segment_bytes=segment_bytes).rows == 119
+    assert compact_all(team, segment_bytes=segment_bytes, grace=NOW).removed == 1
+    assert not bytes_in(tmp_path / "team", row)
+    assert not bytes_in(tmp_path / "team", gone.encode())
+    assert compact_all(team, segment_bytes=segment_bytes, grace=NOW) == Compacted()
+    with cache(tmp_path / "yours", container) as yours:
+        yours.pull(team, texts=True)
+        assert stored(yours, left) == values(vectors(container, left))
+        assert sorted(filter(None, yours.texts().to_pylist())) == sorted(left)
+
+
+def test_texts_stay_with_their_rows_when_segments_are_merged(
+    tmp_path: Path, team: str, container: Any
+) -> None:
+    with cache(tmp_path / "mine", container, keep_texts=True) as mine:
+        for start in range(0, 120, 20):
+            mine.put(TEXTS[start : start + 20], vectors(container, TEXTS[start : start + 20]))
+            mine.push(team, texts=True)
+    assert tidy(team).merged == 6
+    assert tidy(team, grace=NOW).removed == 6
+    with cache(tmp_path / "yours", container) as yours:
+        yours.pull(team, texts=True)
+        assert sorted(filter(None, yours.texts().to_pylist())) == sorted(TEXTS)
+
+
+def test_a_segment_with_texts_is_not_replaced_by_one_without(tmp_path: Path, team: str) -> None:
+    for name, texts, is_told in (("one", TEXTS[:30], True), ("other", TEXTS, False)):
+        with filled(tmp_path / name, texts=texts, keep_texts=is_told) as made:
+            made.push(f"file://{tmp_path}/{name}-store", texts=is_told)
+        shutil.copytree(tmp_path / f"{name}-store", tmp_path / "team", dirs_exist_ok=True)
+    tidy(team, grace=NOW)
+    assert all(bytes_in(tmp_path / "team", text.encode()) for text in TEXTS[:30])
+    with filled(tmp_path / "third", keep_texts=True) as made:
+        made.push(f"file://{tmp_path}/third-store", texts=True)
+    shutil.copytree(tmp_path / "third-store", tmp_path / "team", dirs_exist_ok=True)
+    assert tidy(team, grace=NOW).removed == 2
+    assert all(bytes_in(tmp_path / "team", text.encode()) for text in TEXTS)
+
+
+def test_a_segment_with_deleted_and_differing_rows_is_copied_once(tmp_path: Path, team: str) -> None:
+    for name, shift in (("one", 0), ("other", 1000)):
+        with filled(tmp_path / name, shift=shift, texts=TEXTS[:30]) as made:
+            made.push(f"file://{tmp_path}/{name}-store")
+        shutil.copytree(tmp_path / f"{name}-store", tmp_path / "team", dirs_exist_ok=True)
+        with cache(tmp_path / name) as made:
+            made.push(team)
+            made.delete([TEXTS[3 + shift // 1000]])
+            made.push(team)
+    assert tidy(team).written == 2
+    for _ in range(3):
+        assert tidy(team, grace=NOW).written == 0
+
+
+def test_nothing_is_removed_while_a_list_of_deleted_rows_cannot_be_read(tmp_path: Path, team: str) -> None:
+    push_in_parts(tmp_path, team, "npy")
+    with cache(tmp_path / "mine") as mine:
+        mine.delete(TEXTS[:3])
+        mine.push(team)
+    (tombstone,) = objects_of(tmp_path / "team", ".pairs")
+    content = tombstone.read_bytes()
+    tombstone.write_bytes(bytes(len(content)))
+    tidy(team)
+    assert tidy(team, grace=NOW).removed == 0
+    tombstone.write_bytes(content)
+    tidy(team)
+    assert tidy(team, grace=NOW).removed > 0
+
+
 def test_half_uploaded_files_go_after_the_grace_period(tmp_path: Path, team: str) -> None:
     push_in_parts(tmp_path, team, "npy")
     objects_of(tmp_path / "team", ".keys")[0].unlink()
@@ -113,8 +201,6 @@ def test_half_uploaded_files_go_after_the_grace_period(tmp_path: Path, team: str
 
 
 def test_different_vectors_of_one_text_both_stay_so_that_nobodys_changes(tmp_path: Path, team: str) -> None:
-    import shutil
-
     for name, shift in (("one", 0), ("other", 1000)):
         with filled(tmp_path / name, shift=shift, texts=TEXTS[:30]) as made:
             made.push(f"file://{tmp_path}/{name}-store")
@@ -149,7 +235,10 @@ def test_any_sequence_of_sharing_keeps_what_was_shared_and_not_deleted(
     container = draw.choice(CONTAINERS)
     texts = TEXTS[:25]
     shared: set[str] = set()
-    opened = [cache(tmp_path / f"cache-{number}", container, durability="close") for number in range(3)]
+    opened = [
+        cache(tmp_path / f"cache-{number}", container, durability="close", keep_texts=number == 1)
+        for number in range(3)
+    ]
     here: list[set[str]] = [set() for _ in opened]
     deleted: list[set[str]] = [set() for _ in opened]
     known = [False for _ in opened]
@@ -168,7 +257,7 @@ def test_any_sequence_of_sharing_keeps_what_was_shared_and_not_deleted(
             if known[at]:
                 deleted[at] |= set(some)
         elif action == "push" and mine.dim is not None:
-            mine.push(team)
+            mine.push(team, texts=at == 1)
             shared -= deleted[at]
             shared |= here[at]
             deleted[at], known[at] = set(), True

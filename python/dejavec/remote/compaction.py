@@ -1,14 +1,17 @@
 """Many small segments become few large ones; what is not needed any more is removed after a grace period.
 
+A segment with deleted rows is copied without them, whatever its size.
+
 New segments are added first, so a reader finds every row at any time. A segment is removed only if each of
-its rows that count lies in a larger segment, where segments of equal size are ordered by their digests. So
-the largest one with a row stays, whatever several compactions do at a time. Memory grows with the keys.
+its rows that count, and its text, lies in a better segment: one without deleted rows, or a larger one, where
+segments of equal size are ordered by their digests. So the best one with a row stays, whatever several
+compactions do at a time.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,16 +19,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.keys.items import Keys
+from dejavec.keys.items import Keys, words
 from dejavec.remote.commit import MOST_CHAIN, MOST_SOURCES, Chain, Commit
 from dejavec.remote.defects import DefectError, Skipped
 from dejavec.remote.fetch import Wanted, read_whole
 from dejavec.remote.index import RemoteIndex
-from dejavec.remote.listing import Listing, namespaces_of
+from dejavec.remote.listing import namespaces_of
 from dejavec.remote.names import SegmentName
 from dejavec.remote.objects import Objects
 from dejavec.remote.push import SEGMENT_BYTES, unnamed, write
 from dejavec.remote.segment import segment_of
+from dejavec.remote.survey import Survey, data_bytes, survey
 from dejavec.remote.urls import place
 from dejavec.vectors.ragged import Rows, joined
 
@@ -84,11 +88,13 @@ def compact(
     done = Compacted()
     before = (now or datetime.now(UTC)) - grace
     most = segment_bytes or SEGMENT_BYTES
-    replaced = _replaced(index, before)
-    for group in _groups(index, replaced, most):
-        _merge(index, group, done, dry_run=dry_run, advance=advance)
-    for name, is_long_ago in replaced.items():
-        if is_long_ago:
+    found = survey(index, before)
+    for group in _groups(index, found, most):
+        if len(group) > 1 or found.deleted.intersection(group):
+            _merge(index, group, found, done, dry_run=dry_run, advance=advance)
+    for name, is_long_ago in found.replaced.items():
+        # Who can read all tombstones may find other segments better, and remove those that are kept here.
+        if is_long_ago and not index.bad_tombstones:
             done.removed += 1
             done.bytes += _remove(index, name, index.listing.segments[name], dry_run=dry_run)
     for name, parts in index.listing.uncommitted.items():
@@ -134,120 +140,88 @@ def compact_all(
     return whole
 
 
-def _size(listing: Listing, name: SegmentName) -> int:
-    """Return the bytes of a segment's data files."""
-    return sum(part.size for file, part in listing.segments[name].items() if file != "keys")
-
-
-def _replaced(index: RemoteIndex, before: datetime) -> dict[SegmentName, bool]:
-    """Return the segments whose rows that count lie in larger ones, each with whether that is so long ago."""
-    listing, pairs = index.listing, index.pairs()
-    found: dict[SegmentName, bool] = {}
-    # By key: the checksum of its row in the larger segments, None if they differ; and whether one is old.
-    larger: dict[bytes, tuple[int | None, bool]] = {}
-    for name in sorted(listing.segments, key=lambda name: (_size(listing, name), name.digest), reverse=True):
-        commit = index.commit(name)
-        if commit is None:
-            continue
-        alive = np.flatnonzero(~pairs.dead(name.digest, commit.keys, commit.chains, commit.sources))
-        words = np.ascontiguousarray(commit.keys[alive]).view("V32").ravel().tolist()
-        rows = list(zip(words, commit.checksums[alive].tolist(), strict=True))
-        is_old = max(part.modified for part in listing.segments[name].values()) <= before
-        there = [larger.get(key, (None, False)) for key, _ in rows]
-        if all(other[0] == checksum for other, (_, checksum) in zip(there, rows, strict=True)):
-            found[name] = all(other[1] for other in there) if rows else is_old
-        for (key, checksum), (other, was_old) in zip(rows, there, strict=True):
-            # Two who did not know of each other pushed different vectors: both stay.
-            same = checksum if other == checksum or key not in larger else None
-            larger[key] = (same, was_old or is_old)
-    return found
-
-
-def _groups(
-    index: RemoteIndex, replaced: Mapping[SegmentName, bool], most: int
-) -> Iterator[list[SegmentName]]:
-    """Yield groups of small segments, each for one large one."""
-    # Texts stay where they are: only some segments have them, and they are not copied into others.
-    small = sorted(
-        name
-        for name, parts in index.listing.segments.items()
-        if name not in replaced and _size(index.listing, name) * _SMALL < most and "texts.npy" not in parts
-    )
-    group: list[SegmentName] = []
-    size = 0
-    for name in small:
-        if group and (size + _size(index.listing, name) > most or len(group) == MOST_SOURCES):
-            yield group
-            group, size = [], 0
-        group.append(name)
-        size += _size(index.listing, name)
-    yield group
+def _groups(index: RemoteIndex, found: Survey, most: int) -> Iterator[list[SegmentName]]:
+    """Yield groups of small segments, each for one large one; and each other one with deleted rows, alone."""
+    segments = index.listing.segments
+    wanted = sorted(name for name, rows in found.fresh.items() if len(rows))
+    small = {name for name in wanted if data_bytes(segments[name]) * _SMALL < most} - found.conflicting
+    yield from ([name] for name in wanted if name in found.deleted and name not in small)
+    # Those with texts have groups of their own, so that others need not be copied with them.
+    for has_texts in (False, True):
+        group: list[SegmentName] = []
+        size = 0
+        for name in wanted:
+            if name not in small or ("texts.npy" in segments[name]) != has_texts:
+                continue
+            bytes_of_it = data_bytes(segments[name])
+            if group and (size + bytes_of_it > most or len(group) == MOST_SOURCES):
+                yield group
+                group, size = [], 0
+            group.append(name)
+            size += bytes_of_it
+        yield group
 
 
 def _merge(
     index: RemoteIndex,
     group: Sequence[SegmentName],
+    found: Survey,
     done: Compacted,
     *,
     dry_run: bool,
     advance: Callable[[int], object],
 ) -> None:
-    """Write one segment with the rows of others that count and are nowhere else in a larger one."""
+    """Write one segment with the fresh rows of others, and their texts."""
     keys: list[Keys] = []
     rows: list[Rows] = []
+    texts: list[str | None] = []
     chains: list[Chain] = []
     sources: list[NDArray[np.uint16]] = []
-    merged = 0
+    merged: list[SegmentName] = []
     for name in group:
-        found = _counting(index, name)
-        if found is None:
-            continue
-        commit, counting = found
-        if not len(counting):
+        fresh, commit = found.fresh[name], index.commit(name)
+        if commit is None:
             continue
         own, numbers = _chains_of(commit, name)
         if len(chains) + len(own) > MOST_SOURCES or any(len(chain) > MOST_CHAIN for chain in own):
             continue
-        chosen = np.ascontiguousarray(commit.keys[counting])
+        chosen = np.ascontiguousarray(commit.keys[fresh])
         try:
-            part, _ = read_whole(
-                index, Wanted(name, chosen, counting, commit.checksums[counting]), texts=False
-            )
+            part, kept = read_whole(index, Wanted(name, chosen, fresh, commit.checksums[fresh]), texts=True)
         except DefectError as defect:
             index.refuse(name, str(defect))
             continue
         keys.append(chosen)
         rows.append(part)
-        sources.append((numbers[counting] + len(chains)).astype(np.uint16))
+        texts += kept or [None] * len(fresh)
+        sources.append((numbers[fresh] + len(chains)).astype(np.uint16))
         chains += own
-        merged += 1
-        advance(len(counting))
-    if merged < 2:
+        merged.append(name)
+        advance(len(fresh))
+    if len(merged) < 2 and not found.deleted.intersection(merged):
         return
-    done.merged += merged
+    whole = np.concatenate(keys)
+    at = _with_texts_first(whole, texts)
+    done.merged += len(merged)
     done.written += 1
-    done.rows += sum(map(len, keys))
+    done.rows += len(at)
     if dry_run:
         return
     segment = segment_of(
         index.namespace.name,
-        np.concatenate(keys),
-        joined(rows),
+        np.ascontiguousarray(whole[at]),
+        joined(rows)[at],
+        [texts[position] for position in at.tolist()],
         chains=chains,
-        sources=np.concatenate(sources),
+        sources=np.concatenate(sources)[at],
     )
     write(index.objects, unnamed(segment, index.pairs()))
 
 
-def _counting(index: RemoteIndex, name: SegmentName) -> tuple[Commit, NDArray[np.int64]] | None:
-    """Return the commit of a segment and its rows that the index has; None if it is bad."""
-    commit = index.commit(name)
-    if commit is None:
-        return None
-    positions, places = index.find(commit.keys)
-    here = np.array([index.name(number) == name for number in np.unique(places.numbers).tolist()], np.bool_)
-    numbers = np.unique(places.numbers)[here]
-    return commit, positions[np.isin(places.numbers, numbers)].astype(np.int64)
+def _with_texts_first(keys: Keys, texts: Sequence[str | None]) -> NDArray[np.intp]:
+    """Return a position of each key (n,), ascending. A key may be there twice, once without its text."""
+    order = np.argsort(np.array([text is None for text in texts]), kind="stable")
+    return np.sort(order[np.unique(words(keys[order]), return_index=True)[1]])
 
 
 def _chains_of(commit: Commit, name: SegmentName) -> tuple[list[Chain], NDArray[np.int64]]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dejavec import _core
 from dejavec.errors import DejavecError
 from dejavec.fill.vector_store import Seen
-from dejavec.keys.items import Keys
+from dejavec.keys.items import Keys, words
 from dejavec.remote import commit as commits
 from dejavec.remote import tombstones
 from dejavec.remote.checksums import Checksums
@@ -141,6 +141,11 @@ class RemoteIndex:
             *(Skipped(f"{name}/{one.file}", why) for one, why in self._bad_tombstones.items()),
         ]
 
+    @property
+    def bad_tombstones(self) -> int:
+        """How many tombstones could not be read."""
+        return len(self._bad_tombstones)
+
     def name(self, number: int) -> SegmentName:
         """Return the name of a segment."""
         if number >= len(self._state.names):
@@ -228,6 +233,10 @@ class RemoteIndex:
             del self._commits[next(iter(self._commits))]
         return found
 
+    def has(self, keys: Keys) -> NDArray[np.bool_]:
+        """Return which keys the namespace has (n,)."""
+        return self._cache.lookup(keys) >= 0
+
     def find(self, keys: Keys) -> tuple[NDArray[np.intp], Places]:
         """Look up keys.
 
@@ -276,7 +285,7 @@ class RemoteIndex:
         positions, places = self.find(pairs.keys)
         chained = np.isin(places.numbers, list(state.chained))
         digests = np.array([bytes.fromhex(state.names[number].digest) for number in places.numbers], "V32")
-        named = np.ascontiguousarray(pairs.segments[positions]).view("V32").ravel()
+        named = words(pairs.segments[positions])
         return self._cache.delete(pairs.keys[positions[chained | (digests == named)]])
 
     def _insert(self, state: _State, number: int, name: SegmentName, commit: Commit, pairs: Pairs) -> None:

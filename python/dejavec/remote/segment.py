@@ -148,8 +148,8 @@ def texts_of(commit: Commit, contents: Mapping[str, Any]) -> list[str | None]:
         _check_digest(commit, part, contents[part])
     size = len(contents["texts.npy"]) - HEADER_BYTES
     data = _array(contents["texts.npy"], "|u1", (size,))
-    spans = _array(contents["texts-spans.npy"], "<i8", (len(commit.keys), 2))
-    if (spans < 0).any() or (spans[:, 0] > spans[:, 1]).any() or (spans > size).any():
+    spans = spans_of(contents["texts-spans.npy"], len(commit.keys))
+    if (spans > size).any():
         raise DefectError("a text lies nowhere")
     whole = data.tobytes()
     found: list[str | None] = []
@@ -159,6 +159,18 @@ def texts_of(commit: Commit, contents: Mapping[str, Any]) -> list[str | None]:
         except UnicodeDecodeError:
             found.append(None)
     return found
+
+
+def spans_of(content: Any, rows: int) -> NDArray[np.int64]:
+    """Return where the text of each row begins and ends (n, 2).
+
+    Raises:
+        DefectError: it is not in form.
+    """
+    spans = _array(content, "<i8", (rows, 2))
+    if (spans < 0).any() or (spans[:, 0] > spans[:, 1]).any():
+        raise DefectError("a text lies nowhere")
+    return spans
 
 
 def indptr_of(content: Any, rows: int, form: Form) -> NDArray[np.int64]:

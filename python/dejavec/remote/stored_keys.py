@@ -96,11 +96,8 @@ class StoredKeys(Closing):
             ItemError: a text is not a string.
         """
         keys = text_keys(texts)
-        flags = np.zeros(len(keys), np.bool_)
         with self._lock:
-            if self._index is not None:
-                flags[self._index.find(keys)[0]] = True
-        return flags
+            return np.zeros(len(keys), np.bool_) if self._index is None else self._index.has(keys)
 
     def __len__(self) -> int:
         """Return how many different texts the store had."""
