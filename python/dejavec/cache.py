@@ -916,8 +916,12 @@ class EmbeddingCache(Closing):
             return pull(url, self._store, vectors=vectors, texts=texts, total=total)
 
     def plan(self, texts: object) -> Plan:
-        """Return what ``encode`` would find: hits, misses, duplicates, and the bytes that it would add."""
-        return plan(self._store, text_keys(texts), self._settings)
+        """Return what ``encode`` would find: hits, misses, duplicates, and the bytes that it would add.
+
+        Vectors in a store behind the cache are hits. They are not taken from there.
+        """
+        keys = text_keys(texts)
+        return plan(self._store, keys, self._settings, self._store.elsewhere(keys))
 
     def search(
         self,

@@ -39,6 +39,8 @@ def test_only_what_nobody_has_is_encoded(tmp_path: Path, team: str, container: A
         assert model.seen == TEXTS[:80]
     with cache(tmp_path / "other", container, remote=team) as other:
         model = Model(container)
+        plan = other.plan([*TEXTS, TEXTS[100], TEXTS[5]])
+        assert (plan.hits, plan.misses, plan.duplicates, len(other)) == (81, 40, 1, 0)
         assert values(other.encode(TEXTS, model)) == values(vectors(container, TEXTS))
         assert model.seen == TEXTS[80:]
         assert other.verify()["damaged"] == []

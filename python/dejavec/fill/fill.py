@@ -15,6 +15,7 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dejavec.errors import CorruptCacheError
 from dejavec.fill.run import Run
@@ -89,9 +90,18 @@ class Filled:
     encoded: int
 
 
-def plan(store: VectorStore, keys: Keys, settings: FillSettings) -> Plan:
-    """Return the hits and misses that :func:`fill` would have, without a model."""
-    return _survey(store, keys, settings)[2]
+def plan(
+    store: VectorStore, keys: Keys, settings: FillSettings, elsewhere: NDArray[np.bool_] | None = None
+) -> Plan:
+    """Return the hits and misses that :func:`fill` would have, without a model.
+
+    Args:
+        store: where vectors are stored.
+        keys: the keys of the items (n, 32).
+        settings: the settings of the call.
+        elsewhere: which keys are missing in the store and will be there before the call (n,).
+    """
+    return _survey(store, keys, settings, elsewhere)[2]
 
 
 def fill(
@@ -168,8 +178,10 @@ def fill(
     return Filled(vectors, run.output_of(vectors), counts, run.encoded)
 
 
-def _survey(store: VectorStore, keys: Keys, settings: FillSettings) -> tuple[Seen, Positions, Plan]:
-    """Look up all items.
+def _survey(
+    store: VectorStore, keys: Keys, settings: FillSettings, elsewhere: NDArray[np.bool_] | None = None
+) -> tuple[Seen, Positions, Plan]:
+    """Look up all items. Those that are ``elsewhere`` are hits.
 
     Returns:
         Each item's row; the position of the item to encode for it, or -1; the plan.
@@ -177,7 +189,8 @@ def _survey(store: VectorStore, keys: Keys, settings: FillSettings) -> tuple[See
     store.refresh()
     numbering = store.numbering
     rows, first = store.partition(keys)
-    source = first_of_each(keys) if settings.refresh else np.where(rows < 0, first, -1)
+    missing = rows < 0 if elsewhere is None else (rows < 0) & ~elsewhere
+    source = first_of_each(keys) if settings.refresh else np.where(missing, first, -1)
     misses = int((source == np.arange(len(keys))).sum())
     hits = int((source < 0).sum())
     duplicates = len(keys) - hits - misses

@@ -10,7 +10,7 @@ import os
 import threading
 from weakref import WeakSet, WeakValueDictionary
 
-from dejavec.keys.items import Keys
+from dejavec.keys.items import Keys, words
 from dejavec.vectors.output import Output
 from dejavec.vectors.ragged import Rows
 
@@ -103,7 +103,7 @@ class InFlight:
 
 def as_bytes(keys: Keys) -> list[bytes]:
     """Return each of the keys (n, 32) as 32 bytes."""
-    whole: list[bytes] = keys.view("V32").ravel().tolist()
+    whole: list[bytes] = words(keys).tolist()
     return whole
 
 

@@ -214,8 +214,23 @@ def first_of_each(keys: Keys) -> NDArray[np.intp]:
         array([0, 1, 0])
     """
     firsts: dict[bytes, int] = {}
-    whole = keys.view("V32").ravel().tolist()
+    whole = words(keys).tolist()
     return np.fromiter((firsts.setdefault(key, i) for i, key in enumerate(whole)), np.intp, len(whole))
+
+
+def words(keys: Keys) -> NDArray[np.void]:
+    """Return n keys as n values of 32 bytes, which NumPy compares and sorts."""
+    return np.ascontiguousarray(keys).view("V32").ravel()
+
+
+def different(keys: Keys) -> Keys:
+    """Return the different ones of n keys, sorted.
+
+    Example:
+        >>> different(text_keys(["a", "b", "a"])).shape
+        (2, 32)
+    """
+    return np.unique(words(keys)).view(np.uint8).reshape(-1, 32)
 
 
 def frozen(items: object) -> Any:

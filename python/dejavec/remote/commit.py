@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.keys.items import Keys
+from dejavec.keys.items import Keys, words
 from dejavec.remote.checksums import Checksums
 from dejavec.remote.defects import DefectError
 from dejavec.remote.names import MOST_ROWS, NAMESPACE, PARTS, SegmentName
@@ -177,9 +177,9 @@ def _chains(found: Any) -> list[Chain]:
 
 
 def _check_keys(keys: Keys) -> None:
-    words = keys.view("<u8").reshape(-1, 4)[:, 0]
-    if not words.all():
+    starts = keys.view("<u8").reshape(-1, 4)[:, 0]
+    if not starts.all():
         raise DefectError("a row without a key")
-    ascending = np.sort(words)
-    if (ascending[1:] == ascending[:-1]).any() and len(np.unique(keys.view("V32").ravel())) < len(keys):
+    ascending = np.sort(starts)
+    if (ascending[1:] == ascending[:-1]).any() and len(np.unique(words(keys))) < len(keys):
         raise DefectError("two rows of one key")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.keys.items import Keys
+from dejavec.keys.items import Keys, different, words
 from dejavec.remote.checksums import row_checksums
 from dejavec.remote.index import RemoteIndex
 from dejavec.remote.namespace import Namespace
@@ -69,8 +69,7 @@ class Link(Closing):
             return np.zeros((0, 32), np.uint8), 0
         keys, position = deletions.noted(self.cache.path, told)
         keys = keys[keys.any(axis=1)]
-        different = np.unique(np.ascontiguousarray(keys).view("V32").ravel())
-        return different.view(np.uint8).reshape(-1, 32), position
+        return different(keys), position
 
     def told(self, position: int) -> None:
         """Note that all deletions before a position are known there."""
@@ -94,7 +93,7 @@ class Link(Closing):
         deleted, _ = self.deleted()
         if not len(deleted):
             return keys
-        there = np.isin(_words(keys), _words(deleted))
+        there = np.isin(words(keys), words(deleted))
         return np.ascontiguousarray(keys[~there])
 
     def apply_deletions(self, *, dry_run: bool = False) -> int:
@@ -128,12 +127,8 @@ class Link(Closing):
         gone[positions[places.checksums == checksums[here][positions]]] = False
         chosen = np.ascontiguousarray(keys[gone])
         if dry_run:
-            return len(np.unique(chosen.view("V32").ravel()))
+            return len(np.unique(words(chosen)))
         return self.cache.delete(chosen, tell=False) if len(chosen) else 0
 
     def _record(self, entry: str, value: int | Sequence[object]) -> None:
         update_record(self._file, entry, value)  # type: ignore[arg-type]
-
-
-def _words(keys: Keys) -> NDArray[np.void]:
-    return np.ascontiguousarray(keys).view("V32").ravel()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dejavec.keys.items import Keys
+from dejavec.keys.items import Keys, words
 from dejavec.remote.defects import DefectError, Skipped
 from dejavec.remote.fetch import nbytes
 from dejavec.remote.link import Link
@@ -170,7 +170,7 @@ def _push_deletions(link: Link, *, dry_run: bool) -> int:
         if not len(positions):
             break
         digests = [link.index.name(number).digest for number in places.numbers.tolist()]
-        order = np.argsort(np.ascontiguousarray(keys[positions]).view("V32").ravel())
+        order = np.argsort(words(keys[positions]))
         pairs = Pairs(
             np.ascontiguousarray(keys[positions][order]),
             np.frombuffer(b"".join(map(bytes.fromhex, digests)), np.uint8).reshape(-1, 32)[order],

@@ -6,15 +6,16 @@ import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dejavec.errors import DejavecError, IdentityMismatchError, VectorsError
-from dejavec.keys.items import Keys
+from dejavec.keys.items import Keys, different, words
 from dejavec.remote.fetch import take
 from dejavec.remote.hub import is_data_set
 from dejavec.remote.link import Link
@@ -27,6 +28,8 @@ from dejavec.storage.identity import BARE
 from dejavec.storage.keyed_cache import KeyedCache
 from dejavec.support.fork import make_locks_of
 from dejavec.vectors.ragged import Rows, stored_bytes
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -108,27 +111,50 @@ class SharedCache(KeyedCache):
 
         A call whose keys are all here asks the store nothing.
         """
+
+        def taken(link: Link, missing: Keys) -> int:
+            self._taking.on = True
+            try:
+                return take(link.index, self, link.without_deleted(missing)).rows
+            finally:
+                self._taking.on = False
+
+        return self._of_missing(keys, taken) or 0
+
+    def elsewhere(self, keys: Keys) -> NDArray[np.bool_]:
+        """Return which keys are missing here and are in the store (n,): what :meth:`take` would take.
+
+        A call whose keys are all here asks the store nothing.
+        """
+
+        def there(link: Link, missing: Keys) -> NDArray[np.bool_]:
+            wanted = link.without_deleted(missing)
+            positions, _ = link.index.find(wanted)
+            return np.isin(words(keys), words(wanted[positions]))
+
+        found = self._of_missing(keys, there)
+        return np.zeros(len(keys), np.bool_) if found is None else found
+
+    def _of_missing(self, keys: Keys, work: Callable[[Link, Keys], T]) -> T | None:
+        """Call ``work`` with the link and the different keys that are missing here.
+
+        Returns:
+            What it returns. None if it was not called, or failed: nothing is missing here, the store is
+            empty, or it cannot be read.
+        """
         if os.getpid() != self._process:
-            return 0
+            return None
         self.refresh()
-        missing = np.flatnonzero(self.lookup(keys) < 0)
+        missing = keys[self.lookup(keys) < 0]
         if not len(missing):
-            return 0
-        words = np.unique(np.ascontiguousarray(keys[missing]).view("V32").ravel())
-        different = words.view(np.uint8).reshape(-1, 32)
+            return None
         try:
             with self._linking:
                 link = self._looked_at()
-                if link is None:
-                    return 0
-                self._taking.on = True
-                try:
-                    return take(link.index, self, link.without_deleted(different)).rows
-                finally:
-                    self._taking.on = False
+                return None if link is None else work(link, different(missing))
         except (DejavecError, OSError) as error:
             self.warn_once(f"goes on without {self._url}: {error}")
-            return 0
+            return None
 
     def note_stored(self, rows: Rows, appended: int) -> None:
         """Note that rows are to be pushed, unless they were taken from the store."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.keys.items import Keys
+from dejavec.keys.items import Keys, words
 from dejavec.remote.checksums import Checksums
 from dejavec.remote.commit import Chain
 from dejavec.remote.defects import DefectError
@@ -68,8 +68,8 @@ class Pairs:
     def to_bytes(self, namespace: str) -> bytes:
         """Return the content of the object."""
         pairs = np.empty(len(self), _PAIR)
-        pairs["key"] = np.ascontiguousarray(self.keys).view("V32").ravel()
-        pairs["segment"] = np.ascontiguousarray(self.segments).view("V32").ravel()
+        pairs["key"] = words(self.keys)
+        pairs["segment"] = words(self.segments)
         pairs["checksum"] = self.checksums
         start = _START.pack(_MAGIC, _VERSION, len(pairs), bytes.fromhex(namespace))
         return start + pairs.tobytes()
@@ -127,7 +127,5 @@ def _among(keys: Keys, others: Keys) -> NDArray[np.bool_]:
     """Return which keys are among others (n,)."""
     if not len(others):
         return np.zeros(len(keys), np.bool_)
-    known = set(np.ascontiguousarray(others).view("V32").ravel().tolist())
-    return np.array(
-        [key in known for key in np.ascontiguousarray(keys).view("V32").ravel().tolist()], np.bool_
-    )
+    known = set(words(others).tolist())
+    return np.array([key in known for key in words(keys).tolist()], np.bool_)

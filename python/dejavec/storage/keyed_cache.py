@@ -326,6 +326,14 @@ class KeyedCache(Closing):
         del keys
         return 0
 
+    def elsewhere(self, keys: Keys) -> NDArray[np.bool_]:
+        """Return which keys are missing here and are in a store behind the cache (n,): none without one.
+
+        Args:
+            keys: the keys (n, 32).
+        """
+        return np.zeros(len(keys), np.bool_)
+
     def note_stored(self, rows: Rows, appended: int) -> None:
         """Do nothing: a store behind the cache gets new rows.
 
