@@ -330,6 +330,27 @@ TARGETS: tuple[Target, ...] = (
         _LARGE,
         lambda f: f.ratio("pull", sharing.PULL, sharing.STORE),
     ),
+    _at_most(
+        f"{sharing.PUSH}, to an S3 server",
+        "obstore alone, the same bytes",
+        1.3,
+        [100_000],
+        lambda f: f.ratio("push-s3", sharing.PUSH, sharing.PUT),
+    ),
+    _at_most(
+        f"{sharing.PULL}, from an S3 server, synced",
+        "obstore alone, the same bytes written and synced",
+        1.3,
+        [100_000],
+        lambda f: f.ratio("pull-s3", sharing.PULL, sharing.STORE),
+    ),
+    _at_most(
+        f"look-ups in {sharing.PULLED}",
+        "in a cache",
+        1.1,
+        _LARGE,
+        lambda f: f.ratio("stored-keys", sharing.PULLED, sharing.LOCAL),
+    ),
     Target(
         "get_vector of one text", "", 2, False, _SOME, lambda f: f.seconds("single", _BACKEND) * 1e6, "µs"
     ),

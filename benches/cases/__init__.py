@@ -15,7 +15,7 @@ from benches.cases.listing import Listing
 from benches.cases.multi_vector import ColdTokens, WarmTokens
 from benches.cases.scripts import Scripts
 from benches.cases.search import Search, SearchOne
-from benches.cases.sharing import Pull, Push
+from benches.cases.sharing import Pull, PullFromS3, Push, PushToS3, StoredKeys
 from benches.cases.transfer import Compact, Transfer
 from benches.cases.warm import WarmEncode, WarmShuffled, WarmTitled
 
@@ -47,6 +47,9 @@ BY_NAME: dict[str, Case] = {
         Compact(),
         Push(),
         Pull(),
+        PushToS3(),
+        PullFromS3(),
+        StoredKeys(),
         Hashing(),
         Scripts(),
         Readers(),

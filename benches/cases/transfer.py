@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from typing import ClassVar
@@ -79,6 +80,7 @@ class Compact(Case):
         gone = np.random.default_rng(0).permutation(place.setup.rows)[left:]
         with EmbeddingCache(work, model="numbered@1") as cache:
             cache.delete([str(number) for number in gone])
+            os.sync()
             found, _ = measured(cache.compact, left)
             stays = np.setdiff1d(np.arange(place.setup.rows), gone)
             for first, block in vectors(place.setup):
