@@ -27,6 +27,8 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Another environment's interpreter must not leak into the build of the extension.
 unexport PYTHONHOME PYTHONPATH CONDA_PREFIX
+# Or each of the many processes of the tests would compile what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-fast test-versions test-pylate test-adapters test-adapters-oldest adapters-table test-scale test-core test-python lint lint-rust lint-python check-core bench instructions crash long requirements docs readers build fuzz sanitize clean \
@@ -43,7 +45,7 @@ test: ## all tests: the Rust core's, while packages are installed, then the pack
 	$(MAKE) test-python
 
 test-core:
-	cargo test --package dejavec-core
+	cargo test --package dejavec-core --lib --test all
 
 test-python: build readers
 	$(OFFLINE) $(TEST_THREADS) $(BIN)/python -m pytest $(or $(ARGS),$(IN_TWO))
@@ -185,7 +187,7 @@ $(STAMPS)/venv:
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/packages: requirements.txt $(STAMPS)/venv
-	$(UV) pip install --compile-bytecode --requirements requirements.txt
+	$(UV) pip install --requirements requirements.txt
 	@touch $@
 
 $(STAMPS)/readers: tests/commands/readers/requirements.txt | $(STAMPS)/venv
@@ -200,12 +202,12 @@ $(STAMPS)/pylate: tests/mteb/pylate/requirements.txt | $(STAMPS)/venv
 
 $(STAMPS)/adapters: tests/adapters/frameworks/requirements.txt | $(STAMPS)/venv
 	$(UV) venv --allow-existing --python $(BIN)/python $(VENV)/adapters
-	$(UV) pip install --compile-bytecode --python $(VENV)/adapters/bin/python --requirements tests/adapters/frameworks/requirements.txt
+	$(UV) pip install --python $(VENV)/adapters/bin/python --requirements tests/adapters/frameworks/requirements.txt
 	@touch $@
 
 $(STAMPS)/adapters-oldest: tests/adapters/frameworks/oldest.txt | $(STAMPS)/venv
 	$(UV) venv --allow-existing --python $(BIN)/python $(VENV)/adapters-oldest
-	$(UV) pip install --compile-bytecode --python $(VENV)/adapters-oldest/bin/python --requirements tests/adapters/frameworks/oldest.txt
+	$(UV) pip install --python $(VENV)/adapters-oldest/bin/python --requirements tests/adapters/frameworks/oldest.txt
 	@touch $@
 
 $(STAMPS)/docs: docs/requirements.txt | $(STAMPS)/venv

@@ -15,7 +15,7 @@ from comparing import bits_equal
 from mteb._evaluators import retrieval_metrics
 from mteb.mocks import mock_tasks
 from mteb_models import FieldsModel, evaluate, minilm
-from mteb_tasks import ALL_CLASSES, FAIL_UNCACHED, half, small
+from mteb_tasks import ALL_CLASSES, FAIL_UNCACHED, each_video_once, half, small
 from per_item_backend import FileBackend
 from threadpoolctl import threadpool_limits
 
@@ -55,6 +55,12 @@ def random_baseline() -> Any:
 def one_thread() -> Iterator[None]:
     """The threads of k-means wait for each other longer than they work on a handful of vectors."""
     with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def videos() -> Iterator[None]:
+    with each_video_once():
         yield
 
 

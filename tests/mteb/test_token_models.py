@@ -15,7 +15,7 @@ import torch
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.mocks import mock_tasks
 from mteb_models import FieldsModel, evaluate, meta
-from mteb_tasks import ALL_CLASSES, Calls, half, outcome, small
+from mteb_tasks import ALL_CLASSES, Calls, each_video_once, half, outcome, small
 from threadpoolctl import threadpool_limits
 from token_models import PaddingModel, late_interaction, sparse_model
 
@@ -28,8 +28,8 @@ HIDDEN = {late_interaction: "_encode", sparse_model: "encode", PaddingModel: "en
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    with threadpool_limits(1):
+def settings() -> Iterator[None]:
+    with threadpool_limits(1), each_video_once():
         yield
 
 

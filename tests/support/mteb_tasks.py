@@ -5,21 +5,46 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import pytest
 from mteb.mocks import mock_tasks
+from mteb.mocks.mock_tasks import create_mock_samples
 from mteb_models import evaluate, loader, loads_ffmpeg
+
+MODULES = [
+    importlib.import_module(f"{mock_tasks.__name__}.{part.name}")
+    for part in pkgutil.iter_modules(mock_tasks.__path__)
+]
+
+
+@contextmanager
+def each_video_once() -> Iterator[None]:
+    """mteb encodes the videos of a task anew for each evaluation, from the same random numbers."""
+    known: dict[str, tuple[list[bytes], Any]] = {}
+    create = create_mock_samples.create_mock_video_bytes
+
+    def create_once(np_rng: np.random.Generator, *arguments: Any, **settings: Any) -> list[bytes]:
+        key = repr((np_rng.bit_generator.state, arguments, sorted(settings.items())))
+        if key not in known:
+            known[key] = create(np_rng, *arguments, **settings), np_rng.bit_generator.state
+        videos, np_rng.bit_generator.state = known[key]
+        return list(videos)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in MODULES:
+            if hasattr(module, create.__name__):
+                patch.setattr(module, create.__name__, create_once)
+        yield
 
 
 def mock_classes() -> list[type]:
-    modules = [
-        importlib.import_module(f"{mock_tasks.__name__}.{part.name}")
-        for part in pkgutil.iter_modules(mock_tasks.__path__)
-    ]
     return [
         made
-        for module in modules
+        for module in MODULES
         for name, made in vars(module).items()
         if name.startswith("Mock") and isinstance(made, type) and made.__module__ == module.__name__
     ]

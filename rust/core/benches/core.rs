@@ -1,4 +1,4 @@
-//! The hot loops of the core, timed: `cargo bench --package dejavec-core --bench core`.
+//! The hot loops of the core, timed: `cargo bench --package dejavec-core-benches`.
 #![allow(missing_docs, reason = "criterion's macros make functions without")]
 
 mod loops;
