@@ -83,7 +83,7 @@ check-core: ## the Rust core alone, without Python: formatting, clippy, tests
 	cargo clippy --package dejavec-core --all-targets -- -D warnings
 	cargo test --package dejavec-core
 
-bench: build $(STAMPS)/peers ## compare with other caches and the machine itself; SMALL=1: minutes, else most of an hour
+bench: build $(STAMPS)/peers $(STAMPS)/scale ## compare with other caches and the machine itself; SMALL=1: minutes, else most of an hour
 	cargo build --quiet --release --package dejavec-core --example sha256_floor
 	$(OFFLINE) $(BIN)/python -m benches $(if $(SMALL),--small) $(ARGS)
 

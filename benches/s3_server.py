@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 _CODE = """
 import sys
@@ -22,8 +23,10 @@ sys.stdin.read()
 @contextmanager
 def s3_bucket(name: str) -> Iterator[str]:
     """Run moto with an empty bucket, set obstore's environment for it, and yield the bucket's address."""
+    # It has an environment of its own: not all that it needs agrees with what the benchmarks need.
+    python = str(Path(sys.prefix) / "scale" / "bin" / "python")
     with subprocess.Popen(
-        [sys.executable, "-c", _CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [python, "-c", _CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as server:
         assert server.stdout is not None
         port = int(server.stdout.readline())
