@@ -215,7 +215,10 @@ $(STAMPS)/docs: docs/requirements.txt | $(STAMPS)/venv
 	$(UV) pip install --python $(VENV)/docs/bin/python --requirements docs/requirements.txt
 	@touch $@
 
-$(STAMPS)/scale: tests/remote/scale/requirements.txt | $(STAMPS)/venv
+$(BIN)/s3s-fs: | $(STAMPS)/venv
+	cargo install --quiet --locked --root $(VENV) s3s-fs@0.14.1 --features binary
+
+$(STAMPS)/scale: tests/remote/scale/requirements.txt | $(STAMPS)/venv $(BIN)/s3s-fs
 	$(UV) venv --allow-existing --python $(BIN)/python $(VENV)/scale
 	$(UV) pip install --python $(VENV)/scale/bin/python --requirements tests/remote/scale/requirements.txt
 	@touch $@

@@ -1,14 +1,19 @@
-"""Services of others, on this machine: an S3 server, a proxy that fails, and the Hub's redirects."""
+"""Services of others, on this machine: two S3 servers, a proxy that fails, and the Hub's redirects."""
 
 from __future__ import annotations
 
 import http.client
 import random
+import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from moto.server import ThreadedMotoServer
@@ -17,8 +22,12 @@ SECRET = "SECRETACCESSKEY"
 KEY_ID = "KEYIDOFTHETEST"
 
 
+_buckets: dict[int, Path] = {}
+"""Where the buckets of a server are directories, by its port."""
+
+
 @contextmanager
-def s3_server() -> Iterator[int]:
+def moto_server() -> Iterator[int]:
     """Run moto, and yield its port."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -28,8 +37,37 @@ def s3_server() -> Iterator[int]:
         server.stop()
 
 
+@contextmanager
+def s3s_server() -> Iterator[int]:
+    """Run the server of the crate s3s-fs, which shares no code with moto, and yield its port."""
+    program = Path(sys.prefix).parent / "bin" / "s3s-fs"
+    with socket.socket() as free, tempfile.TemporaryDirectory() as buckets:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        secrets = ["--access-key", KEY_ID, "--secret-key", SECRET]
+        command = [str(program), "--host", "127.0.0.1", "--port", str(port), *secrets, buckets]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+            try:
+                while True:
+                    with suppress(ConnectionRefusedError):
+                        request(port, "GET", "/", {}, b"")
+                        break
+                    assert running.poll() is None
+                _buckets[port] = Path(buckets)
+                yield port
+            finally:
+                running.kill()
+
+
+SERVERS = {"moto": moto_server, "s3s-fs": s3s_server}
+
+
 def make_bucket(port: int, name: str) -> None:
     """Make a bucket."""
+    if port in _buckets:
+        (_buckets[port] / name).mkdir()
+        return
     answer = request(port, "PUT", f"/{name}", {}, b"")
     assert answer[0] == 200, answer
 
