@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,3 +120,63 @@ def test_a_machine_that_is_cut_off_keeps_what_it_made_and_pushes_it_later(
     with three.start(READER, tmp_path / "read", len(TEXTS)) as reader:
         told, wrong = reader.communicate()
         assert told.split() == [str(len(TEXTS))] * 2, wrong
+
+
+# Prints the address and the number of each node, and what became of the job.
+DRIVER = """
+    import json, sys, time
+    from pathlib import Path
+    import ray
+    from check_ray import TEXTS, check_rows, rows, run, until_all_are_stored
+    from dejavec.ray import filter_missing
+    head, path, log, count = *sys.argv[1:3], Path(sys.argv[3]), int(sys.argv[4])
+    while True:
+        ray.init(address=head, log_to_driver=False)
+        nodes = {node["NodeManagerAddress"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        if len(nodes) == 3:
+            break
+        ray.shutdown()
+    print(json.dumps(nodes), flush=True)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    place = {"url": "s3://team/models", "path": path, "model": "stand-in@1"}
+    dataset = rows(TEXTS[:count]).materialize()
+    done = run(dataset, place, log)
+    lost = run(filter_missing(dataset, **place), place, log)
+    until_all_are_stored(place, count)
+    check_rows(place, TEXTS[:count], Path(path) / "fresh")
+    print(json.dumps([done, lost]), flush=True)
+"""
+
+
+def test_a_cluster_of_ray_over_a_network_outlives_a_machine_that_loses_its_power(
+    network: list[Machine], tmp_path: Path
+) -> None:
+    head, one, two = network
+    log, count = tmp_path / "log", 20_000
+    ray = str(Path(sys.executable).parent / "ray")
+    each = ["--num-cpus=2", '--resources={"slot": 1}', "--object-store-memory=100000000"]
+    quickly = '{"health_check_period_ms": 500, "health_check_failure_threshold": 3}'
+    options = ["--head", "--port=6379", "--include-dashboard=false", f"--system-config={quickly}"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "RAY_USAGE_STATS_ENABLED": "0"}
+    for machine in (head, one, two):
+        joins = options if machine is head else [f"--address={head.address}:6379"]
+        words = [ray, "start", f"--node-ip-address={machine.address}", *joins, *each]
+        subprocess.run(machine.command(*words), env=environment, check=True, capture_output=True, timeout=120)
+    with head.start(DRIVER, f"{head.address}:6379", tmp_path, log, count) as driver:
+        assert driver.stdout is not None
+        nodes = json.loads(driver.stdout.readline())
+
+        def busy() -> list[Machine]:
+            return [machine for machine in (one, two) if list(log.glob(f"{nodes[machine.address]}-*"))]
+
+        while len(encoded(log)) < count // 3 or not busy():
+            assert driver.poll() is None
+            os.sched_yield()
+        busy()[0].power_off()
+        told, wrong = driver.communicate()
+        assert told, wrong
+        # Ray says more.
+        done, lost = json.loads(next(line for line in told.splitlines() if line.startswith("[")))
+        print(f"\n{count:,} texts, a machine without power: {lost:,} missing after the job")
+        assert done == count
+        assert set(encoded(log)) == {f"text {number}" for number in range(count)}
