@@ -26,7 +26,11 @@ def s3_bucket(name: str) -> Iterator[str]:
     # It has an environment of its own: not all that it needs agrees with what the benchmarks need.
     python = str(Path(sys.prefix) / "scale" / "bin" / "python")
     with subprocess.Popen(
-        [python, "-c", _CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [python, "-c", _CODE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as server:
         assert server.stdout is not None
         port = int(server.stdout.readline())
