@@ -135,7 +135,9 @@ class Run:
         self._turn(f"{case.name}, {done.setup}: preparing", outcomes, _prepare, done, directory)
         for number in range(self._rounds):
             title = f"{case.name}, {done.setup}: round {number + 1} of {self._rounds}"
-            self._turn(title, outcomes, _measure, done, directory)
+            # Each round begins with another one, so that what one leaves to the disk falls on all.
+            first = number % max(len(outcomes), 1)
+            self._turn(title, [*outcomes[first:], *outcomes[:first]], _measure, done, directory)
         return outcomes
 
     def _turn(
