@@ -81,7 +81,7 @@ lint-project: | $(STAMPS)/packages
 check-core: ## the Rust core alone, without Python: formatting, clippy, tests
 	cargo fmt --all --check
 	cargo clippy --package dejavec-core --all-targets -- -D warnings
-	cargo test --package dejavec-core
+	$(MAKE) test-core
 
 bench: build $(STAMPS)/peers $(STAMPS)/scale ## compare with other caches and the machine itself; SMALL=1: minutes, else most of an hour
 	cargo build --quiet --release --package dejavec-core --example sha256_floor

@@ -130,6 +130,7 @@ def test_a_cache_that_another_process_writes_is_not_deleted(
     cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dejavec.cli.rm._PATIENCE", 0.0)
+    monkeypatch.setattr("dejavec.cli.verify.LOCK_SECONDS", 0.0)
     before = files_below(cache)
     code = f"""
 import sys
@@ -147,6 +148,8 @@ _core.under_writers_lock({str(cache)!r}, lambda: (print("held", flush=True), sys
         assert f"was not free within 0 s (held by process {writer.pid})" in said
         assert said.endswith("; run it again when that process is done\n")
         assert said.count("\n") == 1
+        assert main(["verify", "--repair", str(cache)]) == 1
+        assert capsys.readouterr().err.endswith("; run it again when that process is done\n")
         writer.communicate()
     after = files_below(cache)
     assert {name: content for name, content in after.items() if not name.endswith("LOCK")} == {

@@ -13,8 +13,8 @@ import click
 from click.shell_completion import shell_complete
 
 from dejavec._core import __version__
-from dejavec.cli.verb import Outcome, Verb
-from dejavec.errors import DejavecError, LockTimeoutError, sentence
+from dejavec.cli.verb import Outcome, Verb, told
+from dejavec.errors import DejavecError
 
 _COMMANDS = {
     "ls": "dejavec.cli.ls",
@@ -103,12 +103,8 @@ def _guarded(words: list[str]) -> Outcome:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except LockTimeoutError as error:
-        # The remedy of the library is an argument that no command has.
-        _say(sentence(error.where, remedy="run it again when that process is done"))
-        return 1
     except DejavecError as error:
-        _say(str(error))
+        _say(told(error))
         return 1
     except (KeyboardInterrupt, click.Abort):
         _say(f"interrupted; {_kept(context)}")

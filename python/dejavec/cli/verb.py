@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from dejavec.errors import DejavecError, LockTimeoutError, sentence
+
 Outcome = int | Callable[[], int]
 """What a command returns: the exit status; or what is left to run outside of the program's own handlers."""
 
@@ -45,6 +47,14 @@ def verb(
         return click.command(name, cls=Verb, kept=kept, document=document, help=text)(function)
 
     return decorate
+
+
+def told(error: DejavecError) -> str:
+    """Return what the program says of an error."""
+    if isinstance(error, LockTimeoutError):
+        # The remedy of the library is an argument that no command has.
+        return sentence(error.where, remedy="run it again when that process is done")
+    return str(error)
 
 
 class PathType(click.Path):

@@ -14,7 +14,7 @@ import click
 from dejavec import _core
 from dejavec.cli.documents import print_json
 from dejavec.cli.progress import counted, progress
-from dejavec.cli.verb import DRY_RUN, PathType, verb
+from dejavec.cli.verb import DRY_RUN, PathType, told, verb
 from dejavec.cli.writable import LOCK_SECONDS
 from dejavec.errors import CacheNotFoundError, DejavecError
 from dejavec.storage.find import damaged_or_sound_caches_below
@@ -151,7 +151,7 @@ def _verified(cache: Path, advance: Callable[[float], object]) -> Verified:
     try:
         findings = counted(partial(_core.verify, str(cache)), advance)
     except DejavecError as refused:
-        return _findings(cache, _NOTHING, error=str(refused))
+        return _findings(cache, _NOTHING, error=told(refused))
     return _findings(cache, findings)
 
 
@@ -175,7 +175,7 @@ def _repaired(
         if not _is_sound(findings):
             left = _core.verify(str(cache))
     except DejavecError as refused:
-        error = str(refused)
+        error = told(refused)
     return _findings(cache, findings, left, error)
 
 

@@ -10,7 +10,7 @@ import os
 import threading
 from weakref import WeakSet, WeakValueDictionary
 
-from dejavec.keys.items import Keys, words
+from dejavec.keys.items import Keys, as_bytes
 from dejavec.vectors.output import Output
 from dejavec.vectors.ragged import Rows
 
@@ -99,12 +99,6 @@ class InFlight:
     def forget(self) -> None:
         """Drop all claims in a forked child, since their threads belong to the parent."""
         self._claims, self._changed = {}, threading.Condition()
-
-
-def as_bytes(keys: Keys) -> list[bytes]:
-    """Return each of the keys (n, 32) as 32 bytes."""
-    whole: list[bytes] = words(keys).tolist()
-    return whole
 
 
 def _after_fork_in_child() -> None:

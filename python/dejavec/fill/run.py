@@ -25,11 +25,11 @@ from dejavec.errors import (
 )
 from dejavec.fill.chunks import Batch, Blocks, ChunkSizes, Failed, FirstRows, is_single, row_count
 from dejavec.fill.form_check import FormCheck
-from dejavec.fill.in_flight import Claim, as_bytes
+from dejavec.fill.in_flight import Claim
 from dejavec.fill.settings import FillSettings
 from dejavec.fill.unstored import Unstored, listed
 from dejavec.fill.vector_store import Positions, Seen, VectorStore
-from dejavec.keys.items import Keys
+from dejavec.keys.items import Keys, as_bytes
 from dejavec.support.progress import progress
 from dejavec.vectors.output import Output
 from dejavec.vectors.ragged import Rows, dim_of, joined, merged, stored_bytes

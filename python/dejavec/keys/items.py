@@ -214,13 +214,19 @@ def first_of_each(keys: Keys) -> NDArray[np.intp]:
         array([0, 1, 0])
     """
     firsts: dict[bytes, int] = {}
-    whole = words(keys).tolist()
+    whole = as_bytes(keys)
     return np.fromiter((firsts.setdefault(key, i) for i, key in enumerate(whole)), np.intp, len(whole))
 
 
 def words(keys: Keys) -> NDArray[np.void]:
     """Return n keys as n values of 32 bytes, which NumPy compares and sorts."""
     return np.ascontiguousarray(keys).view("V32").ravel()
+
+
+def as_bytes(keys: Keys) -> list[bytes]:
+    """Return each of the keys (n, 32) as 32 bytes."""
+    whole: list[bytes] = words(keys).tolist()
+    return whole
 
 
 def different(keys: Keys) -> Keys:

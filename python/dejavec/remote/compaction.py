@@ -90,7 +90,7 @@ def compact(
     most = segment_bytes or SEGMENT_BYTES
     found = survey(index, before)
     for group in _groups(index, found, most):
-        if len(group) > 1 or found.deleted.intersection(group):
+        if found.is_worth_a_copy(group):
             _merge(index, group, found, done, dry_run=dry_run, advance=advance)
     for name, is_long_ago in found.replaced.items():
         # Who can read all tombstones may find other segments better, and remove those that are kept here.
@@ -198,7 +198,7 @@ def _merge(
         chains += own
         merged.append(name)
         advance(len(fresh))
-    if len(merged) < 2 and not found.deleted.intersection(merged):
+    if not found.is_worth_a_copy(merged):
         return
     whole = np.concatenate(keys)
     at = _with_texts_first(whole, texts)
@@ -210,7 +210,7 @@ def _merge(
     segment = segment_of(
         index.namespace.name,
         np.ascontiguousarray(whole[at]),
-        joined(rows)[at],
+        joined(rows) if len(at) == len(whole) else joined(rows)[at],
         [texts[position] for position in at.tolist()],
         chains=chains,
         sources=np.concatenate(sources)[at],

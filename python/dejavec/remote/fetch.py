@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +24,7 @@ from dejavec.remote.segment import (
     texts_of,
 )
 from dejavec.storage.keyed_cache import KeyedCache
+from dejavec.support.ahead import one_ahead
 from dejavec.transfer.merge import join_proofs
 from dejavec.vectors.ragged import Ragged, Rows, offsets_of
 from dejavec.vectors.stored import nonfinite
@@ -128,7 +128,7 @@ class Wanted:
 def _read_ahead(
     index: RemoteIndex, parts: Sequence[Wanted], *, texts: bool
 ) -> Iterator[tuple[Wanted, _Found | DefectError]]:
-    """Yield the rows of each segment, or what is wrong with it. The next one is read meanwhile."""
+    """Return the rows of each segment, or what is wrong with it. The next one is read meanwhile."""
 
     def read(wanted: Wanted) -> _Found | DefectError:
         try:
@@ -138,16 +138,8 @@ def _read_ahead(
         except DefectError as defect:
             return defect
 
-    if len(parts) == 1:
-        yield parts[0], read(parts[0])
-        return
-    with ThreadPoolExecutor(1, thread_name_prefix="dejavec-pull") as pool:
-        coming = pool.submit(read, parts[0])
-        for wanted, following in zip(parts, [*parts[1:], None], strict=True):
-            found = coming.result()
-            if following is not None:
-                coming = pool.submit(read, following)
-            yield wanted, found
+    found = ((wanted, read(wanted)) for wanted in parts)
+    return found if len(parts) == 1 else one_ahead(found)
 
 
 def _append(index: RemoteIndex, cache: KeyedCache, wanted: Wanted, found: _Found, taken: Taken) -> None:

@@ -127,7 +127,7 @@ class Link(Closing):
         gone[positions[places.checksums == checksums[here][positions]]] = False
         chosen = np.ascontiguousarray(keys[gone])
         if dry_run:
-            return len(np.unique(words(chosen)))
+            return len(different(chosen))
         return self.cache.delete(chosen, tell=False) if len(chosen) else 0
 
     def _record(self, entry: str, value: int | Sequence[object]) -> None:

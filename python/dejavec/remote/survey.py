@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.keys.items import words
+from dejavec.keys.items import as_bytes
 from dejavec.remote.defects import DefectError
 from dejavec.remote.index import RemoteIndex
 from dejavec.remote.listing import Part
@@ -34,6 +34,10 @@ class Survey:
     replaced: dict[SegmentName, bool] = field(default_factory=dict)
     conflicting: set[SegmentName] = field(default_factory=set)
     deleted: set[SegmentName] = field(default_factory=set)
+
+    def is_worth_a_copy(self, names: Sequence[SegmentName]) -> bool:
+        """Return whether one segment in place of these is better: of several, or of one with deleted rows."""
+        return len(names) > 1 or not self.deleted.isdisjoint(names)
 
 
 @dataclass
@@ -100,7 +104,7 @@ def survey(index: RemoteIndex, before: datetime) -> Survey:
         if (commit := index.commit(name)) is None:
             continue
         rows = alive[name]
-        keys, checksums = words(commit.keys[rows]).tolist(), commit.checksums[rows].tolist()
+        keys, checksums = as_bytes(commit.keys[rows]), commit.checksums[rows].tolist()
         texts = _has_text(index, name)[rows].tolist()
         is_old = max(part.modified for part in segments[name].values()) <= before
         there = [better.has(*row, text=text) for *row, text in zip(keys, checksums, texts, strict=True)]
@@ -113,7 +117,7 @@ def survey(index: RemoteIndex, before: datetime) -> Survey:
     for name, rows in alive.items():
         # Two who did not know of each other pushed different vectors: both stay, so that nobody's changes.
         commit = index.commit(name) if better.differing else None
-        if commit is not None and not better.differing.keys().isdisjoint(words(commit.keys[rows]).tolist()):
+        if commit is not None and not better.differing.keys().isdisjoint(as_bytes(commit.keys[rows])):
             found.conflicting.add(name)
         elif name in long_there:
             found.replaced[name] = long_there[name]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dejavec.keys.items import Keys, words
+from dejavec.keys.items import Keys, as_bytes, words
 from dejavec.remote.checksums import Checksums
 from dejavec.remote.commit import Chain
 from dejavec.remote.defects import DefectError
@@ -127,5 +127,5 @@ def _among(keys: Keys, others: Keys) -> NDArray[np.bool_]:
     """Return which keys are among others (n,)."""
     if not len(others):
         return np.zeros(len(keys), np.bool_)
-    known = set(words(others).tolist())
-    return np.array([key in known for key in words(keys).tolist()], np.bool_)
+    known = set(as_bytes(others))
+    return np.array([key in known for key in as_bytes(keys)], np.bool_)

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from counted_models import encoded
 from machines import Machine, machines
-from stand_ins import KEY_ID, SECRET
+from stand_ins import s3_environment
 
-MODEL = "stand-in@1"
 TEXTS = [f"text {number}" for number in range(6_000)]
 BATCH = 250
 
@@ -74,12 +73,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Machine]]:
     """A machine with an S3 server, and three others."""
     with machines(["store", "one", "two", "three"]) as made:
         store = made[0]
-        for name, value in (
-            ("AWS_ACCESS_KEY_ID", KEY_ID),
-            ("AWS_SECRET_ACCESS_KEY", SECRET),
-            ("AWS_REGION", "us-east-1"),
-            ("AWS_ENDPOINT_URL", f"http://{store.address}:9000"),
-        ):
+        for name, value in s3_environment(f"http://{store.address}:9000").items():
             monkeypatch.setenv(name, value)
         with store.start(SERVER, store.address) as server:
             assert server.stdout is not None
@@ -124,7 +118,7 @@ def test_a_machine_that_is_cut_off_keeps_what_it_made_and_pushes_it_later(
 
 # Prints the address and the number of each node, and what became of the job.
 DRIVER = """
-    import json, sys, time
+    import json, sys
     from pathlib import Path
     import ray
     from check_ray import TEXTS, check_rows, rows, run, until_all_are_stored

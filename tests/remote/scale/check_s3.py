@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from shared_rows import CONTAINERS, TEXTS, cache, filled, stored, values, vectors
-from stand_ins import KEY_ID, SECRET, SERVERS, failing, hub, make_bucket, server
+from stand_ins import KEY_ID, SECRET, SERVERS, failing, hub, make_bucket, s3_environment, server
 
 from dejavec import EmbeddingCache
 from dejavec.errors import DejavecError, StorageError
@@ -33,12 +33,7 @@ def s3(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.fixture
 def team(s3: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", KEY_ID),
-        ("AWS_SECRET_ACCESS_KEY", SECRET),
-        ("AWS_REGION", "us-east-1"),
-        ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3}"),
-    ):
+    for name, value in s3_environment(f"http://127.0.0.1:{s3}").items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
     # Short: s3s-fs makes file names of twice the length of an object's.

@@ -22,6 +22,16 @@ SECRET = "SECRETACCESSKEY"
 KEY_ID = "KEYIDOFTHETEST"
 
 
+def s3_environment(endpoint: str) -> dict[str, str]:
+    """The environment in which obstore talks to a server of these tests."""
+    return {
+        "AWS_ACCESS_KEY_ID": KEY_ID,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": endpoint,
+    }
+
+
 _buckets: dict[int, Path] = {}
 """Where the buckets of a server are directories, by its port."""
 
